@@ -1,0 +1,250 @@
+/* heddle.h: the whole public interface of the Heddle core, a neural-network runtime for WebAssembly hosts.
+ *
+ * The way data flows:  bytes → directory of named tensors → model (graph + weights) → session (one timeline) → outputs.
+ *
+ *   hd_directory  what a weight file declares: names, dtypes, shapes, byte ranges. No weights.
+ *   hd_loader     joins a description (config.json, or a network spec) with directories, takes the tensors' bytes as they
+ *                 stream in, and turns them into what the kernels want. Ends as a model, or as an error; never as half a model.
+ *   hd_model      graph and weights. Immutable while sessions use it; shared by any number of them.
+ *   hd_session    one timeline over a model: activations, layer state (KV cache, recurrent state), active adapters.
+ *   hd_adapter    LoRA pairs for a model's linears; belongs to the caller, is made active on sessions.
+ *
+ * Rules that hold everywhere
+ *   - A call that can fail returns hd_status and takes `hd_error *err` last (may be NULL). Out-handles come first and are
+ *     NULL after a failure. Nothing here prints, exits, asserts on input, or keeps a global error.
+ *   - Every handle has one `_free`, which takes NULL. Views (hd_tensor, strings) die with the handle they came from.
+ *   - Nothing allocates in hd_forward, hd_decode and hd_backward: a session's memory is planned when it is made.
+ *   - Shapes are outermost dimension first; data is row-major; counts are `n_*`, byte counts `*_bytes`.
+ *   - One thread calls in. Kernels may split their outputs over the pool (hd_pool_*); results do not depend on its size. */
+#ifndef HEDDLE_H
+#define HEDDLE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- Errors ------------------------------------------------------------------------------------------------- */
+
+typedef enum hd_status {
+  HD_OK = 0,        /* all outputs are valid */
+  HD_BAD_FILE,      /* bytes that break their format's rules */
+  HD_BAD_ARGUMENT,  /* a wrong shape, id, name or option from the caller */
+  HD_UNSUPPORTED,   /* legal, but nothing we can do */
+  HD_OUT_OF_MEMORY, /* the allocator refused; nothing was changed */
+  HD_BAD_STATE      /* right call, wrong moment: training a model in use, decoding past the context, a freed handle */
+} hd_status;
+
+/* What went wrong: which tensor or JSON path, the byte offset, what was expected and what was found. Very long names are
+ * shortened in the middle, never inside a character. */
+typedef struct hd_error {
+  hd_status code;
+  char message[1024];
+} hd_error;
+
+/* "bad_file", "bad_argument", …: the code's name, for hosts that want strings. */
+const char *hd_status_name(hd_status status);
+
+/* ---- Tensors ------------------------------------------------------------------------------------------------ */
+
+typedef enum hd_dtype {
+  HD_F32, HD_F64, HD_F16, HD_BF16,
+  HD_I64, HD_I32, HD_I16, HD_I8,
+  HD_U64, HD_U32, HD_U16, HD_U8,
+  HD_BOOL,
+  HD_Q8_0,        /* GGML's: blocks of 32 values, an F16 scale and 32 int8 */
+  HD_DTYPE_COUNT  /* also "no dtype" */
+} hd_dtype;
+
+/* "F32", "BF16", "Q8_0": the name files use. */
+const char *hd_dtype_name(hd_dtype dtype);
+
+#define HD_MAX_DIMS 8
+
+/* A borrowed view. `shape` holds n_dims sizes, outermost first; a scalar has n_dims 0. */
+typedef struct hd_tensor {
+  hd_dtype dtype;
+  int n_dims;
+  size_t shape[HD_MAX_DIMS];
+  void *data;
+} hd_tensor;
+
+/* ---- Directories -------------------------------------------------------------------------------------------- */
+
+typedef struct hd_directory hd_directory;
+
+/* One tensor as a file declares it. Byte range [begin, end) counts from the start of the file. */
+typedef struct hd_entry {
+  const char *name;
+  hd_dtype dtype;
+  int n_dims;
+  size_t shape[HD_MAX_DIMS];
+  uint64_t begin, end;
+} hd_entry;
+
+/* How many bytes from the file's start hd_directory_read wants, given its first bytes (at least 8, or the whole file when
+ * it is shorter). Fails when they start no known weight file, or when the header is larger than its format allows
+ * (100 MB) or than the file. */
+hd_status hd_directory_bytes(uint64_t *out, const void *first, size_t n, uint64_t file_bytes, hd_error *err);
+
+/* Reads a weight file's header (SafeTensors), with full validation: nothing is believed before it is checked against
+ * file_bytes. `head` holds the file's first n bytes, at least as many as hd_directory_bytes asked for, and is not kept. */
+hd_status hd_directory_read(hd_directory **out, const void *head, size_t n, uint64_t file_bytes, hd_error *err);
+void hd_directory_free(hd_directory *directory);
+
+size_t hd_directory_count(const hd_directory *directory);
+/* Entries are in file order (ascending begin). */
+const hd_entry *hd_directory_entry(const hd_directory *directory, size_t index);
+/* NULL when there is none of that name. */
+const hd_entry *hd_directory_find(const hd_directory *directory, const char *name);
+/* The file's own string metadata (`__metadata__`), pair by pair in file order; false past the last. */
+bool hd_directory_metadata(const hd_directory *directory, size_t index, const char **key, const char **value);
+
+/* ---- Loading a model ---------------------------------------------------------------------------------------- */
+
+typedef struct hd_model hd_model;
+typedef struct hd_loader hd_loader;
+
+/* A loader for one model. `weight_dtype` is what 2-D matmul weights become while they stream in: HD_DTYPE_COUNT keeps the
+ * file's (F32, F16, BF16; anything else becomes F32); HD_Q8_0 quantises those whose rows are a multiple of 32 and keeps
+ * the rest as F16. Vectors are F32 always. */
+hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err);
+void hd_loader_free(hd_loader *loader);
+
+/* The description: a Hugging Face config.json of a known family, or a network spec (an object with "layers"). Builds the
+ * graph without weights. Call once, first. */
+hd_status hd_loader_describe(hd_loader *loader, const char *json, size_t n, hd_error *err);
+
+/* Adds a weight file's directory (a copy is taken) and matches its tensors to the graph. Once per file or shard. */
+hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err);
+
+/* The tensors of all added directories, in the order they were added; `wanted` is false for those no node uses. */
+size_t hd_loader_count(const hd_loader *loader);
+const hd_entry *hd_loader_tensor(const hd_loader *loader, size_t index, bool *wanted);
+
+/* One tensor's bytes, in order, in chunks of any size. End fails when their number is not the directory's. */
+hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err);
+hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_error *err);
+hd_status hd_tensor_end(hd_loader *loader, hd_error *err);
+
+/* The model, once every weight has its bytes; names the first that has not. The loader is empty afterwards, but still
+ * has to be freed. */
+hd_status hd_loader_finish(hd_model **out, hd_loader *loader, hd_error *err);
+
+/* ---- Models ------------------------------------------------------------------------------------------------- */
+
+/* Loads the model called `id` from a Loom bundle (JSON text, weight form 1). `text` is not kept. */
+hd_status hd_model_load_bundle(hd_model **out, const char *text, size_t n, const char *id, hd_error *err);
+
+/* Builds a network from its spec (see docs/networks.md); weights are initialised from `seed`. */
+hd_status hd_model_build(hd_model **out, const char *json, size_t n, uint64_t seed, hd_error *err);
+
+/* Writes a one-model Loom bundle (form 1). The caller frees *text with hd_text_free. */
+hd_status hd_model_save_bundle(char **text, size_t *n, const hd_model *model, const char *id, hd_error *err);
+void hd_text_free(char *text);
+
+/* Fails with bad_state while sessions are open, and frees nothing then. */
+hd_status hd_model_free(hd_model *model, hd_error *err);
+
+/* A JSON description: family, dialect, inputs, layers, and every weight's name, shape, dtype and layout. The caller
+ * frees *json with hd_text_free. */
+hd_status hd_model_describe(char **json, const hd_model *model, hd_error *err);
+
+/* Copies a weight's values out as float32, in the shape the description gives. `n` is the room at `values`. */
+hd_status hd_model_read_weight(const hd_model *model, const char *name, float *values, size_t n, hd_error *err);
+/* Sets a weight from float32 values. bad_state while sessions are open. */
+hd_status hd_model_write_weight(hd_model *model, const char *name, const float *values, size_t n, hd_error *err);
+
+/* ---- Sessions ----------------------------------------------------------------------------------------------- */
+
+typedef struct hd_session hd_session;
+
+typedef enum hd_mode {
+  HD_INFER, /* values share memory as soon as they may */
+  HD_TRACE, /* every value keeps its place and can be read by name after a forward */
+  HD_TRAIN  /* as HD_TRACE, with gradients; takes the model exclusively */
+} hd_mode;
+
+typedef struct hd_session_options {
+  hd_mode mode;
+  hd_tensor input;     /* dtype and the largest shape of the input (data is not read); n_dims 0: the model's own input.
+                          The outermost dimension may be smaller in a call. */
+  size_t context;      /* most positions a decode may reach; 0: what the model says, or the input's rows */
+  size_t output_rows;  /* rows of logits to compute, counted from the last; 0: all */
+} hd_session_options;
+
+/* Plans and allocates everything a forward needs. The model must outlive the session. */
+hd_status hd_session_new(hd_session **out, hd_model *model, const hd_session_options *options, hd_error *err);
+void hd_session_free(hd_session *session);
+
+/* Where the next input may be written: the planned shape, with room for it. hd_forward reads from there without a copy when its
+ * tensor's data points there. */
+hd_status hd_session_input(const hd_session *session, hd_tensor *out, hd_error *err);
+
+/* Runs the graph on one input. The shape may differ from the planned one in its outermost dimension, downwards.
+ * State (KV cache, recurrent) continues from the previous call; hd_session_reset starts anew. */
+hd_status hd_forward(hd_session *session, const hd_tensor *input, hd_error *err);
+
+/* hd_forward on token ids for a language model. */
+hd_status hd_decode(hd_session *session, const int32_t *tokens, size_t n, hd_error *err);
+
+/* Makes room in the state for `positions` in all (pages of 256, up to the context). hd_decode past it is bad_state. */
+hd_status hd_session_reserve(hd_session *session, size_t positions, hd_error *err);
+size_t hd_session_position(const hd_session *session);
+/* Forgets everything from `position` on. Recurrent state can only go to 0. */
+hd_status hd_session_rewind(hd_session *session, size_t position, hd_error *err);
+
+/* The graph's output of the last forward. */
+hd_status hd_session_output(const hd_session *session, hd_tensor *out, hd_error *err);
+/* Any node's value by name (HD_TRACE and HD_TRAIN). */
+hd_status hd_session_value(const hd_session *session, const char *name, hd_tensor *out, hd_error *err);
+/* Names of all values in the order they are computed; NULL past the last. */
+const char *hd_session_value_name(const hd_session *session, size_t index);
+
+/* ---- Training (HD_TRAIN) ------------------------------------------------------------------------------------ */
+
+typedef enum hd_loss_kind {
+  HD_MSE,           /* mean over all elements of (o − t)²; targets as the output, F32 */
+  HD_CROSS_ENTROPY  /* mean over rows of −ln softmax(o)[t]; targets are I32 class ids, one a row */
+} hd_loss_kind;
+
+/* The loss of the last forward's output, and the gradient of it as the start of hd_backward. */
+hd_status hd_loss(hd_session *session, hd_loss_kind kind, const hd_tensor *targets, float *loss, hd_error *err);
+/* Gradients of every trained weight, added to what is there. */
+hd_status hd_backward(hd_session *session, hd_error *err);
+/* w −= lr · gradient for every trained weight; gradients become zero. */
+hd_status hd_step_sgd(hd_session *session, float lr, hd_error *err);
+/* A weight's gradient as a view. */
+hd_status hd_session_gradient(const hd_session *session, const char *weight, hd_tensor *out, hd_error *err);
+
+/* ---- Adapters ----------------------------------------------------------------------------------------------- */
+
+typedef struct hd_adapter hd_adapter;
+
+/* Reads a PEFT LoRA adapter: adapter_config.json and the bytes of adapter_model.safetensors (copied). Every pair must
+ * fit a linear of the model. */
+hd_status hd_adapter_load(hd_adapter **out, hd_model *model, const char *config, size_t n_config, const void *weights,
+                          size_t n_weights, hd_error *err);
+/* bad_state while a session uses it. */
+hd_status hd_adapter_free(hd_adapter *adapter, hd_error *err);
+/* Makes the adapter the session's only one; NULL takes it off. State computed with another adapter should be reset. */
+hd_status hd_session_use(hd_session *session, hd_adapter *adapter, hd_error *err);
+/* W += scale · B · A for good (negative `sign`: takes it away again). bad_state while sessions are open. Weights that are
+ * not F32 are refused unless `dequantize`, which makes them F32. */
+hd_status hd_adapter_merge(hd_model *model, const hd_adapter *adapter, int sign, bool dequantize, hd_error *err);
+
+/* ---- Memory and threads ------------------------------------------------------------------------------------- */
+
+/* Bytes the allocator has given out and not got back, and their maximum so far. */
+size_t hd_memory_live(void);
+size_t hd_memory_peak(void);
+typedef struct hd_memory_report {
+  size_t weights, arena, state, other;
+} hd_memory_report;
+hd_memory_report hd_session_memory(const hd_session *session);
+
+/* Threads that share kernels' rows, the caller included; 1 without a pool. */
+size_t hd_pool_threads(void);
+/* How many pieces of work thread `index` (0: the caller) has done. */
+uint64_t hd_pool_work(size_t index);
+
+#endif

@@ -1,0 +1,277 @@
+/* wasm.c: what a WebAssembly module exports: adaptors of one to ten lines over heddle.h, and nothing below it.
+ *
+ * The boundary's rules:
+ *   - Arguments are 32-bit numbers (pointers, counts, handles) and doubles for what may pass 4 GB.
+ *   - A call that can fail returns its hd_status; the message is at w_error().
+ *   - Results other than that lie in the transfer area, an array of doubles at w_transfer(): handles, pointers, sizes. Each
+ *     adaptor says what it leaves there. JavaScript reads them at once; the next call overwrites them.
+ *   - Strings come in as pointer and length (from w_alloc'd memory) and go out as pointers to NUL-terminated UTF-8.
+ *   - C calls nothing in JavaScript. exports.txt lists every name here; a test compares them. */
+#include "heddle.h"
+
+#include "base/memory.h"
+#include "base/pool.h"
+
+#include <string.h>
+
+enum { TRANSFER_SIZE = 16 };
+static double transfer[TRANSFER_SIZE];
+static hd_error error;
+
+double *w_transfer(void) { return transfer; }
+const char *w_error(void) { return error.message; }
+
+void *w_alloc(size_t bytes) { return hd_alloc(bytes); }
+void w_free(void *pointer) { hd_free(pointer); }
+
+static void put(int index, const void *pointer) { transfer[index] = (double)(uintptr_t)pointer; }
+
+/* [data, dtype, n_dims, shape…] */
+static void put_tensor(const hd_tensor *t) {
+  put(0, t->data);
+  transfer[1] = t->dtype;
+  transfer[2] = t->n_dims;
+  for (int i = 0; i < t->n_dims; i++) transfer[3 + i] = (double)t->shape[i];
+}
+
+/* [name, dtype, n_dims, begin, end, wanted, shape…] */
+static void put_entry(const hd_entry *e, bool wanted) {
+  put(0, e->name);
+  transfer[1] = e->dtype;
+  transfer[2] = e->n_dims;
+  transfer[3] = (double)e->begin;
+  transfer[4] = (double)e->end;
+  transfer[5] = wanted;
+  for (int i = 0; i < e->n_dims; i++) transfer[6 + i] = (double)e->shape[i];
+}
+
+/* ---- Names: C owns the tables, JavaScript asks for them at start ---- */
+
+const char *w_dtype_name(int dtype) { return dtype >= 0 && dtype < HD_DTYPE_COUNT ? hd_dtype_name((hd_dtype)dtype) : NULL; }
+const char *w_status_name(int status) { return status >= 0 && status <= HD_BAD_STATE ? hd_status_name((hd_status)status) : NULL; }
+
+/* ---- Directories ---- */
+
+/* transfer: [bytes] */
+int w_directory_bytes(const void *first, size_t n, double file_bytes) {
+  uint64_t bytes = 0;
+  hd_status status = hd_directory_bytes(&bytes, first, n, (uint64_t)file_bytes, &error);
+  transfer[0] = (double)bytes;
+  return (int)status;
+}
+
+/* transfer: [directory] */
+int w_directory_read(const void *head, size_t n, double file_bytes) {
+  hd_directory *directory = NULL;
+  hd_status status = hd_directory_read(&directory, head, n, (uint64_t)file_bytes, &error);
+  put(0, directory);
+  return (int)status;
+}
+
+void w_directory_free(hd_directory *directory) { hd_directory_free(directory); }
+size_t w_directory_count(const hd_directory *directory) { return hd_directory_count(directory); }
+void w_directory_entry(const hd_directory *directory, size_t index) { put_entry(hd_directory_entry(directory, index), true); }
+
+/* transfer: [key, value]; 0 past the last */
+int w_directory_metadata(const hd_directory *directory, size_t index) {
+  const char *key = NULL, *value = NULL;
+  bool there = hd_directory_metadata(directory, index, &key, &value);
+  put(0, key);
+  put(1, value);
+  return there;
+}
+
+/* ---- Loading ---- */
+
+/* dtype −1: keep the file's. transfer: [loader] */
+int w_loader_new(int dtype) {
+  hd_loader *loader = NULL;
+  hd_status status = hd_loader_new(&loader, dtype < 0 ? HD_DTYPE_COUNT : (hd_dtype)dtype, &error);
+  put(0, loader);
+  return (int)status;
+}
+
+void w_loader_free(hd_loader *loader) { hd_loader_free(loader); }
+int w_loader_describe(hd_loader *loader, const char *json, size_t n) { return (int)hd_loader_describe(loader, json, n, &error); }
+int w_loader_add(hd_loader *loader, const hd_directory *directory) { return (int)hd_loader_add(loader, directory, &error); }
+size_t w_loader_count(const hd_loader *loader) { return hd_loader_count(loader); }
+
+void w_loader_tensor(const hd_loader *loader, size_t index) {
+  bool wanted = false;
+  const hd_entry *entry = hd_loader_tensor(loader, index, &wanted);
+  put_entry(entry, wanted);
+}
+
+int w_tensor_begin(hd_loader *loader, size_t index) { return (int)hd_tensor_begin(loader, index, &error); }
+int w_tensor_write(hd_loader *loader, const void *bytes, size_t n) { return (int)hd_tensor_write(loader, bytes, n, &error); }
+int w_tensor_end(hd_loader *loader) { return (int)hd_tensor_end(loader, &error); }
+
+/* transfer: [model] */
+int w_loader_finish(hd_loader *loader) {
+  hd_model *model = NULL;
+  hd_status status = hd_loader_finish(&model, loader, &error);
+  put(0, model);
+  return (int)status;
+}
+
+/* ---- Models ---- */
+
+/* transfer: [model] */
+int w_model_load_bundle(const char *text, size_t n, const char *id) {
+  hd_model *model = NULL;
+  hd_status status = hd_model_load_bundle(&model, text, n, id, &error);
+  put(0, model);
+  return (int)status;
+}
+
+/* transfer: [model] */
+int w_model_build(const char *json, size_t n, double seed) {
+  hd_model *model = NULL;
+  hd_status status = hd_model_build(&model, json, n, (uint64_t)seed, &error);
+  put(0, model);
+  return (int)status;
+}
+
+int w_model_free(hd_model *model) { return (int)hd_model_free(model, &error); }
+
+/* transfer: [text, bytes]; give the text back with w_text_free */
+int w_model_save_bundle(const hd_model *model, const char *id) {
+  char *text = NULL;
+  size_t n = 0;
+  hd_status status = hd_model_save_bundle(&text, &n, model, id, &error);
+  put(0, text);
+  transfer[1] = (double)n;
+  return (int)status;
+}
+
+/* transfer: [text]; give the text back with w_text_free */
+int w_model_describe(const hd_model *model) {
+  char *json = NULL;
+  hd_status status = hd_model_describe(&json, model, &error);
+  put(0, json);
+  return (int)status;
+}
+
+void w_text_free(char *text) { hd_text_free(text); }
+
+int w_model_read_weight(const hd_model *model, const char *name, float *values, size_t n) {
+  return (int)hd_model_read_weight(model, name, values, n, &error);
+}
+
+int w_model_write_weight(hd_model *model, const char *name, const float *values, size_t n) {
+  return (int)hd_model_write_weight(model, name, values, n, &error);
+}
+
+/* ---- Sessions ---- */
+
+/* n_dims 0: the model's own input. transfer: [session] */
+int w_session_new(hd_model *model, int mode, int dtype, int n_dims, const uint32_t *dims, size_t context, size_t output_rows) {
+  hd_session_options options = {.mode = (hd_mode)mode, .context = context, .output_rows = output_rows};
+  options.input.dtype = (hd_dtype)dtype;
+  options.input.n_dims = n_dims > HD_MAX_DIMS ? HD_MAX_DIMS : n_dims;
+  for (int i = 0; i < options.input.n_dims; i++) options.input.shape[i] = dims[i];
+  hd_session *session = NULL;
+  hd_status status = hd_session_new(&session, model, &options, &error);
+  put(0, session);
+  return (int)status;
+}
+
+void w_session_free(hd_session *session) { hd_session_free(session); }
+
+/* transfer: tensor */
+int w_session_input(const hd_session *session) {
+  hd_tensor t = {0};
+  hd_status status = hd_session_input(session, &t, &error);
+  put_tensor(&t);
+  return (int)status;
+}
+
+/* The input lies in the session's input buffer, `rows` of its outermost dimension. */
+int w_forward(hd_session *session, size_t rows) {
+  hd_tensor t = {0};
+  hd_status status = hd_session_input(session, &t, &error);
+  if (status != HD_OK) return (int)status;
+  if (t.n_dims > 0) t.shape[0] = rows;
+  return (int)hd_forward(session, &t, &error);
+}
+
+int w_session_reserve(hd_session *session, size_t positions) { return (int)hd_session_reserve(session, positions, &error); }
+size_t w_session_position(const hd_session *session) { return hd_session_position(session); }
+int w_session_rewind(hd_session *session, size_t position) { return (int)hd_session_rewind(session, position, &error); }
+
+/* transfer: tensor */
+int w_session_output(const hd_session *session) {
+  hd_tensor t = {0};
+  hd_status status = hd_session_output(session, &t, &error);
+  put_tensor(&t);
+  return (int)status;
+}
+
+/* transfer: tensor */
+int w_session_value(const hd_session *session, const char *name) {
+  hd_tensor t = {0};
+  hd_status status = hd_session_value(session, name, &t, &error);
+  put_tensor(&t);
+  return (int)status;
+}
+
+const char *w_session_value_name(const hd_session *session, size_t index) { return hd_session_value_name(session, index); }
+
+/* transfer: [weights, arena, state, other] bytes */
+void w_session_memory(const hd_session *session) {
+  hd_memory_report report = hd_session_memory(session);
+  transfer[0] = (double)report.weights;
+  transfer[1] = (double)report.arena;
+  transfer[2] = (double)report.state;
+  transfer[3] = (double)report.other;
+}
+
+/* ---- Training ---- */
+
+/* targets: float32 values as the output's shape (kind 0, mse) or int32 ids, one a row (kind 1, cross entropy). transfer: [loss] */
+int w_loss(hd_session *session, int kind, void *targets, size_t n) {
+  hd_tensor t = {.dtype = kind == HD_CROSS_ENTROPY ? HD_I32 : HD_F32, .n_dims = 1, .shape = {n}, .data = targets};
+  float loss = 0;
+  hd_status status = hd_loss(session, (hd_loss_kind)kind, &t, &loss, &error);
+  transfer[0] = loss;
+  return (int)status;
+}
+
+int w_backward(hd_session *session) { return (int)hd_backward(session, &error); }
+int w_step_sgd(hd_session *session, double lr) { return (int)hd_step_sgd(session, (float)lr, &error); }
+
+/* transfer: tensor */
+int w_session_gradient(const hd_session *session, const char *weight) {
+  hd_tensor t = {0};
+  hd_status status = hd_session_gradient(session, weight, &t, &error);
+  put_tensor(&t);
+  return (int)status;
+}
+
+/* ---- Adapters ---- */
+
+/* transfer: [adapter] */
+int w_adapter_load(hd_model *model, const char *config, size_t n_config, const void *weights, size_t n_weights) {
+  hd_adapter *adapter = NULL;
+  hd_status status = hd_adapter_load(&adapter, model, config, n_config, weights, n_weights, &error);
+  put(0, adapter);
+  return (int)status;
+}
+
+int w_adapter_free(hd_adapter *adapter) { return (int)hd_adapter_free(adapter, &error); }
+int w_session_use(hd_session *session, hd_adapter *adapter) { return (int)hd_session_use(session, adapter, &error); }
+
+int w_adapter_merge(hd_model *model, const hd_adapter *adapter, int sign, int dequantize) {
+  return (int)hd_adapter_merge(model, adapter, sign, dequantize != 0, &error);
+}
+
+/* ---- Memory and threads ---- */
+
+double w_memory_live(void) { return (double)hd_memory_live(); }
+double w_memory_peak(void) { return (double)hd_memory_peak(); }
+
+int w_pool_start(size_t n_threads) { return (int)hd_pool_start(n_threads, &error); }
+void w_pool_enter(size_t thread) { hd_pool_enter(thread); }
+void w_pool_stop(void) { hd_pool_stop(); }
+size_t w_pool_threads(void) { return hd_pool_threads(); }
+double w_pool_work(size_t thread) { return (double)hd_pool_work(thread); }
