@@ -1,0 +1,193 @@
+/* attention.c: scaled dot-product attention ("Attention Is All You Need", Vaswani et al., 2017) with grouped key/value heads (Ainslie et
+ * al., 2023), and the multi-head layer that declares its projections.
+ *
+ * The primitive keeps its keys and values in the session when `cache` is set: state = keys [kv_heads, context, head_dim], then values. */
+#include "base/status.h"
+#include "kernels/attention.h"
+#include "layers/rows.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- The primitive: context = softmax(q·kᵀ·scale)·v. Inputs q [.., n, heads·head_dim], k and v [.., n, kv_heads·head_dim] ---- */
+
+typedef struct sizes {
+  size_t batch, n;
+} sizes;
+
+static sizes sizes_of(const hd_shape *q) {
+  size_t n = q->n_dims >= 2 ? q->dim[q->n_dims - 2] : 1;
+  return (sizes){n ? hd_shape_rows(q) / n : 0, n};
+}
+
+static size_t cache_floats(const hd_attention_config *c, size_t positions) { return c->kv_heads * positions * c->head_dim; }
+
+static hd_attention_shape kernel_shape(const hd_attention_config *c, size_t n, size_t past, size_t capacity) {
+  return (hd_attention_shape){.n = n, .past = past, .capacity = capacity, .heads = c->heads, .kv_heads = c->kv_heads,
+                              .head_dim = c->head_dim, .scale = c->scale, .causal = c->causal};
+}
+
+static hd_status infer(hd_infer *i, hd_error *err) {
+  const hd_attention_config *c = i->config;
+  const hd_shape *q = i->in[0];
+  sizes s = sizes_of(q);
+  if (c->cache && s.batch > 1) return hd_infer_fail(i, err, "a key/value cache holds one sequence, found a batch of %zu", s.batch);
+  size_t past = c->cache ? i->run->past : 0;
+  i->out[0] = *q;
+  i->out[1] = (hd_shape){.dtype = HD_F32, .n_dims = 4, .dim = {s.batch, c->heads, s.n, past + s.n}};
+  size_t context = c->cache && i->run->context > s.n ? i->run->context : s.n;
+  hd_attention_shape shape = kernel_shape(c, s.n, context - s.n, context);
+  i->scratch_bytes = hd_align(k_attention_scratch_bytes(&shape), 64) + s.n * sizeof(float);
+  if (!c->cache) i->scratch_bytes += 2 * cache_floats(c, s.n) * sizeof(float) + 64;
+  return HD_OK;
+}
+
+static size_t state_bytes(const void *config, size_t context) {
+  const hd_attention_config *c = config;
+  return c->cache ? 2 * cache_floats(c, context) * sizeof(float) : 0;
+}
+
+static void move_state(const void *config, void *to, size_t to_context, const void *from, size_t from_context, size_t used) {
+  const hd_attention_config *c = config;
+  for (size_t h = 0; h < 2 * c->kv_heads; h++)
+    memcpy((float *)to + h * to_context * c->head_dim, (const float *)from + h * from_context * c->head_dim, used * c->head_dim * sizeof(float));
+}
+
+/* rows [n, kv_heads, head_dim] → heads' own places [kv_heads, capacity, head_dim], from position `past` on */
+static void store(const hd_attention_config *c, float *to, size_t capacity, size_t past, const float *rows, size_t n) {
+  size_t width = c->kv_heads * c->head_dim;
+  for (size_t h = 0; h < c->kv_heads; h++)
+    for (size_t t = 0; t < n; t++)
+      memcpy(to + (h * capacity + past + t) * c->head_dim, rows + t * width + h * c->head_dim, c->head_dim * sizeof *to);
+}
+
+static hd_status forward(const hd_call *call, hd_error *err) {
+  (void)err;
+  const hd_attention_config *c = call->config;
+  sizes s = sizes_of(call->in[0].shape);
+  size_t past = c->cache ? call->run->past : 0;
+  size_t capacity = c->cache ? call->run->context : s.n;
+  hd_attention_shape shape = kernel_shape(c, s.n, past, capacity);
+  float *keys = call->state, *scratch = call->scratch;
+  if (!c->cache) {
+    keys = call->scratch;
+    scratch = (float *)((char *)call->scratch + hd_align(2 * cache_floats(c, s.n) * sizeof(float), 64));
+  }
+  float *values = keys + cache_floats(c, capacity);
+  size_t q_size = s.n * c->heads * c->head_dim, kv_size = s.n * c->kv_heads * c->head_dim;
+  for (size_t b = 0; b < s.batch; b++) {
+    store(c, keys, capacity, past, call->in[1].data + b * kv_size, s.n);
+    store(c, values, capacity, past, call->in[2].data + b * kv_size, s.n);
+    float *probs = call->out[1].data ? call->out[1].data + b * c->heads * s.n * (past + s.n) : NULL;
+    k_attention_f32(call->out[0].data + b * q_size, probs, call->in[0].data + b * q_size, keys, values, &shape, scratch);
+  }
+  return HD_OK;
+}
+
+static hd_status backward(const hd_call *call, hd_error *err) {
+  const hd_attention_config *c = call->config;
+  sizes s = sizes_of(call->in[0].shape);
+  if (c->cache && call->run->past > 0)
+    return hd_fail(err, HD_BAD_STATE, "layer %s: training starts at position 0, the session is at %zu", call->name, call->run->past);
+  hd_attention_shape shape = kernel_shape(c, s.n, 0, s.n);
+  size_t q_size = s.n * c->heads * c->head_dim, kv_size = s.n * c->kv_heads * c->head_dim;
+  for (size_t b = 0; b < s.batch; b++)
+    k_attention_grad_f32(call->d_in[0] + b * q_size, call->d_in[1] + b * kv_size, call->d_in[2] + b * kv_size,
+                         call->d_out[0] + b * q_size, call->out[1].data + b * c->heads * s.n * s.n, call->in[0].data + b * q_size,
+                         call->in[1].data + b * kv_size, call->in[2].data + b * kv_size, &shape, call->scratch);
+  return HD_OK;
+}
+
+static const char *const outputs[] = {"attn_context", "attn_probs"};
+
+const hd_layer hd_layer_attention = {
+  .name = "attention",
+  .config_bytes = sizeof(hd_attention_config),
+  .infer = infer,
+  .n_outputs = 2,
+  .output_names = outputs,
+  .extra_outputs_optional = true,
+  .state_bytes = state_bytes,
+  .move_state = move_state,
+  .can_rewind = true,
+  .forward = forward,
+  .backward = backward,
+};
+
+/* ---- multi_head_attention: q, k, v and output projections around it ---- */
+
+static void parse(void *config, hd_parse *p) {
+  hd_multi_head_attention_config *c = config;
+  hd_json *j = &p->json;
+  c->d_model = hd_json_get_size(j, "d_model", 0);
+  hd_attention_config *a = &c->attention;
+  a->heads = hd_json_get_size(j, "num_heads", 0);
+  a->kv_heads = hd_json_get_size(j, "num_kv_heads", a->heads);
+  a->head_dim = hd_json_get_size(j, "head_dim", a->heads ? c->d_model / a->heads : 0);
+  a->causal = hd_json_get_bool(j, "causal", true);
+  a->cache = hd_json_get_bool(j, "cache", false);
+  a->scale = 1.0f / sqrtf((float)a->head_dim);
+  c->qkv_bias = hd_json_get_bool(j, "qkv_bias", true);
+  c->out_bias = hd_json_get_bool(j, "out_bias", true);
+  c->rope_theta = hd_json_get_number(j, "rope_freq_base", 0);
+  if (c->d_model == 0) hd_json_refuse(j, "d_model", HD_BAD_FILE, "expected a size of at least 1");
+  else if (a->heads == 0 || a->kv_heads == 0 || a->heads % a->kv_heads != 0)
+    hd_json_refuse(j, "num_heads", HD_BAD_FILE, "expected a multiple of %zu key/value heads, found %zu", a->kv_heads, a->heads);
+  else if (a->head_dim == 0 || (c->rope_theta > 0 && a->head_dim % 2 != 0))
+    hd_json_refuse(j, "head_dim", HD_BAD_FILE, "expected an even size for rotary positions, found %zu", a->head_dim);
+  if (p->dialect == HD_LOOM)
+    hd_json_refuse(j, "type", HD_UNSUPPORTED, "multi_head_attention in the loom dialect (with its hidden residual) is not built yet");
+}
+
+static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
+  const hd_multi_head_attention_config *c = config;
+  if (dialect == HD_LOOM) return hd_fail(err, HD_UNSUPPORTED, "multi_head_attention in the loom dialect is not built yet");
+  cJSON_AddNumberToObject(json, "d_model", (double)c->d_model);
+  cJSON_AddNumberToObject(json, "num_heads", (double)c->attention.heads);
+  cJSON_AddNumberToObject(json, "num_kv_heads", (double)c->attention.kv_heads);
+  cJSON_AddNumberToObject(json, "head_dim", (double)c->attention.head_dim);
+  cJSON_AddBoolToObject(json, "causal", c->attention.causal);
+  cJSON_AddBoolToObject(json, "cache", c->attention.cache);
+  cJSON_AddBoolToObject(json, "qkv_bias", c->qkv_bias);
+  cJSON_AddBoolToObject(json, "out_bias", c->out_bias);
+  if (c->rope_theta > 0) cJSON_AddNumberToObject(json, "rope_freq_base", c->rope_theta);
+  return HD_OK;
+}
+
+static hd_value expand(hd_builder *b, const hd_spec *spec, hd_value x) {
+  const hd_multi_head_attention_config *c = spec->config;
+  size_t width = c->attention.heads * c->attention.head_dim, kv_width = c->attention.kv_heads * c->attention.head_dim;
+  const hd_linear_config to_q = {.in_features = c->d_model, .out_features = width, .bias = c->qkv_bias};
+  const hd_linear_config to_kv = {.in_features = c->d_model, .out_features = kv_width, .bias = c->qkv_bias};
+  const hd_linear_config to_out = {.in_features = width, .out_features = c->d_model, .bias = c->out_bias};
+  hd_value q = hd_build(b, &hd_layer_linear, "q", "q_proj.", &to_q, &x, 1);
+  hd_value k = hd_build(b, &hd_layer_linear, "k", "k_proj.", &to_kv, &x, 1);
+  hd_value v = hd_build(b, &hd_layer_linear, "v", "v_proj.", &to_kv, &x, 1);
+  if (c->rope_theta > 0) {
+    const hd_rope_table_config table = {.head_dim = c->attention.head_dim, .theta = c->rope_theta};
+    const hd_rope_config rope = {.head_dim = c->attention.head_dim};
+    hd_value cosine = hd_build_shared(b, &hd_layer_rope_table, "rope", &table, x);
+    hd_value sine = hd_build_output(b, cosine, 1);
+    q = hd_build(b, &hd_layer_rope, "q_rope", "", &rope, (hd_value[]){q, cosine, sine}, 3);
+    k = hd_build(b, &hd_layer_rope, "k_rope", "", &rope, (hd_value[]){k, cosine, sine}, 3);
+  }
+  hd_value context = hd_build(b, &hd_layer_attention, "", "", &c->attention, (hd_value[]){q, k, v}, 3);
+  return hd_build(b, &hd_layer_linear, "attn_out", "o_proj.", &to_out, &context, 1);
+}
+
+static const char *const aliases[] = {"mha", NULL};
+static const hd_bundle_name bundle_names[] = {
+  {"q_proj.weight", "q_weights", true},     {"k_proj.weight", "k_weights", true}, {"v_proj.weight", "v_weights", true},
+  {"o_proj.weight", "output_weight", true}, {"q_proj.bias", "q_bias", false},     {"k_proj.bias", "k_bias", false},
+  {"v_proj.bias", "v_bias", false},         {"o_proj.bias", "output_bias", false}, {NULL, NULL, false},
+};
+
+const hd_layer hd_layer_multi_head_attention = {
+  .name = "multi_head_attention",
+  .aliases = aliases,
+  .config_bytes = sizeof(hd_multi_head_attention_config),
+  .parse = parse,
+  .write = write,
+  .bundle_names = bundle_names,
+  .expand = expand,
+};

@@ -1,0 +1,91 @@
+/* dense.c: Loom's dense layer, y = activation(W·x + b): a linear and an activation.
+ *
+ * The loom dialect's names for activations mean Loom's own functions (its relu is max(0, 1.1·x)), and every name it does not know is that
+ * relu, as Loom reads it (shared/formats/loom.md, section b). The standard dialect means the textbook's. */
+#include "base/status.h"
+#include "layers/rows.h"
+
+#include <string.h>
+
+static const struct { const char *loom, *ours; } loom_names[] = {
+  {"relu", "loom_relu"}, {"sigmoid", "sigmoid"}, {"tanh", "tanh"}, {"softplus", "loom_softplus"}, {"leaky_relu", "loom_leaky_relu"},
+};
+enum { N_LOOM_NAMES = sizeof loom_names / sizeof loom_names[0] };
+
+static const hd_activation *loom_activation(const char *name) {
+  for (size_t i = 0; i < N_LOOM_NAMES; i++)
+    if (strcmp(loom_names[i].loom, name) == 0) return hd_activation_find(loom_names[i].ours);
+  return hd_activation_find("loom_relu");
+}
+
+static const hd_activation *standard_activation(hd_parse *p) {
+  const char *name = hd_json_get_text(&p->json, "activation", "linear");
+  if (strcmp(name, "linear") == 0) return NULL;
+  const hd_activation *activation = hd_activation_find(name);
+  char room[HD_NAME_ROOM];
+  if (!activation) hd_json_refuse(&p->json, "activation", HD_UNSUPPORTED, "unknown activation '%s'", hd_short_name(room, name));
+  return activation;
+}
+
+/* Sizes have a Loom spelling and a PyTorch one; both are read in both dialects. */
+static size_t get_size(hd_parse *p, const char *loom, const char *standard) {
+  size_t size = hd_json_get_size(&p->json, standard, 0);
+  if (size == 0) size = hd_json_get_size(&p->json, loom, 0);
+  if (size == 0) hd_json_refuse(&p->json, p->dialect == HD_LOOM ? loom : standard, HD_BAD_FILE, "expected a size of at least 1");
+  return size;
+}
+
+static void parse(void *config, hd_parse *p) {
+  hd_dense_config *c = config;
+  c->linear.in_features = get_size(p, "input_height", "in_features");
+  c->linear.out_features = get_size(p, "output_height", "out_features");
+  if (p->dialect == HD_LOOM) {
+    c->linear.bias = true;
+    c->linear.fixed_rows = p->batch;
+    c->activation = loom_activation(hd_json_get_text(&p->json, "activation", ""));
+  } else {
+    c->linear.bias = hd_json_get_bool(&p->json, "bias", true);
+    c->activation = standard_activation(p);
+  }
+}
+
+static hd_status write_loom(const hd_dense_config *c, cJSON *json, hd_error *err) {
+  for (size_t i = 0; i < N_LOOM_NAMES; i++) {
+    if (!c->activation || strcmp(loom_names[i].ours, c->activation->name) != 0) continue;
+    cJSON_AddStringToObject(json, "activation", loom_names[i].loom);
+    cJSON_AddNumberToObject(json, "width", 1);
+    cJSON_AddNumberToObject(json, "height", 1);
+    cJSON_AddNumberToObject(json, "input_height", (double)c->linear.in_features);
+    cJSON_AddNumberToObject(json, "output_height", (double)c->linear.out_features);
+    return HD_OK;
+  }
+  return hd_fail(err, HD_UNSUPPORTED, "the loom dialect has no activation '%s'", c->activation ? c->activation->name : "linear");
+}
+
+static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
+  const hd_dense_config *c = config;
+  if (dialect == HD_LOOM) return write_loom(c, json, err);
+  cJSON_AddNumberToObject(json, "in_features", (double)c->linear.in_features);
+  cJSON_AddNumberToObject(json, "out_features", (double)c->linear.out_features);
+  cJSON_AddBoolToObject(json, "bias", c->linear.bias);
+  cJSON_AddStringToObject(json, "activation", c->activation ? c->activation->name : "linear");
+  return HD_OK;
+}
+
+static hd_value expand(hd_builder *b, const hd_spec *spec, hd_value input) {
+  const hd_dense_config *c = spec->config;
+  if (!c->activation) return hd_build(b, &hd_layer_linear, "", "", &c->linear, &input, 1);
+  hd_value x = hd_build(b, &hd_layer_linear, "linear", "", &c->linear, &input, 1);
+  return hd_build(b, &hd_layer_activation, "", "", &(hd_activation_config){c->activation}, &x, 1);
+}
+
+static const hd_bundle_name bundle_names[] = {{"weight", "kernel", true}, {"bias", "biases", false}, {NULL, NULL, false}};
+
+const hd_layer hd_layer_dense = {
+  .name = "dense",
+  .config_bytes = sizeof(hd_dense_config),
+  .parse = parse,
+  .write = write,
+  .bundle_names = bundle_names,
+  .expand = expand,
+};

@@ -1,0 +1,56 @@
+/* glu.c: the gated feed-forward block, y = down(silu(gate(x)) · up(x)) ("GLU Variants Improve Transformer", Shazeer, 2020). */
+#include "base/status.h"
+#include "layers/rows.h"
+
+#include <string.h>
+
+static void parse(void *config, hd_parse *p) {
+  hd_swiglu_config *c = config;
+  c->d_model = hd_json_get_size(&p->json, "input_height", 0);
+  c->hidden = hd_json_get_size(&p->json, "output_height", 0);
+  c->bias = hd_json_get_bool(&p->json, "bias", true);
+  const char *name = hd_json_get_text(&p->json, "activation", "silu");
+  c->activation = hd_activation_find(p->dialect == HD_LOOM ? "silu" : name);
+  char room[HD_NAME_ROOM];
+  if (!c->activation) hd_json_refuse(&p->json, "activation", HD_UNSUPPORTED, "unknown activation '%s'", hd_short_name(room, name));
+  if (c->d_model == 0) hd_json_refuse(&p->json, "input_height", HD_BAD_FILE, "expected a size of at least 1");
+  if (c->hidden == 0) hd_json_refuse(&p->json, "output_height", HD_BAD_FILE, "expected a size of at least 1");
+  if (p->dialect == HD_LOOM)
+    hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "swiglu in the loom dialect (with its hidden residual) is not built yet");
+}
+
+static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
+  const hd_swiglu_config *c = config;
+  if (dialect == HD_LOOM) return hd_fail(err, HD_UNSUPPORTED, "swiglu in the loom dialect is not built yet");
+  cJSON_AddNumberToObject(json, "input_height", (double)c->d_model);
+  cJSON_AddNumberToObject(json, "output_height", (double)c->hidden);
+  cJSON_AddBoolToObject(json, "bias", c->bias);
+  cJSON_AddStringToObject(json, "activation", c->activation->name);
+  return HD_OK;
+}
+
+static hd_value expand(hd_builder *b, const hd_spec *spec, hd_value x) {
+  const hd_swiglu_config *c = spec->config;
+  const hd_linear_config in = {.in_features = c->d_model, .out_features = c->hidden, .bias = c->bias};
+  const hd_linear_config out = {.in_features = c->hidden, .out_features = c->d_model, .bias = c->bias};
+  hd_value gate = hd_build(b, &hd_layer_linear, "gate", "gate_proj.", &in, &x, 1);
+  hd_value up = hd_build(b, &hd_layer_linear, "up", "up_proj.", &in, &x, 1);
+  hd_value act = hd_build(b, &hd_layer_activation, "act", "", &(hd_activation_config){c->activation}, &gate, 1);
+  hd_value product = hd_build(b, &hd_layer_multiply, "act_mul_up", "", NULL, (hd_value[]){act, up}, 2);
+  return hd_build(b, &hd_layer_linear, "down", "down_proj.", &out, &product, 1);
+}
+
+static const hd_bundle_name bundle_names[] = {
+  {"gate_proj.weight", "gate_weights", true}, {"up_proj.weight", "up_weights", true}, {"down_proj.weight", "down_weights", true},
+  {"gate_proj.bias", "gate_bias", false},     {"up_proj.bias", "up_bias", false},     {"down_proj.bias", "down_bias", false},
+  {NULL, NULL, false},
+};
+
+const hd_layer hd_layer_swiglu = {
+  .name = "swiglu",
+  .config_bytes = sizeof(hd_swiglu_config),
+  .parse = parse,
+  .write = write,
+  .bundle_names = bundle_names,
+  .expand = expand,
+};

@@ -1,0 +1,89 @@
+/* layer.c: the table of layer types, kept by hand because it is the index readers want. A new type is one new file and one line here. */
+#include "layers/layer.h"
+
+#include "base/status.h"
+#include "kernels/elementwise.h"
+#include "layers/rows.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static const hd_layer *const table[] = {
+  /* declared in networks */
+  &hd_layer_dense,                /* dense.c       y = activation(W·x + b) */
+  &hd_layer_linear,               /* linear.c      y = W·x + b */
+  &hd_layer_activation,           /* activation.c  relu, silu, tanh, …, element by element */
+  &hd_layer_softmax,              /* softmax.c */
+  &hd_layer_embedding,            /* embedding.c   ids → rows of a table */
+  &hd_layer_rms_norm,             /* norm.c */
+  &hd_layer_multi_head_attention, /* attention.c   projections, rotary positions, attention */
+  &hd_layer_swiglu,               /* glu.c         down(silu(gate) · up) */
+  &hd_layer_sequential,           /* merge.c       children in a chain */
+  &hd_layer_residual,             /* merge.c       x + children(x) */
+  &hd_layer_last_rows,            /* select.c      the rows whose logits are wanted */
+  /* only made by composite layers */
+  &hd_layer_add,                  /* merge.c */
+  &hd_layer_multiply,             /* merge.c */
+  &hd_layer_rope_table,           /* position.c    cos and sin of the call's positions */
+  &hd_layer_rope,                 /* position.c    rotates queries and keys */
+  &hd_layer_attention,            /* attention.c   softmax(q·kᵀ)·v over the key/value cache */
+};
+
+enum { TABLE_SIZE = sizeof table / sizeof table[0], MAX_REGISTERED = 16 };
+
+static const hd_layer *registered[MAX_REGISTERED];
+static size_t n_registered;
+
+const hd_layer *hd_layer_at(size_t index) {
+  if (index < TABLE_SIZE) return table[index];
+  return index - TABLE_SIZE < n_registered ? registered[index - TABLE_SIZE] : NULL;
+}
+
+static bool has_name(const hd_layer *layer, const char *name) {
+  if (strcmp(layer->name, name) == 0) return true;
+  for (const char *const *alias = layer->aliases; alias && *alias; alias++)
+    if (strcmp(*alias, name) == 0) return true;
+  return false;
+}
+
+const hd_layer *hd_layer_find(const char *name) {
+  const hd_layer *layer;
+  for (size_t i = 0; (layer = hd_layer_at(i)) != NULL; i++)
+    if (has_name(layer, name)) return layer;
+  return NULL;
+}
+
+hd_status hd_layer_register(const hd_layer *layer, hd_error *err) {
+  if (hd_layer_find(layer->name)) return hd_fail(err, HD_BAD_ARGUMENT, "layer type '%s' is there already", layer->name);
+  if (n_registered == MAX_REGISTERED)
+    return hd_fail(err, HD_BAD_STATE, "layer type '%s': all %d places for foreign types are taken", layer->name, MAX_REGISTERED);
+  registered[n_registered++] = layer;
+  return HD_OK;
+}
+
+/* ---- What layers use ---- */
+
+size_t hd_shape_size(const hd_shape *shape) {
+  size_t n = 1;
+  for (int i = 0; i < shape->n_dims; i++) n *= shape->dim[i];
+  return n;
+}
+
+size_t hd_shape_last(const hd_shape *shape) { return shape->n_dims ? shape->dim[shape->n_dims - 1] : 1; }
+
+size_t hd_shape_rows(const hd_shape *shape) {
+  size_t n = 1;
+  for (int i = 0; i + 1 < shape->n_dims; i++) n *= shape->dim[i];
+  return n;
+}
+
+hd_status hd_infer_fail(const hd_infer *i, hd_error *err, const char *format, ...) {
+  char text[512];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  char room[HD_NAME_ROOM];
+  return hd_fail(err, HD_BAD_ARGUMENT, "layer %s: %s", hd_short_name(room, i->name), text);
+}

@@ -1,0 +1,198 @@
+/* layers/layer.h: what a layer type is. Each type is one row (struct hd_layer) in the file that implements it, and one line in
+ * the table of layer.c. Nothing else in Heddle knows layer types: no switch on them exists anywhere.
+ *
+ * There are two kinds of row:
+ *   primitive   has `infer` and `forward`: becomes one node of the graph;
+ *   composite   has `expand`: is written down as other layers (dense = linear + activation; residual = its children + add).
+ *
+ * A layer that somebody declares, in JSON or in an arch_*.c file, is an hd_spec: a type, a config, children. The spec tree is what
+ * gets saved; the nodes it expands to are what runs. */
+#ifndef HD_LAYERS_LAYER_H
+#define HD_LAYERS_LAYER_H
+
+#include "base/json.h"
+#include "base/memory.h"
+#include "heddle.h"
+#include "kernels/matrix.h"
+
+typedef struct hd_layer hd_layer;
+
+#define HD_MAX_INPUTS 4
+#define HD_MAX_OUTPUTS 3
+#define HD_MAX_WEIGHTS 4
+
+/* Whose arithmetic a network means. Bundles without a `dialect` key are Loom's. */
+typedef enum hd_dialect { HD_STANDARD, HD_LOOM } hd_dialect;
+
+/* A declared layer. Lives in its graph's arena. */
+typedef struct hd_spec {
+  const hd_layer *layer;
+  const char *name;       /* path of its values: "layers.0", or the declared name */
+  const char *weights;    /* what its weights' names begin with: "layers.0.", "model.layers.0.self_attn." */
+  const char *bundle;     /* where a bundle keeps them: "layers.0.", "layers.0.branch_weights.1." */
+  void *config;           /* layer->config_bytes, zeroed, filled by parse */
+  struct hd_spec **children;
+  size_t n_children;
+} hd_spec;
+
+/* ---- From JSON and back ---- */
+
+typedef struct hd_parse {
+  hd_json json;           /* the layer's object; its getters record errors with the path */
+  hd_dialect dialect;
+  size_t batch;           /* the network's batch_size (HD_LOOM) */
+  hd_arena *arena;        /* for strings and arrays the config points to */
+  hd_spec *spec;          /* being made; children are already there */
+} hd_parse;
+
+/* ---- Expanding ---- */
+
+/* A value of the graph: an index into its table. */
+typedef int hd_value;
+#define HD_NO_VALUE (-1)
+
+/* Makes nodes. Errors stick: after one, every call returns HD_NO_VALUE and does nothing, so that expand needs no checks. */
+typedef struct hd_builder hd_builder;
+
+/* One node of a primitive type (or the nodes of a composite one). The value is called "<spec name>.<name>", or as the spec itself when
+ * name is ""; weights are called "<spec weights><weights><role>". config is copied. For several outputs see hd_build_output. */
+hd_value hd_build(hd_builder *b, const hd_layer *layer, const char *name, const char *weights, const void *config,
+                  const hd_value *inputs, size_t n_inputs);
+/* Output `index` of the node whose first output is v. */
+hd_value hd_build_output(hd_builder *b, hd_value v, size_t index);
+/* A declared child, with its own names. */
+hd_value hd_build_spec(hd_builder *b, const hd_spec *spec, hd_value input);
+/* A node that layers share (rotary tables): made once per graph for each type and config, under a name of the graph's own. */
+hd_value hd_build_shared(hd_builder *b, const hd_layer *layer, const char *name, const void *config, hd_value input);
+void hd_build_fail(hd_builder *b, hd_status code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* ---- Shapes ---- */
+
+typedef struct hd_shape {
+  hd_dtype dtype;
+  int n_dims;
+  size_t dim[HD_MAX_DIMS];
+} hd_shape;
+
+size_t hd_shape_size(const hd_shape *shape);     /* elements */
+size_t hd_shape_last(const hd_shape *shape);     /* innermost dimension; 1 for a scalar */
+size_t hd_shape_rows(const hd_shape *shape);     /* elements / innermost */
+
+/* Facts that differ from call to call. */
+typedef struct hd_run {
+  size_t past;         /* positions already in the state */
+  size_t context;      /* positions the state has room for */
+  size_t output_rows;  /* rows of the last value wanted, from the end; 0: all */
+  bool keep;           /* every value keeps its place: also compute optional outputs (attention's probabilities) */
+} hd_run;
+
+typedef struct hd_infer {
+  const void *config;
+  const char *name;                     /* the node's, for messages */
+  const hd_shape *in[HD_MAX_INPUTS];
+  size_t n_in;
+  const hd_run *run;
+  hd_shape out[HD_MAX_OUTPUTS];         /* to fill; out[0].dtype is F32 already */
+  size_t scratch_bytes;                 /* to fill: the most that forward and backward need at these shapes */
+  const hd_matrix *weight[HD_MAX_WEIGHTS]; /* layouts and sizes for scratch; NULL where absent */
+} hd_infer;
+
+/* "<node>: <message>", bad_argument. */
+hd_status hd_infer_fail(const hd_infer *i, hd_error *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* ---- Weights ---- */
+
+typedef enum hd_init { HD_INIT_ZERO, HD_INIT_ONE, HD_INIT_UNIFORM_FAN_IN, HD_INIT_NORMAL } hd_init;
+
+typedef struct hd_slot {
+  const char *role;       /* "weight", "bias" */
+  int n_dims;
+  size_t shape[HD_MAX_DIMS]; /* a matrix is [out_features, in_features] whatever a file's order */
+  bool matrix;            /* goes through the layouts of kernels/matrix.h (n_dims 2); else plain F32 */
+  bool optional;          /* may be missing from a file: stays NULL */
+  hd_init init;           /* at build from a spec without weights */
+  float init_scale;       /* HD_INIT_UNIFORM_FAN_IN: ±init_scale/√fan_in; HD_INIT_NORMAL: σ */
+} hd_slot;
+
+/* How a bundle names a weight, by its name below the declared layer. */
+typedef struct hd_bundle_name {
+  const char *weight;     /* "weight", "q_proj.weight" */
+  const char *field;      /* "kernel", "q_weights" */
+  bool in_out;            /* the bundle keeps the matrix as [in][out] */
+} hd_bundle_name;
+
+/* ---- Running ---- */
+
+/* LoRA pairs on a weight: y += scale · (x · aᵀ) · bᵀ. */
+typedef struct hd_lora {
+  const float *a;         /* [rank, in_features] */
+  const float *b;         /* [out_features, rank] */
+  size_t rank;
+  float scale;
+} hd_lora;
+
+/* A value at run time. */
+typedef struct hd_view {
+  const hd_shape *shape;
+  float *data;            /* or int32_t *, by shape->dtype */
+} hd_view;
+
+typedef struct hd_call {
+  const void *config;
+  const char *name;
+  const hd_run *run;
+  size_t n_in;
+  hd_view in[HD_MAX_INPUTS];
+  hd_view out[HD_MAX_OUTPUTS];              /* data NULL: an optional output nobody wants */
+  const hd_matrix *weight[HD_MAX_WEIGHTS];  /* vectors too: layout rows.f32, one row; NULL where absent */
+  const hd_lora *lora[HD_MAX_WEIGHTS];      /* NULL: none active */
+  float *lora_scratch;                      /* rows × rank */
+  void *state;                              /* state_bytes, the session's */
+  void *scratch;                            /* scratch_bytes, 64-aligned, shared by all nodes */
+  /* backward: gradients to add to; NULL where nobody wants them */
+  float *d_in[HD_MAX_INPUTS];
+  const float *d_out[HD_MAX_OUTPUTS];
+  float *d_weight[HD_MAX_WEIGHTS];
+} hd_call;
+
+/* y[rows, out] = x[rows, in] · weight[slot]ᵀ, plus the active adapter's pairs. scratch: the call's. */
+void hd_linear(const hd_call *call, int slot, const float *x, size_t n_rows, float *y);
+
+/* ---- The row ---- */
+
+struct hd_layer {
+  const char *name;
+  const char *const *aliases; /* NULL-terminated, or NULL */
+  size_t config_bytes;
+
+  /* declared form: JSON ↔ config. Both may be NULL for primitives that are only made by expand. */
+  void (*parse)(void *config, hd_parse *p);
+  hd_status (*write)(const void *config, cJSON *json, hd_dialect dialect, hd_error *err); /* fails for what the dialect cannot hold */
+  const hd_bundle_name *bundle_names; /* ends with a NULL weight; NULL: the weight's own names */
+  bool has_children;                  /* JSON "branches" become children */
+
+  /* composite */
+  hd_value (*expand)(hd_builder *b, const hd_spec *spec, hd_value input);
+
+  /* primitive */
+  hd_status (*infer)(hd_infer *i, hd_error *err);
+  size_t (*slots)(const void *config, hd_slot slots[HD_MAX_WEIGHTS]);
+  size_t n_outputs;       /* 0 means 1 */
+  const char *const *output_names; /* of several outputs: "<node>.<output name>" */
+  bool extra_outputs_optional;     /* outputs after the first are only computed where every value is kept */
+  bool in_place;          /* the output may lie where the first input lay (elementwise) */
+  size_t (*state_bytes)(const void *config, size_t context); /* 0: none */
+  /* Moves a state to a block for another context, keeping `used` positions. NULL: a plain copy does. */
+  void (*move_state)(const void *config, void *to, size_t to_context, const void *from, size_t from_context, size_t used);
+  bool can_rewind;        /* state can be cut at a position; else only reset */
+  hd_status (*forward)(const hd_call *call, hd_error *err);
+  hd_status (*backward)(const hd_call *call, hd_error *err); /* NULL: training through it is refused */
+};
+
+/* The table. */
+const hd_layer *hd_layer_find(const char *name);
+const hd_layer *hd_layer_at(size_t index); /* NULL past the last */
+/* Adds a row of the caller's own at the end of the table (at most 16), before any model is built with it. */
+hd_status hd_layer_register(const hd_layer *layer, hd_error *err);
+
+#endif

@@ -1,0 +1,104 @@
+/* position.c: rotary position embedding ("RoFormer", Su et al., 2021). rope_table computes the cosines and sines of a call's positions once;
+ * every layer's rope nodes read them. */
+#include "base/status.h"
+#include "kernels/attention.h"
+#include "layers/rows.h"
+
+#include <math.h>
+
+/* Positions are the second last dimension of what they are made for. */
+static size_t n_positions(const hd_shape *shape) { return shape->n_dims >= 2 ? shape->dim[shape->n_dims - 2] : 1; }
+
+static hd_status infer_table(hd_infer *i, hd_error *err) {
+  (void)err;
+  const hd_rope_table_config *c = i->config;
+  for (int o = 0; o < 2; o++) {
+    i->out[o].dtype = HD_F32;
+    i->out[o].n_dims = 2;
+    i->out[o].dim[0] = n_positions(i->in[0]);
+    i->out[o].dim[1] = c->head_dim;
+  }
+  return HD_OK;
+}
+
+/* Frequencies and angles are rounded to float32 the way PyTorch rounds them, so that far positions agree with it; cos and sin are exact. */
+static hd_status forward_table(const hd_call *call, hd_error *err) {
+  (void)err;
+  const hd_rope_table_config *c = call->config;
+  size_t half = c->head_dim / 2, n = call->out[0].shape->dim[0];
+  for (size_t d = 0; d < half; d++) {
+    float frequency = 1.0f / (float)pow(c->theta, (double)((float)(2 * d) / (float)c->head_dim));
+    for (size_t t = 0; t < n; t++) {
+      double angle = (double)((float)(call->run->past + t) * frequency);
+      float cosine = (float)cos(angle), sine = (float)sin(angle);
+      float *cos_row = call->out[0].data + t * c->head_dim, *sin_row = call->out[1].data + t * c->head_dim;
+      cos_row[d] = cos_row[d + half] = cosine;
+      sin_row[d] = sin_row[d + half] = sine;
+    }
+  }
+  return HD_OK;
+}
+
+static hd_status backward_table(const hd_call *call, hd_error *err) {
+  (void)call;
+  (void)err;
+  return HD_OK; /* positions have no gradient */
+}
+
+static hd_status infer_rope(hd_infer *i, hd_error *err) {
+  const hd_rope_config *c = i->config;
+  if (i->in[0]->n_dims < 2 || hd_shape_last(i->in[0]) % c->head_dim != 0)
+    return hd_infer_fail(i, err, "expected positions × heads of %zu, found rows of %zu", c->head_dim, hd_shape_last(i->in[0]));
+  i->out[0] = *i->in[0];
+  return HD_OK;
+}
+
+static void rotate(const hd_call *call, float *y, const float *x, float sign) {
+  const hd_rope_config *c = call->config;
+  const hd_shape *shape = call->in[0].shape;
+  size_t n = n_positions(shape), width = hd_shape_last(shape), batch = hd_shape_rows(shape) / n;
+  for (size_t b = 0; b < batch; b++)
+    k_rope_f32(y + b * n * width, x + b * n * width, call->in[1].data, call->in[2].data, n, width / c->head_dim, c->head_dim, sign);
+}
+
+static hd_status forward_rope(const hd_call *call, hd_error *err) {
+  (void)err;
+  rotate(call, call->out[0].data, call->in[0].data, 1);
+  return HD_OK;
+}
+
+/* A rotation's gradient is the rotation back. scratch holds it before it is added. */
+static hd_status backward_rope(const hd_call *call, hd_error *err) {
+  (void)err;
+  if (!call->d_in[0]) return HD_OK;
+  rotate(call, call->scratch, call->d_out[0], -1);
+  k_axpy_f32(call->d_in[0], 1, call->scratch, hd_shape_size(call->in[0].shape));
+  return HD_OK;
+}
+
+static hd_status infer_rope_with_scratch(hd_infer *i, hd_error *err) {
+  HD_TRY(infer_rope(i, err));
+  i->scratch_bytes = i->run->keep ? hd_shape_size(i->in[0]) * sizeof(float) : 0;
+  return HD_OK;
+}
+
+static const char *const table_outputs[] = {"cos", "sin"};
+
+const hd_layer hd_layer_rope_table = {
+  .name = "rope_table",
+  .config_bytes = sizeof(hd_rope_table_config),
+  .infer = infer_table,
+  .n_outputs = 2,
+  .output_names = table_outputs,
+  .forward = forward_table,
+  .backward = backward_table,
+};
+
+const hd_layer hd_layer_rope = {
+  .name = "rope",
+  .config_bytes = sizeof(hd_rope_config),
+  .infer = infer_rope_with_scratch,
+  .in_place = true,
+  .forward = forward_rope,
+  .backward = backward_rope,
+};

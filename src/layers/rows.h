@@ -1,0 +1,66 @@
+/* layers/rows.h: every layer type's row, and the configs of those that other layers and families are built from. */
+#ifndef HD_LAYERS_ROWS_H
+#define HD_LAYERS_ROWS_H
+
+#include "kernels/elementwise.h"
+#include "layers/layer.h"
+
+extern const hd_layer hd_layer_dense, hd_layer_linear, hd_layer_activation, hd_layer_softmax, hd_layer_embedding,
+  hd_layer_rms_norm, hd_layer_multi_head_attention, hd_layer_swiglu, hd_layer_sequential, hd_layer_residual,
+  hd_layer_last_rows, hd_layer_add, hd_layer_multiply, hd_layer_rope_table, hd_layer_rope, hd_layer_attention;
+
+typedef struct hd_linear_config {
+  size_t in_features, out_features;
+  bool bias;
+  size_t fixed_rows;   /* Loom: always this many rows; a short input is padded with zeros, the rest of a long one is not read. 0: the input's */
+} hd_linear_config;
+
+typedef struct hd_activation_config {
+  const hd_activation *activation;
+} hd_activation_config;
+
+typedef struct hd_dense_config {
+  hd_linear_config linear;
+  const hd_activation *activation; /* NULL: linear */
+} hd_dense_config;
+
+typedef struct hd_embedding_config {
+  size_t vocab_size, embedding_dim;
+  bool unknown_is_zero; /* Loom: ids out of range give zeros; else they are an error */
+} hd_embedding_config;
+
+typedef struct hd_norm_config {
+  size_t size;
+  float epsilon;
+} hd_norm_config;
+
+typedef struct hd_rope_table_config {
+  size_t head_dim;
+  double theta;
+} hd_rope_table_config;
+
+typedef struct hd_rope_config {
+  size_t head_dim;
+} hd_rope_config;
+
+typedef struct hd_attention_config {
+  size_t heads, kv_heads, head_dim;
+  float scale;
+  bool causal;
+  bool cache; /* keys and values stay in the session, so that the next call continues */
+} hd_attention_config;
+
+typedef struct hd_multi_head_attention_config {
+  size_t d_model;
+  hd_attention_config attention;
+  bool qkv_bias, out_bias;
+  double rope_theta; /* 0: no positions */
+} hd_multi_head_attention_config;
+
+typedef struct hd_swiglu_config {
+  size_t d_model, hidden;
+  bool bias;
+  const hd_activation *activation;
+} hd_swiglu_config;
+
+#endif

@@ -1,0 +1,48 @@
+/* select.c: the last rows of a value. Before a language model's head it keeps prefill from computing logits that nobody reads: how many
+ * rows are wanted is the session's choice (hd_session_options.output_rows), not the graph's. */
+#include "layers/rows.h"
+
+#include <string.h>
+
+#include "kernels/elementwise.h"
+
+static size_t wanted(const hd_run *run, size_t rows) { return run->output_rows && run->output_rows < rows ? run->output_rows : rows; }
+
+static hd_status infer(hd_infer *i, hd_error *err) {
+  i->out[0] = *i->in[0];
+  if (i->in[0]->n_dims != 2) return hd_infer_fail(i, err, "expected rows × features, found %d dimensions", i->in[0]->n_dims);
+  i->out[0].dim[0] = wanted(i->run, i->in[0]->dim[0]);
+  return HD_OK;
+}
+
+/* Elements of the input before the rows that are kept. */
+static size_t skipped(const hd_call *call) { return hd_shape_size(call->in[0].shape) - hd_shape_size(call->out[0].shape); }
+
+static hd_status forward(const hd_call *call, hd_error *err) {
+  (void)err;
+  memmove(call->out[0].data, call->in[0].data + skipped(call), hd_shape_size(call->out[0].shape) * sizeof(float));
+  return HD_OK;
+}
+
+static hd_status backward(const hd_call *call, hd_error *err) {
+  (void)err;
+  if (call->d_in[0]) k_axpy_f32(call->d_in[0] + skipped(call), 1, call->d_out[0], hd_shape_size(call->out[0].shape));
+  return HD_OK;
+}
+
+static void parse(void *config, hd_parse *p) {
+  (void)config;
+  (void)p;
+}
+
+static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
+  (void)config;
+  (void)json;
+  (void)dialect;
+  (void)err;
+  return HD_OK;
+}
+
+const hd_layer hd_layer_last_rows = {
+  .name = "last_rows", .parse = parse, .write = write, .infer = infer, .forward = forward, .backward = backward,
+};
