@@ -1,0 +1,15 @@
+/* graph/adapters.h: LoRA adapters ("LoRA: Low-Rank Adaptation of Large Language Models", Hu et al., 2021) as pairs on parameters. */
+#ifndef HD_GRAPH_ADAPTERS_H
+#define HD_GRAPH_ADAPTERS_H
+
+#include "graph/graph.h"
+
+struct hd_adapter {
+  hd_model *model;
+  hd_lora *pairs;        /* one per parameter of the model; rank 0: none */
+  float **data;          /* what the pairs point to: a and b of each */
+  size_t max_rank;
+  size_t n_users;        /* sessions that have it active */
+};
+
+#endif

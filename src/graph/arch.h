@@ -1,0 +1,20 @@
+/* graph/arch.h: model families. A family is one arch_*.c file that turns a Hugging Face config.json into the same specs a network's JSON
+ * gives, under the weights' names in its checkpoints, and one line in the table of arch.c. */
+#ifndef HD_GRAPH_ARCH_H
+#define HD_GRAPH_ARCH_H
+
+#include "graph/graph.h"
+
+typedef struct hd_arch {
+  const char *name;
+  const char *const *model_types; /* NULL-terminated: config.json's model_type */
+  hd_status (*build)(hd_model *model, const hd_json *config, hd_error *err);
+} hd_arch;
+
+extern const hd_arch hd_arch_llama;
+
+const hd_arch *hd_arch_find(const char *model_type);
+/* "llama, qwen2, …": for messages. */
+const char *hd_arch_list(char *room, size_t n);
+
+#endif

@@ -1,0 +1,282 @@
+/* graph.c: from declared layers to a flat graph. Composite layers expand into primitive ones until only nodes are left; parameters are made
+ * as nodes ask for them, and shared where two ask for the same name. */
+#include "graph/graph.h"
+
+#include "base/status.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- Growing arrays: capacity is the next power of two, so only the count is stored ---- */
+
+/* Room for one more element at array[n]; false when out of memory. */
+static bool grow(void **array, size_t n, size_t element_bytes) {
+  if (n && (n & (n - 1))) return true;
+  void *larger = hd_realloc(*array, (n ? 2 * n : 1) * element_bytes);
+  if (!larger) return false;
+  *array = larger;
+  return true;
+}
+
+static hd_status no_memory(hd_error *err) { return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the graph"); }
+
+/* ---- Models ---- */
+
+hd_model *hd_model_new(void) {
+  hd_model *model = hd_alloc_zero(sizeof *model);
+  if (model) model->family = "network";
+  return model;
+}
+
+void hd_model_discard(hd_model *model) {
+  if (!model) return;
+  for (size_t i = 0; i < model->n_parameters; i++) hd_free(model->parameters[i].value.data);
+  hd_free(model->parameters);
+  hd_free(model->values);
+  hd_free(model->nodes);
+  hd_free(model->specs);
+  cJSON_Delete(model->cfg);
+  hd_arena_free(&model->arena);
+  hd_free(model);
+}
+
+hd_spec *hd_spec_new(hd_model *model, const hd_layer *layer, const char *name, const char *weights, const char *bundle, const void *config) {
+  hd_spec *spec = hd_arena_alloc(&model->arena, sizeof *spec);
+  if (!spec) return NULL;
+  spec->layer = layer;
+  spec->name = hd_arena_text(&model->arena, name);
+  spec->weights = hd_arena_text(&model->arena, weights);
+  spec->bundle = hd_arena_text(&model->arena, bundle);
+  spec->config = hd_arena_alloc(&model->arena, layer->config_bytes ? layer->config_bytes : 1);
+  if (!spec->name || !spec->weights || !spec->bundle || !spec->config) return NULL;
+  if (config && layer->config_bytes) memcpy(spec->config, config, layer->config_bytes);
+  return spec;
+}
+
+hd_status hd_model_add_spec(hd_model *model, hd_spec *spec, hd_error *err) {
+  if (!spec || !grow((void **)&model->specs, model->n_specs, sizeof *model->specs)) return no_memory(err);
+  model->specs[model->n_specs++] = spec;
+  return HD_OK;
+}
+
+/* ---- The builder ---- */
+
+struct hd_builder {
+  hd_model *model;
+  const hd_spec *spec; /* being expanded */
+  int depth;
+  hd_status status;
+  hd_error *err;
+};
+
+void hd_build_fail(hd_builder *b, hd_status code, const char *format, ...) {
+  if (b->status != HD_OK) return;
+  char text[512], room[HD_NAME_ROOM];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  b->status = hd_fail(b->err, code, "layer %s: %s", b->spec ? hd_short_name(room, b->spec->name) : "?", text);
+}
+
+static hd_value fail_memory(hd_builder *b) {
+  if (b->status == HD_OK) b->status = no_memory(b->err);
+  return HD_NO_VALUE;
+}
+
+static hd_value add_value(hd_builder *b, const char *name, int node, size_t output) {
+  hd_model *m = b->model;
+  if (!name || !grow((void **)&m->values, m->n_values, sizeof *m->values)) return fail_memory(b);
+  m->values[m->n_values] = (hd_value_info){name, node, output};
+  return (hd_value)m->n_values++;
+}
+
+int hd_parameter_find(const hd_model *model, const char *name) {
+  for (size_t i = 0; i < model->n_parameters; i++)
+    if (strcmp(model->parameters[i].name, name) == 0) return (int)i;
+  return -1;
+}
+
+static bool same_shape(const hd_slot *a, const hd_slot *b) {
+  if (a->n_dims != b->n_dims) return false;
+  for (int d = 0; d < a->n_dims; d++)
+    if (a->shape[d] != b->shape[d]) return false;
+  return true;
+}
+
+/* The parameter of that name, made if it is new. */
+static int parameter(hd_builder *b, const char *weights, const hd_slot *slot) {
+  hd_model *m = b->model;
+  char *local = hd_arena_format(&m->arena, "%s%s", weights, slot->role);
+  char *name = local ? hd_arena_format(&m->arena, "%s%s", b->spec->weights, local) : NULL;
+  if (!name) return fail_memory(b);
+  int index = hd_parameter_find(m, name);
+  if (index >= 0) {
+    if (same_shape(&m->parameters[index].slot, slot)) return index;
+    char room[HD_NAME_ROOM], room_a[HD_SHAPE_ROOM], room_b[HD_SHAPE_ROOM];
+    const hd_slot *other = &m->parameters[index].slot;
+    hd_build_fail(b, HD_BAD_ARGUMENT, "weight %s is wanted with shape %s, another layer has it with %s", hd_short_name(room, name),
+                  hd_shape_text(room_a, slot->n_dims, slot->shape), hd_shape_text(room_b, other->n_dims, other->shape));
+    return -1;
+  }
+  if (!grow((void **)&m->parameters, m->n_parameters, sizeof *m->parameters)) return fail_memory(b);
+  m->parameters[m->n_parameters] = (hd_parameter){.name = name, .local = local, .owner = b->spec, .slot = *slot};
+  return (int)m->n_parameters++;
+}
+
+static void add_weights(hd_builder *b, hd_node *node, const char *weights) {
+  if (!node->layer->slots) return;
+  hd_slot slots[HD_MAX_WEIGHTS] = {0};
+  node->n_weights = node->layer->slots(node->config, slots);
+  for (size_t i = 0; i < node->n_weights && b->status == HD_OK; i++) node->weight[i] = parameter(b, weights, &slots[i]);
+}
+
+static const char *value_name(hd_builder *b, const hd_node *node, size_t output) {
+  const char *const *names = node->layer->output_names;
+  return names ? hd_arena_format(&b->model->arena, "%s.%s", node->name, names[output]) : node->name;
+}
+
+/* A node called `name` (in the arena). */
+static hd_value add_node(hd_builder *b, const hd_layer *layer, const char *name, const char *weights, const void *config,
+                         const hd_value *inputs, size_t n_inputs) {
+  hd_model *m = b->model;
+  hd_node node = {.layer = layer, .name = name, .n_in = n_inputs, .n_out = layer->n_outputs ? layer->n_outputs : 1};
+  node.config = hd_arena_alloc(&m->arena, layer->config_bytes ? layer->config_bytes : 1);
+  if (!name || !node.config || !grow((void **)&m->nodes, m->n_nodes, sizeof *m->nodes)) return fail_memory(b);
+  if (config && layer->config_bytes) memcpy(node.config, config, layer->config_bytes);
+  for (size_t i = 0; i < n_inputs; i++) node.in[i] = inputs[i];
+  add_weights(b, &node, weights);
+  for (size_t o = 0; o < node.n_out && b->status == HD_OK; o++) node.out[o] = add_value(b, value_name(b, &node, o), (int)m->n_nodes, o);
+  if (b->status != HD_OK) return HD_NO_VALUE;
+  m->nodes[m->n_nodes++] = node;
+  return node.out[0];
+}
+
+/* A composite type inside another: a spec of its own, with names below the outer one's. */
+static hd_value build_composite(hd_builder *b, const hd_layer *layer, const char *name, const char *weights, const void *config, hd_value input) {
+  hd_model *m = b->model;
+  const char *full = *name ? hd_arena_format(&m->arena, "%s.%s", b->spec->name, name) : b->spec->name;
+  const char *full_weights = hd_arena_format(&m->arena, "%s%s", b->spec->weights, weights);
+  hd_spec *spec = full && full_weights ? hd_spec_new(m, layer, full, full_weights, b->spec->bundle, config) : NULL;
+  return spec ? hd_build_spec(b, spec, input) : fail_memory(b);
+}
+
+hd_value hd_build(hd_builder *b, const hd_layer *layer, const char *name, const char *weights, const void *config,
+                  const hd_value *inputs, size_t n_inputs) {
+  if (b->status != HD_OK) return HD_NO_VALUE;
+  if (layer->expand) return build_composite(b, layer, name, weights, config, inputs[0]);
+  const char *full = *name ? hd_arena_format(&b->model->arena, "%s.%s", b->spec->name, name) : b->spec->name;
+  return add_node(b, layer, full, weights, config, inputs, n_inputs);
+}
+
+hd_value hd_build_output(hd_builder *b, hd_value v, size_t index) {
+  if (b->status != HD_OK) return HD_NO_VALUE;
+  return b->model->nodes[b->model->values[v].node].out[index];
+}
+
+hd_value hd_build_spec(hd_builder *b, const hd_spec *spec, hd_value input) {
+  if (b->status != HD_OK) return HD_NO_VALUE;
+  const hd_spec *outer = b->spec;
+  b->spec = spec;
+  if (++b->depth > HD_JSON_MAX_DEPTH) hd_build_fail(b, HD_UNSUPPORTED, "layers are nested more than %d deep", HD_JSON_MAX_DEPTH);
+  hd_value out = HD_NO_VALUE;
+  if (b->status == HD_OK)
+    out = spec->layer->expand ? spec->layer->expand(b, spec, input) : hd_build(b, spec->layer, "", "", spec->config, &input, 1);
+  b->depth--;
+  b->spec = outer;
+  return out;
+}
+
+hd_value hd_build_shared(hd_builder *b, const hd_layer *layer, const char *name, const void *config, hd_value input) {
+  hd_model *m = b->model;
+  size_t n_same = 0;
+  for (size_t i = 0; b->status == HD_OK && i < m->n_nodes; i++) {
+    if (m->nodes[i].layer != layer) continue;
+    if (memcmp(m->nodes[i].config, config, layer->config_bytes) == 0) return m->nodes[i].out[0];
+    n_same++;
+  }
+  if (b->status != HD_OK) return HD_NO_VALUE;
+  const char *full = n_same ? hd_arena_format(&m->arena, "%s.%zu", name, n_same) : name;
+  return add_node(b, layer, full, "", config, &input, 1);
+}
+
+hd_status hd_graph_expand(hd_model *model, hd_error *err) {
+  hd_builder b = {.model = model, .err = err};
+  hd_value x = add_value(&b, "input", -1, 0);
+  for (size_t i = 0; i < model->n_specs; i++) x = hd_build_spec(&b, model->specs[i], x);
+  if (b.status == HD_OK && model->n_specs == 0) return hd_fail(err, HD_BAD_FILE, "a network needs at least one layer");
+  model->output = x;
+  return b.status;
+}
+
+/* ---- Parameters ---- */
+
+size_t hd_parameter_count(const hd_parameter *p) {
+  size_t n = 1;
+  for (int d = 0; d < p->slot.n_dims; d++) n *= p->slot.shape[d];
+  return n;
+}
+
+hd_status hd_parameter_allocate(hd_parameter *p, hd_dtype dtype, hd_error *err) {
+  char room[HD_NAME_ROOM];
+  hd_matrix m = {.layout = &hd_layout_rows_f32, .rows = 1, .cols = hd_parameter_count(p)};
+  if (p->slot.matrix) m = (hd_matrix){.layout = hd_layout_for(dtype), .rows = p->slot.shape[0], .cols = p->slot.shape[1]};
+  if (!m.layout) return hd_fail(err, HD_UNSUPPORTED, "weight %s: nothing multiplies %s", hd_short_name(room, p->name), hd_dtype_name(dtype));
+  size_t bytes;
+  bool fits = m.layout->bytes(m.rows, m.cols, &bytes);
+  m.data = fits ? hd_alloc_zero(bytes) : NULL;
+  if (!m.data)
+    return hd_fail(err, HD_OUT_OF_MEMORY, "weight %s: no memory for %zu × %zu as %s", hd_short_name(room, p->name), m.rows, m.cols, m.layout->name);
+  hd_free(p->value.data);
+  p->value = m;
+  return HD_OK;
+}
+
+static float at(const float *values, bool in_out, size_t rows, size_t cols, size_t r, size_t c) {
+  return in_out ? values[c * rows + r] : values[r * cols + c];
+}
+
+/* Packs row blocks from float32. Blocks are small; the buffers live for the call. */
+hd_status hd_parameter_set(hd_parameter *p, const float *values, bool in_out, hd_error *err) {
+  const hd_matrix *m = &p->value;
+  size_t block = m->layout->row_block, bytes = 0;
+  float *wide = hd_alloc(block * m->cols * sizeof *wide);
+  void *narrow = hd_dtype_bytes(m->layout->dtype, m->cols, &bytes) ? hd_alloc(block * bytes) : NULL;
+  for (size_t first = 0; wide && narrow && first < m->rows; first += block) {
+    size_t n = m->rows - first < block ? m->rows - first : block;
+    for (size_t r = 0; r < n; r++)
+      for (size_t c = 0; c < m->cols; c++) wide[r * m->cols + c] = at(values, in_out, m->rows, m->cols, first + r, c);
+    hd_dtype_get(m->layout->dtype)->from_f32(wide, narrow, n * m->cols);
+    m->layout->pack(m, first, n, narrow);
+  }
+  bool done = wide && narrow;
+  hd_free(wide);
+  hd_free(narrow);
+  if (!done) return no_memory(err);
+  p->filled = true;
+  return HD_OK;
+}
+
+hd_status hd_parameter_get(const hd_parameter *p, float *values, bool in_out, hd_error *err) {
+  const hd_matrix *m = &p->value;
+  float *row = hd_alloc(m->cols * sizeof *row);
+  if (!row) return no_memory(err);
+  for (size_t r = 0; r < m->rows; r++) {
+    m->layout->row(m, r, row);
+    for (size_t c = 0; c < m->cols; c++) values[in_out ? c * m->rows + r : r * m->cols + c] = row[c];
+  }
+  hd_free(row);
+  return HD_OK;
+}
+
+const char *hd_parameter_field(const hd_parameter *p, hd_dialect dialect, bool *in_out) {
+  *in_out = false;
+  const hd_bundle_name *names = dialect == HD_LOOM ? p->owner->layer->bundle_names : NULL;
+  for (; names && names->weight; names++) {
+    if (strcmp(names->weight, p->local) != 0) continue;
+    *in_out = names->in_out;
+    return names->field;
+  }
+  return p->local;
+}

@@ -1,0 +1,86 @@
+/* graph/graph.h: what a model is inside: the declared layers (specs), the nodes they expand to, the values between nodes, and the
+ * parameters. Made by the builder (graph.c) from specs, which come from a network's JSON (network_json.c) or from a family's
+ * config.json (arch.h). After loading it is immutable. */
+#ifndef HD_GRAPH_GRAPH_H
+#define HD_GRAPH_GRAPH_H
+
+#include "base/dtype.h"
+#include "layers/layer.h"
+
+/* A named weight. Two layers that name the same one share it (tied embeddings). */
+typedef struct hd_parameter {
+  const char *name;         /* "model.layers.0.self_attn.q_proj.weight" */
+  const char *local;        /* its name below the declared layer: "q_proj.weight" */
+  const hd_spec *owner;     /* the first declared layer that uses it */
+  hd_slot slot;
+  hd_matrix value;          /* data owned by the model; NULL until allocated. Vectors: rows.f32, one row */
+  bool filled;
+} hd_parameter;
+
+typedef struct hd_node {
+  const hd_layer *layer;
+  const char *name;
+  void *config;
+  size_t n_in, n_out, n_weights;
+  hd_value in[HD_MAX_INPUTS];
+  hd_value out[HD_MAX_OUTPUTS];
+  int weight[HD_MAX_WEIGHTS]; /* indices of parameters */
+} hd_node;
+
+typedef struct hd_value_info {
+  const char *name;
+  int node;                 /* that computes it; −1: the graph's input */
+  size_t output;            /* which of its outputs */
+} hd_value_info;
+
+struct hd_model {
+  hd_arena arena;           /* names, configs, specs, slots */
+  const char *family;       /* "network", "llama" */
+  hd_dialect dialect;
+  size_t batch;
+  cJSON *cfg;               /* what a bundle said besides layers; NULL for families */
+  hd_shape input;           /* n_dims 0: up to the caller */
+  size_t max_context;       /* positions; 0: no limit of its own */
+
+  hd_spec **specs;          /* the chain of declared layers */
+  size_t n_specs;
+  hd_node *nodes;
+  size_t n_nodes;
+  hd_value_info *values;    /* value 0 is the input */
+  size_t n_values;
+  hd_value output;
+  hd_parameter *parameters;
+  size_t n_parameters;
+
+  size_t n_sessions;        /* open now */
+  bool exclusive;           /* one of them trains */
+};
+
+/* An empty model; NULL when out of memory. */
+hd_model *hd_model_new(void);
+/* Frees whatever is there, sessions or not. */
+void hd_model_discard(hd_model *model);
+
+/* Appends a declared layer to the chain. Names are kept as given (in the model's arena). NULL when out of memory. */
+hd_spec *hd_spec_new(hd_model *model, const hd_layer *layer, const char *name, const char *weights, const char *bundle, const void *config);
+hd_status hd_model_add_spec(hd_model *model, hd_spec *spec, hd_error *err);
+
+/* Expands every spec into nodes, values and parameters. */
+hd_status hd_graph_expand(hd_model *model, hd_error *err);
+
+int hd_parameter_find(const hd_model *model, const char *name); /* −1: none */
+size_t hd_parameter_count(const hd_parameter *p);               /* elements */
+/* Gives the parameter memory in a dtype (F32 for vectors). */
+hd_status hd_parameter_allocate(hd_parameter *p, hd_dtype dtype, hd_error *err);
+/* From and to float32 in the slot's shape; in_out: a matrix comes as [in][out]. */
+hd_status hd_parameter_set(hd_parameter *p, const float *values, bool in_out, hd_error *err);
+hd_status hd_parameter_get(const hd_parameter *p, float *values, bool in_out, hd_error *err);
+/* How a bundle names the parameter: the row's field, or its own local name. */
+const char *hd_parameter_field(const hd_parameter *p, hd_dialect dialect, bool *in_out);
+
+/* network_json.c: the "layers" of a network spec or a bundle's cfg → specs. `path` begins error messages ("cfg"). Takes cfg. */
+hd_status hd_network_parse(hd_model *model, cJSON *cfg, const char *path, hd_error *err);
+/* The same back: cfg with "layers", for saving. cJSON_Delete frees it. */
+hd_status hd_network_write(cJSON **cfg, const hd_model *model, const char *id, hd_error *err);
+
+#endif

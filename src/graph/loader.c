@@ -1,0 +1,279 @@
+/* loader.c: joins a description with weight files. First the description makes the graph; then directories say which tensors there are
+ * and each parameter gets its memory; then the tensors' bytes stream in, in any order of tensors, each in order of bytes, and are turned
+ * row block by row block into the layout their kernel reads. Peak memory is the model plus one row block. */
+#include "base/dtype.h"
+#include "base/memory.h"
+#include "base/status.h"
+#include "format/format.h"
+#include "graph/arch.h"
+#include "graph/graph.h"
+
+#include <string.h>
+
+/* A directory's tensor and the parameter it fills (−1: none). */
+typedef struct hd_wanted {
+  const hd_entry *entry;
+  int parameter;
+} hd_wanted;
+
+/* The tensor being written. `buffer` gathers `unit` file bytes; each full one becomes rows (matrices) or values (vectors). */
+typedef struct hd_writer {
+  hd_parameter *parameter;
+  const hd_entry *entry;
+  uint8_t *buffer;       /* unit bytes of the file */
+  float *wide;           /* the same as float32; NULL when no conversion is needed */
+  void *narrow;          /* the same in the layout's dtype; NULL likewise */
+  size_t unit, held;     /* bytes */
+  size_t unit_values;
+  uint64_t seen;         /* bytes written so far */
+  size_t done;           /* values finished */
+} hd_writer;
+
+struct hd_loader {
+  hd_dtype weight_dtype;
+  hd_model *model;
+  hd_directory **directories;
+  size_t n_directories;
+  hd_wanted *tensors;
+  size_t n_tensors;
+  hd_writer writer;
+  bool writing;
+};
+
+static hd_status no_memory(hd_error *err) { return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the loader"); }
+
+hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err) {
+  *out = NULL;
+  if (weight_dtype != HD_DTYPE_COUNT && !hd_layout_for(weight_dtype))
+    return hd_fail(err, HD_UNSUPPORTED, "weights cannot be converted to %s: nothing multiplies it", hd_dtype_name(weight_dtype));
+  hd_loader *loader = hd_alloc_zero(sizeof *loader);
+  if (!loader) return no_memory(err);
+  loader->weight_dtype = weight_dtype;
+  *out = loader;
+  return HD_OK;
+}
+
+static void writer_free(hd_writer *w) {
+  hd_free(w->buffer);
+  hd_free(w->wide);
+  hd_free(w->narrow);
+  *w = (hd_writer){0};
+}
+
+void hd_loader_free(hd_loader *loader) {
+  if (!loader) return;
+  writer_free(&loader->writer);
+  hd_model_discard(loader->model);
+  for (size_t i = 0; i < loader->n_directories; i++) hd_directory_free(loader->directories[i]);
+  hd_free(loader->directories);
+  hd_free(loader->tensors);
+  hd_free(loader);
+}
+
+/* ---- Description ---- */
+
+static hd_status describe_family(hd_model *model, const cJSON *json, hd_error *err) {
+  char room[HD_NAME_ROOM], list[256];
+  hd_status status = HD_OK;
+  hd_json config = hd_json_root(json, "config.json", &status, err);
+  const char *type = hd_json_get_text(&config, "model_type", "");
+  const hd_arch *arch = status == HD_OK ? hd_arch_find(type) : NULL;
+  if (status == HD_OK && !arch)
+    return hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is not known; known: %s", hd_short_name(room, type), hd_arch_list(list, sizeof list));
+  if (status != HD_OK) return status;
+  model->family = arch->name;
+  return arch->build(model, &config, err);
+}
+
+hd_status hd_loader_describe(hd_loader *loader, const char *text, size_t n, hd_error *err) {
+  if (loader->model) return hd_fail(err, HD_BAD_STATE, "the loader has its description already");
+  cJSON *json = NULL;
+  HD_TRY(hd_json_parse(&json, text, n, err));
+  hd_model *model = hd_model_new();
+  hd_status status = model ? HD_OK : no_memory(err);
+  if (status == HD_OK && cJSON_GetObjectItemCaseSensitive(json, "layers")) {
+    status = hd_network_parse(model, json, "network", err);
+    json = NULL; /* the model's now */
+  } else if (status == HD_OK) {
+    status = describe_family(model, json, err);
+  }
+  cJSON_Delete(json);
+  if (status == HD_OK) status = hd_graph_expand(model, err);
+  if (status == HD_OK) loader->model = model;
+  else hd_model_discard(model);
+  return status;
+}
+
+/* ---- Directories ---- */
+
+static hd_status check_shape(const hd_parameter *p, const hd_entry *e, hd_error *err) {
+  bool same = p->slot.n_dims == e->n_dims;
+  for (int d = 0; same && d < e->n_dims; d++) same = p->slot.shape[d] == e->shape[d];
+  if (same) return HD_OK;
+  char room[HD_NAME_ROOM], room_a[HD_SHAPE_ROOM], room_b[HD_SHAPE_ROOM];
+  return hd_fail(err, HD_BAD_FILE, "tensor %s: the model wants shape %s, the file has %s", hd_short_name(room, e->name),
+                 hd_shape_text(room_a, p->slot.n_dims, p->slot.shape), hd_shape_text(room_b, e->n_dims, e->shape));
+}
+
+/* What a weight becomes: see hd_loader_new in heddle.h. */
+static hd_dtype target_dtype(const hd_loader *loader, const hd_parameter *p, hd_dtype file) {
+  if (!p->slot.matrix) return HD_F32;
+  hd_dtype want = loader->weight_dtype == HD_DTYPE_COUNT ? file : loader->weight_dtype;
+  if (!hd_layout_for(want)) return HD_F32;
+  return p->slot.shape[1] % hd_dtype_get(want)->block_values == 0 ? want : HD_F16;
+}
+
+static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
+  int index = hd_parameter_find(loader->model, entry->name);
+  char room[HD_NAME_ROOM];
+  loader->tensors[loader->n_tensors++] = (hd_wanted){entry, index};
+  if (index < 0) return HD_OK;
+  hd_parameter *p = &loader->model->parameters[index];
+  if (p->value.data) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, entry->name));
+  HD_TRY(check_shape(p, entry, err));
+  return hd_parameter_allocate(p, target_dtype(loader, p, entry->dtype), err);
+}
+
+static bool room_for(hd_loader *loader, size_t n_more) {
+  hd_directory **directories = hd_realloc(loader->directories, (loader->n_directories + 1) * sizeof *directories);
+  if (directories) loader->directories = directories;
+  hd_wanted *tensors = hd_realloc(loader->tensors, (loader->n_tensors + n_more) * sizeof *tensors);
+  if (tensors) loader->tensors = tensors;
+  return directories && tensors;
+}
+
+hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err) {
+  if (!loader->model) return hd_fail(err, HD_BAD_STATE, "the loader needs its description before weight files");
+  hd_directory *copy = room_for(loader, hd_directory_count(directory)) ? hd_directory_copy(directory) : NULL;
+  if (!copy) return no_memory(err);
+  loader->directories[loader->n_directories++] = copy;
+  hd_status status = HD_OK;
+  for (size_t i = 0; i < hd_directory_count(copy) && status == HD_OK; i++) status = match(loader, hd_directory_entry(copy, i), err);
+  return status;
+}
+
+size_t hd_loader_count(const hd_loader *loader) { return loader->n_tensors; }
+
+const hd_entry *hd_loader_tensor(const hd_loader *loader, size_t index, bool *wanted) {
+  *wanted = loader->tensors[index].parameter >= 0;
+  return loader->tensors[index].entry;
+}
+
+/* ---- Streaming ---- */
+
+enum { VECTOR_UNIT = 4096 }; /* values of a vector that are converted at a time */
+
+static bool is_copy(const hd_writer *w) {
+  const hd_layout *layout = w->parameter->value.layout;
+  return layout->plain && layout->dtype == w->entry->dtype;
+}
+
+static hd_status prepare(hd_writer *w, hd_error *err) {
+  if (is_copy(w)) return HD_OK;
+  const hd_matrix *m = &w->parameter->value;
+  size_t all = m->rows * m->cols, narrow_bytes;
+  w->unit_values = w->parameter->slot.matrix ? m->layout->row_block * m->cols : VECTOR_UNIT;
+  if (w->unit_values > all) w->unit_values = all;
+  if (!hd_dtype_bytes(w->entry->dtype, w->unit_values, &w->unit) || !hd_dtype_bytes(m->layout->dtype, w->unit_values, &narrow_bytes))
+    return hd_fail(err, HD_UNSUPPORTED, "tensor %s: rows of %zu do not fit blocks of %s", w->entry->name, m->cols, hd_dtype_name(w->entry->dtype));
+  w->buffer = hd_alloc(w->unit);
+  w->wide = hd_alloc(w->unit_values * sizeof(float));
+  w->narrow = hd_alloc(narrow_bytes);
+  return w->buffer && w->wide && w->narrow ? HD_OK : no_memory(err);
+}
+
+hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
+  if (index >= loader->n_tensors || loader->tensors[index].parameter < 0)
+    return hd_fail(err, HD_BAD_ARGUMENT, "tensor %zu of %zu is not wanted", index, loader->n_tensors);
+  writer_free(&loader->writer); /* a tensor that was not ended stays unfilled */
+  loader->writing = false;
+  hd_writer *w = &loader->writer;
+  w->entry = loader->tensors[index].entry;
+  w->parameter = &loader->model->parameters[loader->tensors[index].parameter];
+  w->parameter->filled = false;
+  HD_TRY(prepare(w, err));
+  loader->writing = true;
+  return HD_OK;
+}
+
+/* The first `bytes` of the buffer become values of the parameter. */
+static void flush(hd_writer *w) {
+  const hd_matrix *m = &w->parameter->value;
+  size_t n = w->unit_values;
+  if (w->done + n > m->rows * m->cols) n = m->rows * m->cols - w->done;
+  w->held = 0;
+  hd_dtype_get(w->entry->dtype)->to_f32(w->buffer, w->wide, n);
+  if (!w->parameter->slot.matrix) {
+    memcpy((float *)m->data + w->done, w->wide, n * sizeof(float));
+  } else if (w->entry->dtype == m->layout->dtype) {
+    m->layout->pack(m, w->done / m->cols, n / m->cols, w->buffer);
+  } else {
+    hd_dtype_get(m->layout->dtype)->from_f32(w->wide, w->narrow, n);
+    m->layout->pack(m, w->done / m->cols, n / m->cols, w->narrow);
+  }
+  w->done += n;
+}
+
+static void gather(hd_writer *w, const uint8_t *bytes, size_t n) {
+  uint64_t all = w->entry->end - w->entry->begin;
+  while (n > 0) {
+    size_t take = w->unit - w->held < n ? w->unit - w->held : n;
+    memcpy(w->buffer + w->held, bytes, take);
+    w->held += take;
+    w->seen += take;
+    bytes += take;
+    n -= take;
+    if (w->held == w->unit || w->seen == all) flush(w);
+  }
+}
+
+hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_error *err) {
+  hd_writer *w = &loader->writer;
+  if (!loader->writing) return hd_fail(err, HD_BAD_STATE, "bytes without a tensor begun");
+  uint64_t all = w->entry->end - w->entry->begin;
+  char room[HD_NAME_ROOM];
+  if (n > all - w->seen)
+    return hd_fail(err, HD_BAD_FILE, "tensor %s: more bytes than the %llu its directory declares", hd_short_name(room, w->entry->name), (unsigned long long)all);
+  if (!is_copy(w)) {
+    gather(w, bytes, n);
+  } else {
+    memcpy((uint8_t *)w->parameter->value.data + w->seen, bytes, n);
+    w->seen += n;
+  }
+  return HD_OK;
+}
+
+hd_status hd_tensor_end(hd_loader *loader, hd_error *err) {
+  hd_writer *w = &loader->writer;
+  if (!loader->writing) return hd_fail(err, HD_BAD_STATE, "no tensor was begun");
+  uint64_t all = w->entry->end - w->entry->begin, seen = w->seen;
+  const char *name = w->entry->name;
+  w->parameter->filled = seen == all;
+  writer_free(w);
+  loader->writing = false;
+  char room[HD_NAME_ROOM];
+  if (seen == all) return HD_OK;
+  return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %llu bytes, the stream ended after %llu", hd_short_name(room, name), (unsigned long long)all,
+                 (unsigned long long)seen);
+}
+
+hd_status hd_loader_finish(hd_model **out, hd_loader *loader, hd_error *err) {
+  *out = NULL;
+  hd_model *model = loader->model;
+  if (!model) return hd_fail(err, HD_BAD_STATE, "the loader has no description");
+  size_t n_missing = 0;
+  const hd_parameter *first = NULL;
+  for (size_t i = 0; i < model->n_parameters; i++) {
+    const hd_parameter *p = &model->parameters[i];
+    if (p->filled || p->slot.optional) continue;
+    if (!first) first = p;
+    n_missing++;
+  }
+  char room[HD_NAME_ROOM], shape[HD_SHAPE_ROOM];
+  if (first)
+    return hd_fail(err, HD_BAD_FILE, "the files lack %zu of the model's %zu weights, first %s of shape %s", n_missing, model->n_parameters,
+                   hd_short_name(room, first->name), hd_shape_text(shape, first->slot.n_dims, first->slot.shape));
+  loader->model = NULL;
+  *out = model;
+  return HD_OK;
+}
