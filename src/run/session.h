@@ -1,0 +1,38 @@
+/* run/session.h: a session's inside, for session.c, train.c. */
+#ifndef HD_RUN_SESSION_H
+#define HD_RUN_SESSION_H
+
+#include "graph/adapters.h"
+#include "run/plan.h"
+
+struct hd_session {
+  hd_model *model;
+  hd_mode mode;
+  hd_shape planned_input;
+  hd_plan plan;
+  hd_run run;             /* run.past is the position; run.context the state's present room */
+  size_t max_context;
+  char *arena;
+  void *scratch;
+  void **state;           /* per node; NULL: stateless */
+  hd_call *calls;         /* per node: the plan's steps, pointers filled in */
+  bool has_state, can_rewind;
+  bool has_output;        /* a forward has run */
+
+  hd_adapter *adapter;
+  float *lora_scratch;
+
+  char *gradients;        /* HD_TRAIN: as the arena */
+  float **d_weights;      /* per parameter; NULL: not trained */
+  bool has_loss;          /* hd_loss has seeded the output's gradient */
+};
+
+/* Where a value, and its gradient, lie. */
+static inline float *hd_session_data(const hd_session *s, hd_value v) { return (float *)(void *)(s->arena + s->plan.offsets[v]); }
+static inline float *hd_session_grad(const hd_session *s, hd_value v) { return (float *)(void *)(s->gradients + s->plan.offsets[v]); }
+
+/* train.c */
+hd_status hd_train_prepare(hd_session *s, hd_error *err);
+void hd_train_free(hd_session *s);
+
+#endif
