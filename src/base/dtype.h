@@ -1,0 +1,30 @@
+/* base/dtype.h: what is known of each dtype, one row each. A new dtype is one enum value and one row in dtype.c. */
+#ifndef HD_BASE_DTYPE_H
+#define HD_BASE_DTYPE_H
+
+#include "heddle.h"
+
+typedef struct hd_dtype_info {
+  const char *name;        /* as files write it: "F32", "Q8_0" */
+  size_t block_values;     /* values that are stored together: 1, or 32 for Q8_0 */
+  size_t block_bytes;
+  /* n values, a multiple of block_values. F32 values round to nearest even on the way down; integers saturate. */
+  void (*to_f32)(const void *from, float *to, size_t n);
+  void (*from_f32)(const float *from, void *to, size_t n);
+} hd_dtype_info;
+
+const hd_dtype_info *hd_dtype_get(hd_dtype dtype);
+/* HD_DTYPE_COUNT when the name is unknown. Names are case-sensitive, as in SafeTensors. */
+hd_dtype hd_dtype_find(const char *name, size_t n);
+/* Bytes of n values; false on overflow or when n is no multiple of the block. */
+bool hd_dtype_bytes(hd_dtype dtype, size_t n, size_t *bytes);
+
+float hd_f16_to_f32(uint16_t bits);
+uint16_t hd_f32_to_f16(float value); /* nearest even; overflow to infinity; NaN stays NaN */
+float hd_bf16_to_f32(uint16_t bits);
+uint16_t hd_f32_to_bf16(float value);
+
+/* Elements of a shape; false on overflow. */
+bool hd_shape_count(int n_dims, const size_t *shape, size_t *count);
+
+#endif
