@@ -1,0 +1,60 @@
+/* kernels/matrix.h: a weight matrix is rows × cols in a layout; a layout is one row in the table of matrix.c. Everything that
+ * multiplies by a weight goes through here, whatever its dtype: a new quantisation is a dtype, a layout row and its kernel.
+ *
+ *   rows.f32, rows.f16, rows.bf16   row-major, the file's own bytes
+ *   q8_0.x4                         Q8_0 blocks repacked for the integer dot: four rows interleaved by four columns
+ *
+ * Kernels are named k_<op>_<dtype>[_<tile>]; arguments come in the order out, in, weights, sizes, parameters. */
+#ifndef HD_KERNELS_MATRIX_H
+#define HD_KERNELS_MATRIX_H
+
+#include "heddle.h"
+
+typedef struct hd_layout hd_layout;
+
+typedef struct hd_matrix {
+  const hd_layout *layout;
+  size_t rows, cols; /* out_features, in_features */
+  void *data;        /* layout->bytes(rows, cols) bytes, 64-byte aligned; not owned */
+} hd_matrix;
+
+struct hd_layout {
+  const char *name;
+  hd_dtype dtype;      /* what its values are, bit for bit */
+  size_t row_block;    /* rows that are packed together: 1 or 4 */
+  bool plain;          /* the data are the file's own row-major bytes of `dtype` */
+
+  /* Bytes for a matrix; false on overflow or when cols does not fit the dtype's block. */
+  bool (*bytes)(size_t rows, size_t cols, size_t *bytes);
+
+  /* Rows [first, first + n) from and to row-major bytes of `dtype`. `first` is a multiple of row_block; n too, or the rows
+   * are the last. unpack(pack(x)) is x bit for bit. */
+  void (*pack)(const hd_matrix *w, size_t first, size_t n, const void *from);
+  void (*unpack)(const hd_matrix *w, size_t first, size_t n, void *to);
+
+  /* One row as float32 (embedding lookup). */
+  void (*row)(const hd_matrix *w, size_t index, float *to);
+
+  /* y[n_x, rows] = x[n_x, cols] · wᵀ. y ≠ x. Splits rows over the pool. scratch: scratch_bytes(w, n_x) bytes, 16-aligned;
+   * the rows.* layouts need none and take NULL. */
+  void (*matmul)(float *y, const float *x, size_t n_x, const hd_matrix *w, void *scratch);
+  size_t (*scratch_bytes)(const hd_matrix *w, size_t n_x);
+
+  /* d_x[n_x, cols] += d_y[n_x, rows] · w: the gradient with respect to the input. */
+  void (*matmul_grad)(float *d_x, const float *d_y, size_t n_x, const hd_matrix *w);
+};
+
+extern const hd_layout hd_layout_rows_f32, hd_layout_rows_f16, hd_layout_rows_bf16, hd_layout_q8_0_x4;
+
+/* The layout for weights of a dtype; NULL when none multiplies it. */
+const hd_layout *hd_layout_for(hd_dtype dtype);
+
+/* d_w[rows, cols] += d_yᵀ[rows, n_x] · x[n_x, cols], row-major float32: the gradient with respect to the weights. */
+void k_matmul_weight_grad(float *d_w, const float *d_y, const float *x, size_t n_x, size_t rows, size_t cols);
+
+/* The exact definition of the q8_0.x4 product, in plain scalar code: per block of 32 columns the activations become
+ * a = round(x / d), d = max|x| / 127 (d = 0: all a are 0); y = Σ_blocks (Σ a·q) · d_a · d_w in block order, float32. The kernels equal it bit for
+ * bit on every module but `relaxed`, where only the float32 sums may differ in the last bits. Lives in reference.c. */
+void k_reference_matmul_q8_0(float *y, const float *x, size_t n_x, const hd_matrix *w);
+
+#endif

@@ -1,0 +1,163 @@
+/* kernels/reference.c: plain loops in double, and the exact definition of the q8_0.x4 product. For tests. */
+#include "kernels/reference.h"
+
+#include "base/dtype.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+void k_reference_matmul(double *y, const float *x, const float *w, size_t n_x, size_t rows, size_t cols) {
+  for (size_t t = 0; t < n_x; t++)
+    for (size_t r = 0; r < rows; r++) {
+      double sum = 0.0;
+      for (size_t c = 0; c < cols; c++) sum += (double)x[t * cols + c] * (double)w[r * cols + c];
+      y[t * rows + r] = sum;
+    }
+}
+
+void k_reference_matmul_grad(double *d_x, const float *d_y, const float *w, size_t n_x, size_t rows, size_t cols) {
+  for (size_t t = 0; t < n_x; t++)
+    for (size_t r = 0; r < rows; r++)
+      for (size_t c = 0; c < cols; c++) d_x[t * cols + c] += (double)d_y[t * rows + r] * (double)w[r * cols + c];
+}
+
+void k_reference_matmul_weight_grad(double *d_w, const float *d_y, const float *x, size_t n_x, size_t rows, size_t cols) {
+  for (size_t t = 0; t < n_x; t++)
+    for (size_t r = 0; r < rows; r++)
+      for (size_t c = 0; c < cols; c++) d_w[r * cols + c] += (double)d_y[t * rows + r] * (double)x[t * cols + c];
+}
+
+void k_reference_rms_norm(double *y, const float *x, const float *gamma, size_t n_rows, size_t n, double epsilon) {
+  for (size_t r = 0; r < n_rows; r++) {
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++) sum += (double)x[r * n + i] * (double)x[r * n + i];
+    double inverse = 1.0 / sqrt(sum / (double)n + epsilon);
+    for (size_t i = 0; i < n; i++) y[r * n + i] = (double)x[r * n + i] * inverse * (gamma ? (double)gamma[i] : 1.0);
+  }
+}
+
+void k_reference_softmax(double *y, const float *x, size_t n, double scale) {
+  double max = -INFINITY, sum = 0.0;
+  for (size_t i = 0; i < n; i++) max = fmax(max, (double)x[i] * scale);
+  for (size_t i = 0; i < n; i++) sum += y[i] = exp((double)x[i] * scale - max);
+  for (size_t i = 0; i < n; i++) y[i] /= sum;
+}
+
+/* ---- Activations ---- */
+
+static double sigmoid(double x) { return x < 0 ? exp(x) / (1 + exp(x)) : 1 / (1 + exp(-x)); }
+
+static double softplus(double x) { return fmax(x, 0) + log1p(exp(-fabs(x))); }
+
+/* x · e^x and its kin have the limit 0, which −∞ · 0 does not give. */
+static double times(double x, double factor) { return factor == 0 ? 0 : x * factor; }
+
+static double gelu_tanh(double x) {
+  return times(x, sigmoid(2 * sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+}
+
+double k_reference_activation(const char *name, double x) {
+  if (isnan(x)) return x;
+  if (strcmp(name, "linear") == 0) return x;
+  if (strcmp(name, "relu") == 0) return x > 0 ? x : 0;
+  if (strcmp(name, "leaky_relu") == 0) return x > 0 ? x : 0.01 * x;
+  if (strcmp(name, "sigmoid") == 0) return sigmoid(x);
+  if (strcmp(name, "tanh") == 0) return tanh(x);
+  if (strcmp(name, "softplus") == 0) return softplus(x);
+  if (strcmp(name, "silu") == 0) return times(x, sigmoid(x));
+  if (strcmp(name, "gelu") == 0) return times(x, erfc(-x / sqrt(2.0)) / 2);
+  if (strcmp(name, "gelu_tanh") == 0) return gelu_tanh(x);
+  if (strcmp(name, "loom_relu") == 0) return x > 0 ? 1.1 * x : 0;
+  if (strcmp(name, "loom_leaky_relu") == 0) return x >= 0 ? x : 0.1 * x;
+  if (strcmp(name, "loom_softplus") == 0) return log(1 + exp(x));
+  return NAN;
+}
+
+/* ---- Attention ---- */
+
+void k_reference_rope(double *y, const float *x, const float *cos, const float *sin, size_t n, size_t heads, size_t head_dim, double sign) {
+  size_t half = head_dim / 2;
+  for (size_t i = 0; i < n * heads; i++)
+    for (size_t d = 0; d < half; d++) {
+      const float *row = x + i * head_dim, *c = cos + i / heads * head_dim, *s = sin + i / heads * head_dim;
+      double low = (double)row[d], high = (double)row[d + half];
+      y[i * head_dim + d] = low * (double)c[d] - sign * high * (double)s[d];
+      y[i * head_dim + d + half] = high * (double)c[d + half] + sign * low * (double)s[d + half];
+    }
+}
+
+/* One query's scores over the `seen` positions, then the mean of the values. */
+static void attend(double *context, double *scores, const float *q, const float *keys, const float *values, size_t seen,
+                   const hd_attention_shape *shape) {
+  double max = -INFINITY, sum = 0.0;
+  for (size_t j = 0; j < seen; j++) {
+    scores[j] = 0.0;
+    for (size_t d = 0; d < shape->head_dim; d++) scores[j] += (double)q[d] * (double)keys[j * shape->head_dim + d];
+    scores[j] *= (double)shape->scale;
+    max = fmax(max, scores[j]);
+  }
+  for (size_t j = 0; j < seen; j++) sum += scores[j] = exp(scores[j] - max);
+  for (size_t j = 0; j < seen; j++) scores[j] /= sum;
+  for (size_t d = 0; d < shape->head_dim; d++) {
+    context[d] = 0.0;
+    for (size_t j = 0; j < seen; j++) context[d] += scores[j] * (double)values[j * shape->head_dim + d];
+  }
+}
+
+void k_reference_attention(double *context, double *probs, const float *q, const float *keys, const float *values,
+                           const hd_attention_shape *shape) {
+  size_t n = shape->n, total = shape->past + n, head_dim = shape->head_dim;
+  double *scores = calloc(total + 1, sizeof *scores);
+  for (size_t h = 0; h < shape->heads; h++)
+    for (size_t i = 0; i < n; i++) {
+      size_t cache = h / (shape->heads / shape->kv_heads) * shape->capacity * head_dim, at = (i * shape->heads + h) * head_dim;
+      size_t seen = shape->causal ? shape->past + i + 1 : total;
+      attend(context + at, scores, q + at, keys + cache, values + cache, seen, shape);
+      for (size_t j = 0; probs && j < total; j++) probs[(h * n + i) * total + j] = j < seen ? scores[j] : 0.0;
+    }
+  free(scores);
+}
+
+/* ---- q8_0.x4 ---- */
+
+enum { BLOCK = 32, BLOCK_BYTES = 34 };
+
+/* a = round(x / d), nearest even, d = max|x| / 127. Values that are not finite make d so, and all a are 0 then: the product
+ * becomes NaN. (A d that is itself rounded far, being subnormal, may give more than 127: held there.) */
+static float quantise(int8_t *a, const float *x) {
+  uint32_t max_bits = 0;
+  for (size_t i = 0; i < BLOCK; i++) {
+    uint32_t bits;
+    memcpy(&bits, x + i, sizeof bits);
+    bits &= 0x7fffffffu;
+    max_bits = bits > max_bits ? bits : max_bits;
+  }
+  float max;
+  memcpy(&max, &max_bits, sizeof max);
+  float d = max / 127.0f;
+  bool usable = d > 0.0f && d < INFINITY;
+  for (size_t i = 0; i < BLOCK; i++) a[i] = (int8_t)(usable ? fmaxf(-127.0f, fminf(127.0f, rintf(x[i] / d))) : 0.0f);
+  return d;
+}
+
+static float dot_block(const int8_t *a, float d_a, const unsigned char *block) {
+  int32_t sum = 0;
+  for (size_t i = 0; i < BLOCK; i++) sum += a[i] * (int8_t)block[2 + i];
+  return (float)sum * d_a * hd_f16_to_f32((uint16_t)(block[0] | block[1] << 8));
+}
+
+void k_reference_matmul_q8_0(float *y, const float *x, size_t n_x, const hd_matrix *w) {
+  size_t n_blocks = w->cols / BLOCK;
+  unsigned char *blocks = malloc(w->rows * n_blocks * BLOCK_BYTES + 1);
+  w->layout->unpack(w, 0, w->rows, blocks);
+  for (size_t t = 0; t < n_x; t++) {
+    for (size_t r = 0; r < w->rows; r++) y[t * w->rows + r] = 0.0f;
+    for (size_t b = 0; b < n_blocks; b++) {
+      int8_t a[BLOCK];
+      float d = quantise(a, x + t * w->cols + b * BLOCK);
+      for (size_t r = 0; r < w->rows; r++) y[t * w->rows + r] += dot_block(a, d, blocks + (r * n_blocks + b) * BLOCK_BYTES);
+    }
+  }
+  free(blocks);
+}
