@@ -1,0 +1,250 @@
+/* base/json.c: trees of JSON. The pull reader checks the whole text first, with a budget of nodes, and refuses duplicate
+ * keys; cJSON, which forgives too much, then builds what is known to be right. Below that, getters that know their path. */
+#include "base/json.h"
+
+#include "base/memory.h"
+#include "base/status.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Before anything makes a node, so that no tree mixes allocators. */
+__attribute__((constructor)) static void use_our_allocator(void) {
+  cJSON_Hooks hooks = {hd_alloc, hd_free};
+  cJSON_InitHooks(&hooks);
+}
+
+/* ---- The check before cJSON ---- */
+
+typedef struct tree_key {
+  char *text;
+  size_t at; /* where it ends in the text, for the message */
+} tree_key;
+
+/* Keys of all objects that are open, innermost last. */
+typedef struct tree_check {
+  size_t n_nodes;
+  tree_key *keys;
+  size_t n_keys, room;
+} tree_check;
+
+static bool refuse(hd_json_reader *r, hd_status code, const char *problem) {
+  if (r->status == HD_OK) r->status = hd_fail(r->err, code, "%s: byte %zu: %s", r->what, r->at, problem);
+  return false;
+}
+
+static bool push_key(hd_json_reader *r, tree_check *check, char *text) {
+  if (check->n_keys == check->room) {
+    size_t room = check->room ? check->room * 2 : 64;
+    tree_key *keys = hd_realloc(check->keys, room * sizeof *keys);
+    if (!keys) {
+      hd_free(text);
+      return refuse(r, HD_OUT_OF_MEMORY, "no memory for keys");
+    }
+    check->keys = keys;
+    check->room = room;
+  }
+  check->keys[check->n_keys++] = (tree_key){text, r->at};
+  return true;
+}
+
+static void pop_keys(tree_check *check, size_t n_left) {
+  while (check->n_keys > n_left) hd_free(check->keys[--check->n_keys].text);
+}
+
+static int compare_keys(const void *a, const void *b) {
+  const tree_key *x = a, *y = b;
+  int order = strcmp(x->text, y->text);
+  return order ? order : (x->at > y->at) - (x->at < y->at);
+}
+
+/* Keys are compared as cJSON will see them: up to their first NUL. */
+static bool refuse_duplicates(hd_json_reader *r, tree_key *keys, size_t n) {
+  if (n < 2) return true;
+  qsort(keys, n, sizeof *keys, compare_keys);
+  for (size_t i = 1; i < n; i++) {
+    if (strcmp(keys[i - 1].text, keys[i].text) != 0) continue;
+    char room[HD_NAME_ROOM];
+    r->status = hd_fail(r->err, HD_BAD_FILE, "%s: byte %zu: expected every key once in an object, found \"%s\" again", r->what,
+                        keys[i].at, hd_short_name(room, keys[i].text));
+    return false;
+  }
+  return true;
+}
+
+static void check_value(hd_json_reader *r, tree_check *check);
+
+static void check_object(hd_json_reader *r, tree_check *check) {
+  size_t first = check->n_keys, n;
+  char *key;
+  hd_json_enter_object(r);
+  while (hd_json_next_key(r, &key, &n) && push_key(r, check, key)) check_value(r, check);
+  if (r->status == HD_OK) refuse_duplicates(r, check->keys + first, check->n_keys - first);
+  pop_keys(check, first);
+}
+
+/* Recursive; entering limits how deep. */
+static void check_value(hd_json_reader *r, tree_check *check) {
+  double number;
+  hd_json_type type = hd_json_peek(r);
+  if (type != HD_JSON_END && check->n_nodes++ == HD_JSON_MAX_NODES) {
+    char problem[80];
+    snprintf(problem, sizeof problem, "expected at most %d values, found more", HD_JSON_MAX_NODES);
+    refuse(r, HD_UNSUPPORTED, problem);
+    return;
+  }
+  if (type == HD_JSON_OBJECT) {
+    check_object(r, check);
+  } else if (type == HD_JSON_ARRAY) {
+    hd_json_enter_array(r);
+    while (hd_json_next_item(r)) check_value(r, check);
+  } else if (type == HD_JSON_NUMBER) {
+    hd_json_number(r, &number);
+  } else {
+    hd_json_skip(r, NULL, NULL);
+  }
+}
+
+hd_status hd_json_parse(cJSON **out, const char *text, size_t n, hd_error *err) {
+  *out = NULL;
+  hd_json_reader r = hd_json_open(text, n, "JSON", err);
+  tree_check check = {0};
+  check_value(&r, &check);
+  hd_json_finish(&r);
+  pop_keys(&check, 0);
+  hd_free(check.keys);
+  if (r.status != HD_OK) return r.status;
+  *out = cJSON_ParseWithLengthOpts(text, n, NULL, false);
+  /* The text is right, so only memory can have been missing. */
+  return *out ? HD_OK : hd_fail(err, HD_OUT_OF_MEMORY, "JSON: no memory for a tree of %zu values", check.n_nodes);
+}
+
+/* ---- Getters ---- */
+
+/* "path.key" or "path[3]"; of what is too long the end is kept. */
+__attribute__((format(printf, 2, 3))) static void set_path(char path[256], const char *format, ...) {
+  static const char dots[] = "…";
+  char whole[512];
+  va_list arguments;
+  va_start(arguments, format);
+  int written = vsnprintf(whole, sizeof whole, format, arguments);
+  va_end(arguments);
+  size_t n = written < 0 ? 0 : (size_t)written < sizeof whole ? (size_t)written : sizeof whole - 1;
+  if (n < 256) {
+    memcpy(path, whole, n);
+    path[n] = '\0';
+    return;
+  }
+  const char *tail = whole + n - 240;
+  while (((unsigned char)*tail & 0xC0) == 0x80) tail++;
+  memcpy(path, dots, sizeof dots - 1);
+  strcpy(path + sizeof dots - 1, tail);
+}
+
+hd_json hd_json_root(const cJSON *node, const char *path, hd_status *status, hd_error *err) {
+  hd_json j = {.node = node, .status = status, .err = err};
+  set_path(j.path, "%s", path);
+  return j;
+}
+
+void hd_json_refuse(const hd_json *j, const char *key, hd_status code, const char *format, ...) {
+  if (*j->status != HD_OK) return;
+  char message[768];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(message, sizeof message, format, arguments);
+  va_end(arguments);
+  bool dot = key && *j->path;
+  *j->status = hd_fail(j->err, code, "%s%s%s: %s", j->path, dot ? "." : "", key ? key : "", message);
+}
+
+static const char *kind_text(char room[HD_NAME_ROOM], const cJSON *node) {
+  if (cJSON_IsNull(node)) return "null";
+  if (cJSON_IsBool(node)) return cJSON_IsTrue(node) ? "true" : "false";
+  if (cJSON_IsArray(node)) return "an array";
+  if (cJSON_IsObject(node)) return "an object";
+  if (cJSON_IsNumber(node)) snprintf(room, HD_NAME_ROOM, "%.17g", node->valuedouble);
+  else hd_short_name(room, node->valuestring ? node->valuestring : "");
+  return room;
+}
+
+static void refuse_kind(const hd_json *j, const char *key, const char *expected, const cJSON *node) {
+  char room[HD_NAME_ROOM];
+  const char *found = kind_text(room, node);
+  if (cJSON_IsString(node)) hd_json_refuse(j, key, HD_BAD_FILE, "expected %s, found \"%s\"", expected, found);
+  else hd_json_refuse(j, key, HD_BAD_FILE, "expected %s, found %s", expected, found);
+}
+
+/* The member's node; NULL when it is missing or null, when j itself is, and after an error. */
+static const cJSON *find(const hd_json *j, const char *key) {
+  if (*j->status != HD_OK || !j->node || cJSON_IsNull(j->node)) return NULL;
+  if (!cJSON_IsObject(j->node)) {
+    refuse_kind(j, NULL, "an object", j->node);
+    return NULL;
+  }
+  const cJSON *node = cJSON_GetObjectItemCaseSensitive(j->node, key);
+  if (!node) node = cJSON_GetObjectItem(j->node, key);
+  return node && !cJSON_IsNull(node) ? node : NULL;
+}
+
+bool hd_json_has(const hd_json *j, const char *key) { return find(j, key) != NULL; }
+
+hd_json hd_json_member(const hd_json *j, const char *key) {
+  hd_json member = {.node = find(j, key), .status = j->status, .err = j->err};
+  set_path(member.path, "%s%s%s", j->path, *j->path ? "." : "", key);
+  return member;
+}
+
+hd_json hd_json_item(const hd_json *j, size_t index) {
+  hd_json item = {.status = j->status, .err = j->err};
+  if (*j->status == HD_OK && cJSON_IsArray(j->node) && index <= INT32_MAX) item.node = cJSON_GetArrayItem(j->node, (int)index);
+  set_path(item.path, "%s[%zu]", j->path, index);
+  return item;
+}
+
+size_t hd_json_count(const hd_json *j, const char *key) {
+  const cJSON *node = find(j, key);
+  if (node && !cJSON_IsArray(node)) {
+    refuse_kind(j, key, "an array", node);
+    return 0;
+  }
+  return node ? (size_t)cJSON_GetArraySize(node) : 0;
+}
+
+size_t hd_json_get_size(const hd_json *j, const char *key, size_t missing) {
+  const cJSON *node = find(j, key);
+  if (!node) return missing;
+  /* Up to 2^53 a double says exactly which number the text meant. */
+  double most = SIZE_MAX < (UINT64_C(1) << 53) ? (double)(SIZE_MAX & UINT32_MAX) : 0x1p53;
+  double value = node->valuedouble;
+  if (cJSON_IsNumber(node) && value >= 0 && value <= most && value == floor(value)) return (size_t)value;
+  refuse_kind(j, key, "a whole number", node);
+  return missing;
+}
+
+double hd_json_get_number(const hd_json *j, const char *key, double missing) {
+  const cJSON *node = find(j, key);
+  if (!node) return missing;
+  if (cJSON_IsNumber(node)) return node->valuedouble;
+  refuse_kind(j, key, "a number", node);
+  return missing;
+}
+
+bool hd_json_get_bool(const hd_json *j, const char *key, bool missing) {
+  const cJSON *node = find(j, key);
+  if (!node) return missing;
+  if (cJSON_IsBool(node)) return cJSON_IsTrue(node);
+  refuse_kind(j, key, "true or false", node);
+  return missing;
+}
+
+const char *hd_json_get_text(const hd_json *j, const char *key, const char *missing) {
+  const cJSON *node = find(j, key);
+  if (!node) return missing;
+  if (cJSON_IsString(node)) return node->valuestring;
+  refuse_kind(j, key, "a text", node);
+  return missing;
+}
