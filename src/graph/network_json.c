@@ -1,7 +1,8 @@
 /* network_json.c: a network's JSON (a bundle's cfg, or a spec of the caller's own) ↔ declared layers.
  *
  *   { "dialect": "standard" | "loom",  "batch_size": n,  "grid_rows": r, "grid_cols": c, "layers_per_cell": l,
- *     "input_shape": [..],             "layers": [ { "type": .., "name"?: .., "weights"?: .., "branches"?: [..], … } ] }
+ *     "input_shape": [..], "input_dtype": "F32" | "I32", "context": n,
+ *     "layers": [ { "type": .., "name"?: .., "weights"?: .., "branches"?: [..], … } ] }
  *
  * The grid only numbers layers: the network is one chain. Without "dialect" a bundle means Loom's arithmetic. "name" and "weights" are
  * ours: what the layer's values are called, and what its weights' names begin with. */
@@ -84,6 +85,11 @@ static void read_head(hd_model *model, const hd_json *j) {
   else hd_json_refuse(j, "dialect", HD_BAD_FILE, "expected 'standard' or 'loom', found '%s'", hd_short_name(room, dialect));
   model->batch = hd_json_get_size(j, "batch_size", 1);
   if (model->batch == 0) model->batch = 1;
+  model->max_context = hd_json_get_size(j, "context", 0);
+  const char *dtype = hd_json_get_text(j, "input_dtype", "F32");
+  model->input.dtype = hd_dtype_find(dtype, strlen(dtype));
+  if (model->input.dtype != HD_F32 && model->input.dtype != HD_I32)
+    hd_json_refuse(j, "input_dtype", HD_BAD_FILE, "expected F32 or I32, found '%s'", hd_short_name(room, dtype));
   hd_json shape = hd_json_member(j, "input_shape");
   size_t n = hd_json_count(j, "input_shape");
   if (n > HD_MAX_DIMS) hd_json_refuse(j, "input_shape", HD_BAD_FILE, "expected at most %d dimensions, found %zu", HD_MAX_DIMS, n);
@@ -150,7 +156,9 @@ static void write_head(cJSON *cfg, const hd_model *model, const char *id) {
     cJSON_AddNumberToObject(cfg, keys[i], kept ? kept->valuedouble : chain[i]);
   }
   if (model->dialect == HD_STANDARD) cJSON_AddStringToObject(cfg, "dialect", "standard");
-  if (model->input.n_dims == 0 || model->input.dtype != HD_F32) return;
+  if (model->max_context) cJSON_AddNumberToObject(cfg, "context", (double)model->max_context);
+  if (model->input.n_dims == 0) return;
+  if (model->input.dtype != HD_F32) cJSON_AddStringToObject(cfg, "input_dtype", hd_dtype_name(model->input.dtype));
   cJSON *shape = cJSON_AddArrayToObject(cfg, "input_shape");
   for (int d = 0; d < model->input.n_dims; d++) cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)model->input.dim[d]));
 }

@@ -46,6 +46,7 @@ static const char *const aliases[] = {"relu", "leaky_relu", "sigmoid", "tanh", "
 
 const hd_layer hd_layer_activation = {
   .name = "activation",
+  .example = "{\"type\":\"activation\",\"activation\":\"silu\",\"input_shape\":[3,7]}",
   .aliases = aliases,
   .config_bytes = sizeof(hd_activation_config),
   .parse = parse,

@@ -184,6 +184,7 @@ static const hd_bundle_name bundle_names[] = {
 
 const hd_layer hd_layer_multi_head_attention = {
   .name = "multi_head_attention",
+  .example = "{\"type\":\"multi_head_attention\",\"d_model\":12,\"num_heads\":4,\"num_kv_heads\":2,\"head_dim\":4,\"rope_freq_base\":10000,\"input_shape\":[2,5,12]}",
   .aliases = aliases,
   .config_bytes = sizeof(hd_multi_head_attention_config),
   .parse = parse,

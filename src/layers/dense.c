@@ -83,6 +83,7 @@ static const hd_bundle_name bundle_names[] = {{"weight", "kernel", true}, {"bias
 
 const hd_layer hd_layer_dense = {
   .name = "dense",
+  .example = "{\"type\":\"dense\",\"in_features\":5,\"out_features\":3,\"activation\":\"tanh\",\"input_shape\":[4,5]}",
   .config_bytes = sizeof(hd_dense_config),
   .parse = parse,
   .write = write,

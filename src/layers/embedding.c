@@ -87,6 +87,7 @@ static const hd_bundle_name bundle_names[] = {{"weight", "embedding_weights", fa
 
 const hd_layer hd_layer_embedding = {
   .name = "embedding",
+  .example = "{\"type\":\"embedding\",\"vocab_size\":9,\"embedding_dim\":4,\"input_shape\":[6]}",
   .aliases = aliases,
   .config_bytes = sizeof(hd_embedding_config),
   .parse = parse,

@@ -48,6 +48,7 @@ static const hd_bundle_name bundle_names[] = {
 
 const hd_layer hd_layer_swiglu = {
   .name = "swiglu",
+  .example = "{\"type\":\"swiglu\",\"input_height\":6,\"output_height\":9,\"input_shape\":[4,6]}",
   .config_bytes = sizeof(hd_swiglu_config),
   .parse = parse,
   .write = write,

@@ -165,6 +165,10 @@ struct hd_layer {
   const char *const *aliases; /* NULL-terminated, or NULL */
   size_t config_bytes;
 
+  /* A small layer of this type as a network declares it, with the "input_shape" it takes: says by example what the JSON looks like, and is
+   * what the tests that walk the table build, run, differentiate, save and load. NULL for types only composites make. */
+  const char *example;
+
   /* declared form: JSON ↔ config. Both may be NULL for primitives that are only made by expand. */
   void (*parse)(void *config, hd_parse *p);
   hd_status (*write)(const void *config, cJSON *json, hd_dialect dialect, hd_error *err); /* fails for what the dialect cannot hold */

@@ -126,6 +126,7 @@ static const char *const aliases[] = {"Linear", NULL};
 
 const hd_layer hd_layer_linear = {
   .name = "linear",
+  .example = "{\"type\":\"linear\",\"in_features\":5,\"out_features\":3,\"input_shape\":[4,5]}",
   .aliases = aliases,
   .config_bytes = sizeof(hd_linear_config),
   .parse = parse,

@@ -74,9 +74,13 @@ const hd_layer hd_layer_multiply = {
 };
 
 const hd_layer hd_layer_sequential = {
-  .name = "sequential", .has_children = true, .parse = parse_container, .write = write_container, .expand = chain,
+  .name = "sequential",
+  .example = "{\"type\":\"sequential\",\"input_shape\":[2,4],\"branches\":[{\"type\":\"dense\",\"in_features\":4,\"out_features\":5,\"activation\":\"tanh\"},{\"type\":\"linear\",\"in_features\":5,\"out_features\":4}]}",
+  .has_children = true, .parse = parse_container, .write = write_container, .expand = chain,
 };
 
 const hd_layer hd_layer_residual = {
-  .name = "residual", .has_children = true, .parse = parse_container, .write = write_container, .expand = expand_residual,
+  .name = "residual",
+  .example = "{\"type\":\"residual\",\"input_shape\":[2,4],\"branches\":[{\"type\":\"dense\",\"in_features\":4,\"out_features\":5,\"activation\":\"tanh\"},{\"type\":\"linear\",\"in_features\":5,\"out_features\":4}]}",
+  .has_children = true, .parse = parse_container, .write = write_container, .expand = expand_residual,
 };

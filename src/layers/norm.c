@@ -58,6 +58,7 @@ static const hd_bundle_name bundle_names[] = {{"weight", "gamma", false}, {NULL,
 
 const hd_layer hd_layer_rms_norm = {
   .name = "rms_norm",
+  .example = "{\"type\":\"rms_norm\",\"norm_size\":6,\"epsilon\":1e-5,\"input_shape\":[3,6]}",
   .aliases = aliases,
   .config_bytes = sizeof(hd_norm_config),
   .parse = parse,

@@ -44,5 +44,7 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
 }
 
 const hd_layer hd_layer_last_rows = {
-  .name = "last_rows", .parse = parse, .write = write, .infer = infer, .forward = forward, .backward = backward,
+  .name = "last_rows",
+  .example = "{\"type\":\"last_rows\",\"input_shape\":[4,3]}",
+  .parse = parse, .write = write, .infer = infer, .forward = forward, .backward = backward,
 };

@@ -76,6 +76,7 @@ static const char *const aliases[] = {"Softmax", NULL};
 
 const hd_layer hd_layer_softmax = {
   .name = "softmax",
+  .example = "{\"type\":\"softmax\",\"temperature\":0.5,\"input_shape\":[3,6]}",
   .aliases = aliases,
   .config_bytes = sizeof(softmax_config),
   .parse = parse,

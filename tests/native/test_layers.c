@@ -1,0 +1,180 @@
+/* Walks the layer table. A new row is tested by being there: its example is built, run, differentiated, saved and loaded. */
+#include "networks.h"
+
+#include "layers/rows.h"
+
+/* The example's "input_shape" value as text. */
+static const char *example_shape(const hd_layer *layer, char room[64]) {
+  const char *at = strstr(layer->example, "\"input_shape\":[") + strlen("\"input_shape\":");
+  size_t n = strcspn(at, "]") + 1;
+  memcpy(room, at, n);
+  room[n] = 0;
+  return room;
+}
+
+static hd_model *example_network(const hd_layer *layer) {
+  char shape[64];
+  return test_network(layer->example, example_shape(layer, shape));
+}
+
+/* Small numbers; whole ones for layers that take ids. */
+static void fill_input(hd_session *s, const hd_layer *layer) {
+  hd_tensor input;
+  hd_session_input(s, &input, NULL);
+  float *x = input.data;
+  size_t n = hd_shape_size(&s->planned_input);
+  test_fill(x, n, 11);
+  for (size_t i = 0; layer == &hd_layer_embedding && i < n; i++) x[i] = (float)(i * 5 % 9);
+}
+
+static float loss_of(hd_session *s, const float *targets, size_t n) {
+  const hd_tensor t = {.dtype = HD_F32, .n_dims = 1, .shape = {n}, .data = (void *)(uintptr_t)targets};
+  float loss = NAN;
+  hd_error err;
+  if (!test_forward(s) || hd_loss(s, HD_MSE, &t, &loss, &err) != HD_OK) printf("# %s\n", err.message);
+  return loss;
+}
+
+static size_t output_size(hd_session *s) {
+  test_forward(s);
+  return hd_shape_size(&s->plan.shapes[s->model->output]);
+}
+
+/* Central differences over every element of `values` against `gradient`. Float32 losses near 1 leave about 1e-3 of noise. */
+static void check_gradient(hd_session *s, float *values, const float *gradient, size_t n, const float *targets, size_t n_targets, const char *name) {
+  double most = 0;
+  for (size_t i = 0; i < n; i++) most = fmax(most, fabs((double)gradient[i]));
+  for (size_t i = 0; i < n; i++) {
+    const float step = 2e-2f, kept = values[i];
+    values[i] = kept + step;
+    double above = (double)loss_of(s, targets, n_targets);
+    values[i] = kept - step;
+    double below = (double)loss_of(s, targets, n_targets);
+    values[i] = kept;
+    double numeric = (above - below) / (2 * (double)step);
+    if (!CHECK_NEAR((double)gradient[i], numeric, 2e-3 + 2e-2 * most, 0)) printf("# gradient of %s[%zu]\n", name, i);
+  }
+}
+
+static void check_gradients(const hd_layer *layer) {
+  hd_model *model = example_network(layer);
+  hd_session *s = model ? test_session(model, HD_TRAIN) : NULL;
+  CHECK(s != NULL);
+  if (!s) return;
+  fill_input(s, layer);
+  size_t n = output_size(s);
+  float *targets = malloc(n * sizeof *targets);
+  test_fill(targets, n, 23);
+  loss_of(s, targets, n);
+  CHECK_EQ(hd_backward(s, NULL), HD_OK);
+  size_t n_input = hd_shape_size(&s->planned_input);
+  float *d_input = malloc(n_input * sizeof *d_input);
+  memcpy(d_input, hd_session_grad(s, 0), n_input * sizeof *d_input);
+  if (layer != &hd_layer_embedding) check_gradient(s, hd_session_data(s, 0), d_input, n_input, targets, n, "input");
+  for (size_t i = 0; i < model->n_parameters; i++)
+    check_gradient(s, model->parameters[i].value.data, s->d_weights[i], hd_parameter_count(&model->parameters[i]), targets, n,
+                   model->parameters[i].name);
+  free(d_input);
+  free(targets);
+  hd_session_free(s);
+  CHECK_EQ(hd_model_free(model, NULL), HD_OK);
+}
+
+static void check_saving(const hd_layer *layer) {
+  hd_error err = {0};
+  hd_model *model = example_network(layer), *again = NULL;
+  char *text = NULL, *text_again = NULL;
+  size_t n = 0, n_again = 0;
+  CHECK(model != NULL);
+  if (!model) return;
+  CHECK_EQ(hd_model_save_bundle(&text, &n, model, "one", &err), HD_OK);
+  CHECK_EQ(hd_model_load_bundle(&again, text, n, "one", &err), HD_OK);
+  CHECK_EQ(hd_model_save_bundle(&text_again, &n_again, again, "one", &err), HD_OK);
+  if (err.code) printf("# %s\n", err.message);
+  CHECK(n == n_again && text && text_again && memcmp(text, text_again, n) == 0);
+  hd_session *a = test_session(model, HD_INFER), *b = again ? test_session(again, HD_INFER) : NULL;
+  CHECK(a && b);
+  if (a && b) {
+    fill_input(a, layer);
+    fill_input(b, layer);
+    size_t n_out = output_size(a);
+    CHECK_EQ(output_size(b), n_out);
+    CHECK_EQ_BITS(hd_session_data(a, model->output), hd_session_data(b, again->output), n_out * sizeof(float));
+  }
+  hd_session_free(a);
+  hd_session_free(b);
+  hd_text_free(text);
+  hd_text_free(text_again);
+  hd_model_free(model, NULL);
+  hd_model_free(again, NULL);
+}
+
+/* Every intermediate value is the same whether memory is shared or not: the planner never lets a live value be written over. */
+static void check_plan(const hd_layer *layer) {
+  hd_model *model = example_network(layer);
+  if (!model) return;
+  hd_session *shared = test_session(model, HD_INFER), *apart = test_session(model, HD_TRACE);
+  CHECK(shared && apart);
+  if (shared && apart) {
+    fill_input(shared, layer);
+    fill_input(apart, layer);
+    size_t n = output_size(shared);
+    CHECK_EQ(output_size(apart), n);
+    CHECK_EQ_BITS(hd_session_data(shared, model->output), hd_session_data(apart, model->output), n * sizeof(float));
+    CHECK(shared->plan.arena_bytes <= apart->plan.arena_bytes);
+  }
+  hd_session_free(shared);
+  hd_session_free(apart);
+  hd_model_free(model, NULL);
+}
+
+static void for_each_example(void (*check)(const hd_layer *)) {
+  const hd_layer *layer;
+  for (size_t i = 0; (layer = hd_layer_at(i)) != NULL; i++) {
+    if (!layer->example) continue;
+    printf("# %s\n", layer->name);
+    check(layer);
+  }
+}
+
+TEST(every_declarable_layer_has_an_example) {
+  const hd_layer *layer;
+  for (size_t i = 0; (layer = hd_layer_at(i)) != NULL; i++) {
+    CHECK(!layer->parse == !layer->example);
+    CHECK(!layer->parse == !layer->write);
+    CHECK(!layer->expand == (layer->infer && layer->forward));
+    CHECK(layer->expand || layer->backward);
+  }
+}
+
+TEST(every_layer_has_the_gradient_that_finite_differences_give) { for_each_example(check_gradients); }
+
+TEST(every_layer_is_saved_and_loaded_to_the_same_bytes_and_outputs) { for_each_example(check_saving); }
+
+TEST(every_layer_computes_the_same_in_shared_memory_and_apart) { for_each_example(check_plan); }
+
+TEST(names_and_aliases_are_found_and_unknown_ones_are_not) {
+  CHECK(hd_layer_find("dense") == &hd_layer_dense);
+  CHECK(hd_layer_find("mha") == &hd_layer_multi_head_attention);
+  CHECK(hd_layer_find("Linear") == &hd_layer_linear);
+  CHECK(hd_layer_find("no such layer") == NULL);
+}
+
+static void check_refused(const char *layers, const char *says) {
+  char text[1024];
+  hd_error err = {0};
+  hd_model *model = NULL;
+  int n = snprintf(text, sizeof text, "{\"dialect\":\"standard\",\"layers\":%s}", layers);
+  CHECK(hd_model_build(&model, text, (size_t)n, 1, &err) != HD_OK);
+  CHECK(model == NULL);
+  if (!CHECK(strstr(err.message, says) != NULL)) printf("# found: %s\n", err.message);
+}
+
+TEST(bad_networks_are_refused_with_the_json_path) {
+  check_refused("[]", "layers");
+  check_refused("[{\"type\":\"dense\",\"in_features\":3,\"out_features\":2},{\"type\":\"nonsense\"}]", "layers[1].type: unknown layer type 'nonsense'");
+  check_refused("[{\"type\":\"dense\",\"in_features\":3}]", "layers[0].out_features");
+  check_refused("[{\"type\":\"dense\",\"in_features\":3.5,\"out_features\":2}]", "layers[0].in_features");
+  check_refused("[{\"type\":\"residual\",\"branches\":[{\"type\":\"linear\",\"in_features\":3}]}]", "layers[0].branches[0].out_features");
+  check_refused("[{\"type\":\"multi_head_attention\",\"d_model\":12,\"num_heads\":5,\"num_kv_heads\":2}]", "layers[0].num_heads");
+}
