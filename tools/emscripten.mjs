@@ -67,13 +67,16 @@ const binaryenPrograms = [
 function readPrefix(prefix) {
   const stamp = join(prefix, 'heddle.json');
   if (!existsSync(stamp)) return null;
-  const { place, version } = JSON.parse(readFileSync(stamp, 'utf8'));
-  return place === prefix ? describePrefix(prefix, version) : null;
+  const { place, version, python } = JSON.parse(readFileSync(stamp, 'utf8'));
+  return place === prefix ? describePrefix(prefix, version, python) : null;
 }
 
-function describePrefix(prefix, version) {
+function describePrefix(prefix, version, python) {
   const root = join(prefix, 'usr/share/emscripten');
-  return { emcc: join(root, 'emcc'), root, version, env: { EM_CONFIG: join(prefix, 'emscripten-config.py') } };
+  const env = { EM_CONFIG: join(prefix, 'emscripten-config.py'), EM_NODE_JS: process.execPath };
+  // emcc starts Python several times a file: naming the interpreter itself goes round a version manager's wrapper script.
+  if (existsSync(python)) env.EMSDK_PYTHON = python;
+  return { emcc: join(root, 'emcc'), root, version, env };
 }
 
 /** Tries the newer suites from the newest on; null when there is none or none works. */
@@ -106,9 +109,10 @@ async function makePrefixFrom(suiteName, cacheDir) {
   } finally {
     suite.close();
   }
-  const emscripten = describePrefix(prefix, version);
+  const python = await ask('python3', ['-c', 'import sys; print(sys.executable)']);
+  const emscripten = describePrefix(prefix, version, python);
   await step('building the C libraries for WebAssembly (once)', () => warm(emscripten, join(cacheDir, 'warm')));
-  writeFileSync(join(prefix, 'heddle.json'), JSON.stringify({ place: prefix, version, suite: suiteName }));
+  writeFileSync(join(prefix, 'heddle.json'), JSON.stringify({ place: prefix, version, python, suite: suiteName }));
   return emscripten;
 }
 
@@ -146,7 +150,7 @@ async function fitPrefix(partial, prefix, llvm, patchelf) {
     `EMSCRIPTEN_ROOT = ${JSON.stringify(join(prefix, 'usr/share/emscripten'))}`,
     `LLVM_ROOT = ${JSON.stringify(join(prefix, `usr/lib/llvm-${llvm}/bin`))}`,
     `BINARYEN_ROOT = ${JSON.stringify(join(prefix, 'usr'))}`,
-    `NODE_JS = ${JSON.stringify(process.execPath)}`,
+    `NODE_JS = ${JSON.stringify(process.execPath)}`, // EM_NODE_JS, which names the node of the day, goes before it.
     `CACHE = ${JSON.stringify(join(prefix, 'cache'))}`,
     '',
   ].join('\n'));
