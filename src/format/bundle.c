@@ -1,0 +1,470 @@
+/* format/bundle.c: Loom's bundles, weight form 1.
+ *
+ *   {"type": "modelhost/bundle", "version": 1, "models": [MODEL, …]}
+ *   MODEL    {"id": TEXT, "cfg": OBJECT, "weights": {"fmt": "jsonModelB64", "data": TEXT}}
+ *   data     Base64 of a second JSON text: {"type": "float32", "dtype": "", "layers": [LAYER, …]}
+ *   LAYER    {FIELD: [NUMBER, …], …, "branch_weights": [LAYER, …], "cluster_centers": [[NUMBER, …], …]}
+ *
+ *   - "type" is exactly that; "version" and all keys that are not named here are skipped. Keys match whatever their case, each at
+ *     most once; null is as good as a missing key.
+ *   - "fmt" is "multiPrecisionB64" for form 2, which we do not read yet; anything else, or nothing, is form 1.
+ *   - The first model with the id counts. "layers" of the weights has as many entries as "layers" of cfg.
+ *   - Every field is optional, numbers are decimal float32, an empty list is no tensor.
+ *
+ * The outer text is stepped over once, without copying, to find the model; then its cfg becomes a tree and its weights are
+ * pulled into float arrays. */
+#include "format/bundle.h"
+
+#include "base/base64.h"
+#include "base/memory.h"
+#include "base/status.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Parallel layers in parallel layers: files nest them two or three deep. The limit bounds what names can grow to. */
+enum { MAX_BRANCH_DEPTH = 8, PATH_ROOM = 512 };
+
+static const char bundle_type[] = "modelhost/bundle";
+
+/* What a layer can hold. The last two are not plain lists. */
+static const char *const layer_fields[] = {
+    "kernel",        "biases",       "conv_bias",  "gamma",        "beta",       "embedding_weights",                /* dense, conv, norms */
+    "q_weights",     "k_weights",    "v_weights",  "output_weight",                                                  /* attention */
+    "q_bias",        "k_bias",       "v_bias",     "output_bias",
+    "weight_ih",     "weight_hh",    "bias_h",                                                                       /* rnn */
+    "weight_ii",     "weight_if",    "weight_ig",  "weight_io",                                                      /* lstm */
+    "weight_hi",     "weight_hf",    "weight_hg",  "weight_ho",
+    "bias_i",        "bias_f",       "bias_g",     "bias_o",
+    "gate_weights",  "up_weights",   "down_weights", "gate_bias",  "up_bias",    "down_bias",                        /* swiglu */
+    "conv3d_kernel", "conv3d_bias",
+    "cluster_centers", "branch_weights"};
+enum { N_FIELDS = sizeof layer_fields / sizeof *layer_fields, CLUSTER_CENTERS = N_FIELDS - 2, BRANCH_WEIGHTS = N_FIELDS - 1 };
+
+/* ---- Keys ---- */
+
+static char lower(char c) { return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c; }
+
+static bool same_key(const char *a, const char *b) {
+  while (*a && lower(*a) == *b) {
+    a++;
+    b++;
+  }
+  return *a == *b;
+}
+
+static void fail_with(hd_json_reader *r, hd_status code, const char *problem) {
+  if (r->status == HD_OK) r->status = hd_fail(r->err, code, "%s: byte %zu: %s", r->what, r->at, problem);
+}
+
+/* In an object: steps to its next member that is one of `names` and not null, over all others. Its index, or −1 at the
+ * end. `seen` has a bit for each name that was there. */
+static int next_member(hd_json_reader *r, const char *const *names, int n_names, uint64_t *seen) {
+  char *key;
+  size_t n;
+  while (hd_json_next_key(r, &key, &n)) {
+    int found = 0;
+    while (found < n_names && !(same_key(key, names[found]) && strlen(key) == n)) found++;
+    hd_free(key);
+    if (found < n_names && *seen >> found & 1) {
+      char problem[64];
+      snprintf(problem, sizeof problem, "expected \"%s\" once, found it twice", names[found]);
+      fail_with(r, HD_BAD_FILE, problem);
+      return -1;
+    }
+    if (found < n_names) *seen |= UINT64_C(1) << found;
+    if (found < n_names && hd_json_peek(r) != HD_JSON_NULL) return found;
+    hd_json_skip(r, NULL, NULL);
+  }
+  return -1;
+}
+
+/* ---- The outer text ---- */
+
+/* Where a model's parts lie in the text; NULL: missing. `data` with its quotes. */
+typedef struct model_place {
+  const char *cfg, *data;
+  size_t n_cfg, n_data;
+  bool multi_precision;
+} model_place;
+
+typedef struct search {
+  hd_json_reader r;
+  const char *id;
+  bool is_bundle, found;
+  char wrong_type[HD_NAME_ROOM];
+  model_place place;
+  size_t n_models;
+  char ids[512]; /* "a", "b": the first of those that are there */
+  size_t n_ids;
+} search;
+
+static void note_id(search *s, const char *id) {
+  char room[HD_NAME_ROOM];
+  size_t left = sizeof s->ids - s->n_ids;
+  int n = snprintf(s->ids + s->n_ids, left, "%s\"%s\"", s->n_ids ? ", " : "", hd_short_name(room, id));
+  if (n < 0 || (size_t)n >= left) s->ids[s->n_ids] = '\0'; /* as many as fit */
+  else s->n_ids += (size_t)n;
+}
+
+static void read_weights_place(hd_json_reader *r, model_place *place) {
+  static const char *const names[] = {"fmt", "data"};
+  uint64_t seen = 0;
+  int member;
+  hd_json_enter_object(r);
+  while ((member = next_member(r, names, 2, &seen)) >= 0) {
+    char *format;
+    size_t n;
+    if (member == 0 && hd_json_string(r, &format, &n)) {
+      place->multi_precision = strcmp(format, "multiPrecisionB64") == 0;
+      hd_free(format);
+    } else if (member == 1 && hd_json_peek(r) != HD_JSON_STRING) {
+      hd_json_fail(r, "a string of Base64");
+    } else if (member == 1) {
+      hd_json_skip(r, &place->data, &place->n_data);
+    }
+  }
+}
+
+static void read_model_place(search *s) {
+  static const char *const names[] = {"id", "cfg", "weights"};
+  hd_json_reader *r = &s->r;
+  model_place place = {0};
+  bool matches = *s->id == '\0'; /* a model without an id has the empty one */
+  uint64_t seen = 0;
+  int member;
+  hd_json_enter_object(r);
+  while ((member = next_member(r, names, 3, &seen)) >= 0) {
+    char *id;
+    size_t n;
+    if (member == 0 && hd_json_string(r, &id, &n)) {
+      matches = n == strlen(s->id) && memcmp(id, s->id, n) == 0;
+      note_id(s, id);
+      hd_free(id);
+    } else if (member == 1 && hd_json_peek(r) != HD_JSON_OBJECT) {
+      hd_json_fail(r, "cfg to be an object ('{')");
+    } else if (member == 1) {
+      hd_json_skip(r, &place.cfg, &place.n_cfg);
+    } else if (member == 2) {
+      read_weights_place(r, &place);
+    }
+  }
+  s->n_models++;
+  if (!matches || s->found) return;
+  s->found = true;
+  s->place = place;
+}
+
+static void read_outer(search *s) {
+  static const char *const names[] = {"type", "models"};
+  hd_json_reader *r = &s->r;
+  uint64_t seen = 0;
+  int member;
+  hd_json_enter_object(r);
+  while ((member = next_member(r, names, 2, &seen)) >= 0) {
+    char *type;
+    size_t n;
+    if (member == 0 && hd_json_string(r, &type, &n)) {
+      s->is_bundle = n == sizeof bundle_type - 1 && memcmp(type, bundle_type, n) == 0;
+      hd_short_name(s->wrong_type, type);
+      hd_free(type);
+    } else if (member == 1) {
+      hd_json_enter_array(r);
+      while (hd_json_next_item(r)) read_model_place(s);
+    }
+  }
+  hd_json_finish(r);
+}
+
+static hd_status find_model(search *s, hd_error *err) {
+  hd_json_reader probe = s->r;
+  probe.err = NULL;
+  if (hd_json_peek(&probe) != HD_JSON_OBJECT) {
+    s->r.at = probe.at;
+    return hd_json_fail(&s->r, "a Loom bundle (a JSON object, '{')");
+  }
+  read_outer(s);
+  if (s->r.status != HD_OK) return s->r.status;
+  if (!s->is_bundle && !*s->wrong_type)
+    return hd_fail(err, HD_BAD_FILE, "bundle: expected \"type\": \"%s\", found no type", bundle_type);
+  if (!s->is_bundle)
+    return hd_fail(err, HD_BAD_FILE, "bundle: expected \"type\": \"%s\", found \"%s\"", bundle_type, s->wrong_type);
+  if (s->found) return HD_OK;
+  char room[HD_NAME_ROOM];
+  return hd_fail(err, HD_BAD_ARGUMENT, "bundle: expected a model \"%s\", found %zu models: %s", hd_short_name(room, s->id),
+                 s->n_models, s->n_models ? s->ids : "the list is empty");
+}
+
+/* ---- The weights ---- */
+
+/* Reads the inner text; `path` is where it is, "layers.2.branch_weights.1". */
+typedef struct weights_reader {
+  hd_json_reader r;
+  hd_bundle *bundle;
+  size_t tensors_room;
+  char path[PATH_ROOM];
+  size_t n_path;
+  bool path_told; /* the error's message has the path already */
+} weights_reader;
+
+/* Appends ".name" or ".3"; returns the length before, to go back to. */
+static size_t push_path(weights_reader *w, const char *name, size_t index) {
+  size_t before = w->n_path, left = PATH_ROOM - w->n_path;
+  int n = name ? snprintf(w->path + before, left, "%s%s", before ? "." : "", name)
+               : snprintf(w->path + before, left, ".%zu", index);
+  w->n_path += n > 0 && (size_t)n < left ? (size_t)n : 0; /* MAX_BRANCH_DEPTH keeps it short enough */
+  return before;
+}
+
+static void pop_path(weights_reader *w, size_t before) {
+  if (w->r.status != HD_OK && !w->path_told) {
+    hd_fail_in(w->r.err, w->path);
+    w->path_told = true;
+  }
+  w->n_path = before;
+  w->path[before] = '\0';
+}
+
+static bool fail_memory(weights_reader *w, size_t bytes) {
+  if (w->r.status == HD_OK) w->r.status = hd_fail(w->r.err, HD_OUT_OF_MEMORY, "no memory for %zu bytes of weights", bytes);
+  return false;
+}
+
+/* How many numbers the list ahead can have at most: its commas and one. Strange characters end the count; they will be
+ * found to be an error when the list is read. */
+static size_t count_numbers(const hd_json_reader *r) {
+  size_t n = 1;
+  int depth = 0;
+  for (size_t at = r->at; at < r->n; at++) {
+    char c = r->text[at];
+    if (c == ',') n++;
+    else if (c == '[') depth++;
+    else if (c == ']') {
+      if (--depth == 0) break;
+    } else if (c == '"' || c == '{' || c == '}') break;
+  }
+  return n;
+}
+
+typedef struct numbers {
+  float *values;
+  size_t n, room;
+} numbers;
+
+static void read_list(hd_json_reader *r, numbers *list) {
+  hd_json_enter_array(r);
+  while (hd_json_next_item(r)) {
+    if (list->n == list->room) fail_with(r, HD_BAD_FILE, "expected fewer numbers"); /* count_numbers makes it impossible */
+    else hd_json_float(r, &list->values[list->n++]);
+  }
+}
+
+/* Rows of equal length, one after the other. */
+static void read_rows(hd_json_reader *r, numbers *list) {
+  size_t n_rows = 0, width = 0;
+  hd_json_enter_array(r);
+  while (hd_json_next_item(r)) {
+    size_t before = list->n;
+    read_list(r, list);
+    if (n_rows++ == 0) width = list->n;
+    if (list->n - before == width || r->status != HD_OK) continue;
+    char problem[128];
+    snprintf(problem, sizeof problem, "expected rows of %zu numbers, found %zu in row %zu", width, list->n - before, n_rows - 1);
+    fail_with(r, HD_BAD_FILE, problem);
+  }
+}
+
+static bool append_tensor(weights_reader *w, const numbers *list) {
+  hd_bundle *b = w->bundle;
+  if (b->n_tensors == w->tensors_room) {
+    size_t room = w->tensors_room ? w->tensors_room * 2 : 16;
+    hd_bundle_tensor *tensors = hd_realloc(b->tensors, room * sizeof *tensors);
+    if (!tensors) return fail_memory(w, room * sizeof *tensors);
+    b->tensors = tensors;
+    w->tensors_room = room;
+  }
+  char *name = hd_arena_text(&b->arena, w->path);
+  if (!name) return fail_memory(w, w->n_path);
+  b->tensors[b->n_tensors++] = (hd_bundle_tensor){name, list->values, list->n};
+  return true;
+}
+
+static void read_tensor(weights_reader *w, bool rows) {
+  if (hd_json_peek(&w->r) != HD_JSON_ARRAY) {
+    hd_json_fail(&w->r, rows ? "a list of lists of numbers ('[')" : "a list of numbers ('[')");
+    return;
+  }
+  numbers list = {.room = count_numbers(&w->r)};
+  size_t bytes;
+  if (hd_mul_size(list.room, sizeof(float), &bytes)) list.values = hd_arena_alloc(&w->bundle->arena, bytes);
+  if (!list.values) {
+    fail_memory(w, bytes);
+    return;
+  }
+  if (rows) read_rows(&w->r, &list);
+  else read_list(&w->r, &list);
+  if (w->r.status == HD_OK && list.n > 0) append_tensor(w, &list);
+}
+
+static size_t read_layers(weights_reader *w, int depth);
+
+static void read_layer(weights_reader *w, int depth) {
+  uint64_t seen = 0;
+  int field;
+  if (hd_json_peek(&w->r) == HD_JSON_NULL) {
+    hd_json_skip(&w->r, NULL, NULL);
+    return;
+  }
+  hd_json_enter_object(&w->r);
+  while ((field = next_member(&w->r, layer_fields, N_FIELDS, &seen)) >= 0) {
+    size_t before = push_path(w, layer_fields[field], 0);
+    if (field == BRANCH_WEIGHTS) read_layers(w, depth + 1);
+    else read_tensor(w, field == CLUSTER_CENTERS);
+    pop_path(w, before);
+  }
+}
+
+/* Returns how many there are. */
+static size_t read_layers(weights_reader *w, int depth) {
+  size_t n = 0;
+  if (depth > MAX_BRANCH_DEPTH) fail_with(&w->r, HD_UNSUPPORTED, "expected branch_weights at most 8 deep, found more");
+  hd_json_enter_array(&w->r);
+  while (hd_json_next_item(&w->r)) {
+    size_t before = push_path(w, NULL, n++);
+    read_layer(w, depth);
+    pop_path(w, before);
+  }
+  return n;
+}
+
+static hd_status read_weights(hd_bundle *bundle, const char *text, size_t n, hd_error *err) {
+  static const char *const names[] = {"layers"};
+  weights_reader w = {.r = hd_json_open(text, n, "weights", err), .bundle = bundle};
+  uint64_t seen = 0;
+  hd_json_enter_object(&w.r);
+  while (next_member(&w.r, names, 1, &seen) >= 0) {
+    size_t before = push_path(&w, "layers", 0);
+    bundle->n_layers = read_layers(&w, 0);
+    pop_path(&w, before);
+  }
+  hd_json_finish(&w.r);
+  return w.r.status;
+}
+
+/* ---- One model ---- */
+
+static hd_status decode_weights(hd_bundle *bundle, const char *text, size_t n, hd_error *err) {
+  size_t n_bytes;
+  if (n == 0) return hd_fail(err, HD_BAD_FILE, "weights.data: expected Base64 of JSON, found an empty text");
+  uint8_t *bytes = hd_alloc(hd_base64_decoded_max(n));
+  if (!bytes) return hd_fail(err, HD_OUT_OF_MEMORY, "weights.data: no memory for %zu bytes", hd_base64_decoded_max(n));
+  hd_status status = hd_base64_decode(text, n, bytes, &n_bytes, err);
+  if (status != HD_OK) hd_fail_in(err, "weights.data");
+  else status = read_weights(bundle, (const char *)bytes, n_bytes, err);
+  hd_free(bytes);
+  return status;
+}
+
+/* `data` with its quotes. Base64 needs no escapes, but some writers put '/' as "\/". */
+static hd_status read_data(hd_bundle *bundle, const char *data, size_t n, hd_error *err) {
+  if (!memchr(data, '\\', n)) return decode_weights(bundle, data + 1, n - 2, err);
+  hd_json_reader r = hd_json_open(data, n, "weights.data", err);
+  char *text;
+  size_t n_text;
+  if (!hd_json_string(&r, &text, &n_text)) return r.status;
+  hd_status status = decode_weights(bundle, text, n_text, err);
+  hd_free(text);
+  return status;
+}
+
+static hd_status count_layers(const hd_bundle *bundle, hd_error *err) {
+  hd_status status = HD_OK;
+  hd_json cfg = hd_json_root(bundle->cfg, "cfg", &status, err);
+  size_t n = hd_json_count(&cfg, "layers");
+  if (status == HD_OK && n != bundle->n_layers)
+    return hd_fail(err, HD_BAD_FILE, "expected weights for the %zu layers of cfg, found %zu layers", n, bundle->n_layers);
+  return status;
+}
+
+static int compare_tensors(const void *a, const void *b) {
+  const hd_bundle_tensor *x = a, *y = b;
+  return strcmp(x->name, y->name);
+}
+
+static hd_status read_model(hd_bundle *bundle, const model_place *place, hd_error *err) {
+  if (!place->cfg) return hd_fail(err, HD_BAD_FILE, "expected a cfg, found none");
+  if (!place->data) return hd_fail(err, HD_BAD_FILE, "expected weights.data, found none");
+  if (place->multi_precision)
+    return hd_fail(err, HD_UNSUPPORTED, "weights.fmt: expected jsonModelB64, found multiPrecisionB64, which is not read yet");
+  HD_TRY(read_data(bundle, place->data, place->n_data, err));
+  hd_status status = hd_json_parse(&bundle->cfg, place->cfg, place->n_cfg, err);
+  if (status != HD_OK) {
+    hd_fail_in(err, "cfg");
+    return status;
+  }
+  HD_TRY(count_layers(bundle, err));
+  if (bundle->n_tensors > 0) qsort(bundle->tensors, bundle->n_tensors, sizeof *bundle->tensors, compare_tensors);
+  return HD_OK;
+}
+
+hd_status hd_bundle_read(hd_bundle **out, const char *text, size_t n, const char *id, hd_error *err) {
+  *out = NULL;
+  search s = {.r = hd_json_open(text, n, "bundle", err), .id = id};
+  HD_TRY(find_model(&s, err));
+  hd_bundle *bundle = hd_alloc_zero(sizeof *bundle);
+  if (!bundle) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a bundle");
+  hd_status status = read_model(bundle, &s.place, err);
+  if (status == HD_OK) {
+    *out = bundle;
+    return HD_OK;
+  }
+  char shown[HD_NAME_ROOM], path[HD_NAME_ROOM + 16];
+  snprintf(path, sizeof path, "model \"%s\"", hd_short_name(shown, id));
+  hd_fail_in(err, path);
+  hd_bundle_free(bundle);
+  return status;
+}
+
+void hd_bundle_free(hd_bundle *bundle) {
+  if (!bundle) return;
+  cJSON_Delete(bundle->cfg);
+  hd_free(bundle->tensors);
+  hd_arena_free(&bundle->arena);
+  hd_free(bundle);
+}
+
+const hd_bundle_tensor *hd_bundle_find(const hd_bundle *bundle, const char *name) {
+  size_t low = 0, high = bundle->n_tensors;
+  while (low < high) {
+    size_t middle = low + (high - low) / 2;
+    int order = strcmp(name, bundle->tensors[middle].name);
+    if (order == 0) return &bundle->tensors[middle];
+    if (order < 0) high = middle;
+    else low = middle + 1;
+  }
+  return NULL;
+}
+
+/* ---- Writing ---- */
+
+hd_status hd_bundle_write(char **text, size_t *n, const char *id, const cJSON *cfg, const char *weights, size_t n_weights,
+                          hd_error *err) {
+  hd_text t = {0};
+  hd_text_print(&t, "{\n  \"type\": \"%s\",\n  \"version\": 1,\n  \"models\": [\n    {\n      \"id\": ", bundle_type);
+  hd_text_quoted(&t, id);
+  hd_text_print(&t, ",\n      \"cfg\": ");
+  hd_text_json(&t, cfg, 3);
+  hd_text_print(&t, ",\n      \"weights\": {\n        \"fmt\": \"jsonModelB64\",\n        \"data\": \"");
+  hd_text_base64(&t, weights, n_weights);
+  hd_text_print(&t, "\"\n      }\n    }\n  ]\n}");
+  *text = NULL;
+  *n = 0;
+  if (t.failed) {
+    hd_free(t.data);
+    return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a bundle of %zu bytes of weights", n_weights);
+  }
+  *text = t.data;
+  *n = t.n;
+  return HD_OK;
+}

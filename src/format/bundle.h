@@ -1,0 +1,57 @@
+/* format/bundle.h: Loom's JSON bundles (shared/formats/loom.md, section a), weight form 1.
+ *
+ *   {"type":"modelhost/bundle","version":1,"models":[{"id","cfg","weights":{"fmt":"jsonModelB64","data":<Base64 of JSON>}}]}
+ *
+ * A bundle becomes what every format becomes: a configuration and a directory of named tensors. Names are the JSON paths
+ * inside the weights: "layers.0.kernel", "layers.2.branch_weights.1.biases", "layers.3.cluster_centers". */
+#ifndef HD_FORMAT_BUNDLE_H
+#define HD_FORMAT_BUNDLE_H
+
+#include "base/json.h"
+#include "base/memory.h"
+#include "heddle.h"
+
+typedef struct hd_bundle_tensor {
+  char *name;
+  float *values;
+  size_t n;
+} hd_bundle_tensor;
+
+typedef struct hd_bundle {
+  cJSON *cfg;
+  size_t n_layers;           /* entries of the weights' "layers" */
+  hd_bundle_tensor *tensors; /* sorted by name */
+  size_t n_tensors;
+  hd_arena arena;            /* owns the tensors' names and values */
+} hd_bundle;
+
+/* Reads the model called `id` (the first, when several have it). Errors: not a bundle, no such id (the ids present are
+ * named), broken Base64 or JSON, a field that is not a list of numbers, fewer or more layers than cfg.layers. Keys match
+ * whatever their case; unknown ones are skipped. An empty list is a missing one: no tensor. */
+hd_status hd_bundle_read(hd_bundle **out, const char *text, size_t n, const char *id, hd_error *err);
+void hd_bundle_free(hd_bundle *bundle);
+const hd_bundle_tensor *hd_bundle_find(const hd_bundle *bundle, const char *name);
+
+/* A text that grows, for writers. `failed` once memory ran out; nothing is appended then. */
+typedef struct hd_text {
+  char *data;
+  size_t n, room;
+  bool failed;
+} hd_text;
+
+void hd_text_add(hd_text *t, const char *bytes, size_t n);
+void hd_text_print(hd_text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The shortest decimal that gives back the float32, as Go and JavaScript write it. NaN and infinity are the caller's to refuse. */
+void hd_text_float(hd_text *t, float value);
+void hd_text_double(hd_text *t, double value); /* likewise, for float64 */
+/* A tree as Go's MarshalIndent writes it: two spaces a level, `level` for the first line's; no line feed at the end. */
+void hd_text_json(hd_text *t, const cJSON *node, int level);
+void hd_text_quoted(hd_text *t, const char *text); /* a JSON string, escaped as Go escapes it */
+void hd_text_base64(hd_text *t, const void *bytes, size_t n);
+
+/* Wraps cfg (JSON text, an object) and the weights' JSON text into a one-model bundle as Loom writes it: indented by two
+ * spaces. The caller frees *text with hd_free. */
+hd_status hd_bundle_write(char **text, size_t *n, const char *id, const cJSON *cfg, const char *weights, size_t n_weights,
+                          hd_error *err);
+
+#endif

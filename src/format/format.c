@@ -1,0 +1,191 @@
+/* format/format.c: which reader a file's first bytes belong to, and the directory that all readers fill.
+ *
+ * A directory owns copies of all its strings, in an arena. While a reader appends, entries are in the reader's order; sealing
+ * sorts them by place in the file and makes an index by name beside them. */
+#include "format/format.h"
+
+#include "base/memory.h"
+#include "base/status.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const hd_format *const formats[] = {&hd_format_safetensors};
+
+enum { N_FORMATS = sizeof formats / sizeof *formats, FIRST_BYTES = 8 };
+
+typedef struct metadata_pair {
+  const char *key, *value;
+} metadata_pair;
+
+struct hd_directory {
+  hd_entry *entries;
+  size_t n_entries, entries_room;
+  const hd_entry **by_name; /* NULL until sealed */
+  metadata_pair *pairs;
+  size_t n_pairs, pairs_room;
+  hd_arena strings;
+};
+
+/* ---- Filling ---- */
+
+/* Room for one item more; the larger array, or NULL. */
+static void *grow(void *items, size_t n, size_t *room, size_t item_bytes) {
+  size_t larger = *room ? *room : 16, bytes;
+  if (n < *room) return items;
+  if (n == larger && !hd_mul_size(larger, 2, &larger)) return NULL;
+  if (!hd_mul_size(larger, item_bytes, &bytes)) return NULL;
+  void *grown = hd_realloc(items, bytes);
+  if (grown) *room = larger;
+  return grown;
+}
+
+static hd_status no_memory(hd_error *err) { return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a directory of tensors"); }
+
+hd_status hd_directory_append(hd_directory *directory, const hd_entry *entry, hd_error *err) {
+  hd_entry *entries = grow(directory->entries, directory->n_entries, &directory->entries_room, sizeof *entries);
+  if (!entries) return no_memory(err);
+  directory->entries = entries;
+  char *name = hd_arena_text(&directory->strings, entry->name);
+  if (!name) return no_memory(err);
+  entries[directory->n_entries] = *entry;
+  entries[directory->n_entries++].name = name;
+  return HD_OK;
+}
+
+hd_status hd_directory_append_metadata(hd_directory *directory, const char *key, const char *value, hd_error *err) {
+  metadata_pair *pairs = grow(directory->pairs, directory->n_pairs, &directory->pairs_room, sizeof *pairs);
+  if (!pairs) return no_memory(err);
+  directory->pairs = pairs;
+  metadata_pair pair = {hd_arena_text(&directory->strings, key), hd_arena_text(&directory->strings, value)};
+  if (!pair.key || !pair.value) return no_memory(err);
+  pairs[directory->n_pairs++] = pair;
+  return HD_OK;
+}
+
+static int compare_places(const void *a, const void *b) {
+  const hd_entry *x = a, *y = b;
+  if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
+  if (x->end != y->end) return x->end < y->end ? -1 : 1;
+  return strcmp(x->name, y->name);
+}
+
+static int compare_names(const void *a, const void *b) {
+  const hd_entry *const *x = a, *const *y = b;
+  return strcmp((*x)->name, (*y)->name);
+}
+
+static int compare_name(const void *key, const void *item) {
+  const hd_entry *const *entry = item;
+  return strcmp(key, (*entry)->name);
+}
+
+hd_status hd_directory_seal(hd_directory *directory, hd_error *err) {
+  size_t n = directory->n_entries;
+  if (n > 0) qsort(directory->entries, n, sizeof *directory->entries, compare_places);
+  hd_free(directory->by_name);
+  directory->by_name = hd_alloc(n * sizeof *directory->by_name);
+  if (!directory->by_name) return no_memory(err);
+  for (size_t i = 0; i < n; i++) directory->by_name[i] = &directory->entries[i];
+  if (n > 0) qsort(directory->by_name, n, sizeof *directory->by_name, compare_names);
+  for (size_t i = 1; i < n; i++) {
+    char room[HD_NAME_ROOM];
+    const char *name = directory->by_name[i]->name;
+    if (strcmp(directory->by_name[i - 1]->name, name) == 0)
+      return hd_fail(err, HD_BAD_FILE, "tensor \"%s\": expected every name once, found it twice", hd_short_name(room, name));
+  }
+  return HD_OK;
+}
+
+hd_directory *hd_directory_copy(const hd_directory *directory) {
+  hd_directory *copy = hd_alloc_zero(sizeof *copy);
+  hd_status status = copy ? HD_OK : HD_OUT_OF_MEMORY;
+  for (size_t i = 0; status == HD_OK && i < directory->n_entries; i++)
+    status = hd_directory_append(copy, &directory->entries[i], NULL);
+  for (size_t i = 0; status == HD_OK && i < directory->n_pairs; i++)
+    status = hd_directory_append_metadata(copy, directory->pairs[i].key, directory->pairs[i].value, NULL);
+  if (status == HD_OK) status = hd_directory_seal(copy, NULL);
+  if (status == HD_OK) return copy;
+  hd_directory_free(copy);
+  return NULL;
+}
+
+/* ---- Detection ---- */
+
+/* "47 47 55 46": what the file starts with, for the message. */
+static void show_bytes(char room[FIRST_BYTES * 3 + 1], const uint8_t *first, size_t n) {
+  room[0] = '\0';
+  for (size_t i = 0; i < n && i < FIRST_BYTES; i++) snprintf(room + i * 3, 4, "%02x ", first[i]);
+  if (n > 0) room[(n < FIRST_BYTES ? n : FIRST_BYTES) * 3 - 1] = '\0';
+}
+
+static hd_status find_format(const hd_format **out, const uint8_t *first, size_t n, uint64_t file_bytes, hd_error *err) {
+  char shown[FIRST_BYTES * 3 + 1];
+  *out = NULL;
+  if (n < FIRST_BYTES && n < file_bytes)
+    return hd_fail(err, HD_BAD_ARGUMENT, "expected the file's first %d bytes, found %zu", FIRST_BYTES, n);
+  if (n > file_bytes)
+    return hd_fail(err, HD_BAD_ARGUMENT, "expected at most the file's %llu bytes, found %zu", (unsigned long long)file_bytes, n);
+  for (size_t i = 0; i < N_FORMATS && !*out; i++)
+    if (formats[i]->detect(first, n)) *out = formats[i];
+  if (*out) return HD_OK;
+  show_bytes(shown, first, n);
+  return hd_fail(err, HD_BAD_FILE, "expected a weight file (SafeTensors), found %llu bytes that start with %s",
+                 (unsigned long long)file_bytes, n ? shown : "nothing");
+}
+
+hd_status hd_directory_bytes(uint64_t *out, const void *first, size_t n, uint64_t file_bytes, hd_error *err) {
+  const hd_format *format;
+  *out = 0;
+  HD_TRY(find_format(&format, first, n, file_bytes, err));
+  return format->header_bytes(out, first, n, file_bytes, err);
+}
+
+hd_status hd_directory_read(hd_directory **out, const void *head, size_t n, uint64_t file_bytes, hd_error *err) {
+  const hd_format *format;
+  uint64_t wanted;
+  *out = NULL;
+  HD_TRY(find_format(&format, head, n, file_bytes, err));
+  HD_TRY(format->header_bytes(&wanted, head, n, file_bytes, err));
+  if (n < wanted)
+    return hd_fail(err, HD_BAD_ARGUMENT, "%s: expected the file's first %llu bytes, found %zu", format->name,
+                   (unsigned long long)wanted, n);
+  hd_directory *directory = hd_alloc_zero(sizeof *directory);
+  if (!directory) return no_memory(err);
+  hd_status status = format->read(directory, head, n, file_bytes, err);
+  if (status == HD_OK) *out = directory;
+  else hd_directory_free(directory);
+  return status;
+}
+
+/* ---- Reading a directory ---- */
+
+void hd_directory_free(hd_directory *directory) {
+  if (!directory) return;
+  hd_free(directory->entries);
+  hd_free(directory->by_name);
+  hd_free(directory->pairs);
+  hd_arena_free(&directory->strings);
+  hd_free(directory);
+}
+
+size_t hd_directory_count(const hd_directory *directory) { return directory->n_entries; }
+
+const hd_entry *hd_directory_entry(const hd_directory *directory, size_t index) {
+  return index < directory->n_entries ? &directory->entries[index] : NULL;
+}
+
+const hd_entry *hd_directory_find(const hd_directory *directory, const char *name) {
+  if (directory->n_entries == 0) return NULL;
+  const hd_entry **found =
+      bsearch(name, directory->by_name, directory->n_entries, sizeof *directory->by_name, compare_name);
+  return found ? *found : NULL;
+}
+
+bool hd_directory_metadata(const hd_directory *directory, size_t index, const char **key, const char **value) {
+  if (index >= directory->n_pairs) return false;
+  *key = directory->pairs[index].key;
+  *value = directory->pairs[index].value;
+  return true;
+}
