@@ -1,0 +1,141 @@
+/** The arrows of docs/architecture.md: who may include or import whom, read from the lines themselves. */
+import assert from 'node:assert/strict';
+import { readFileSync, readdirSync } from 'node:fs';
+import { basename, dirname, extname, join, normalize, relative } from 'node:path';
+import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+
+/** What the files of a folder of src/ may include besides their own folder's. heddle.h is for everyone and includes nothing of ours. */
+const mayInclude = {
+  base: [],
+  format: ['base'],
+  kernels: ['base'],
+  layers: ['kernels', 'base'],
+  graph: ['layers', 'kernels', 'format', 'base'],
+  run: ['graph', 'layers', 'kernels', 'base'],
+  'wasm.c': ['base'],
+};
+
+/** What the files of a folder may import, besides files of their own folder. */
+const mayImport = {
+  // The build puts the module's bytes into heddle/inline under that name.
+  ts: (to, from) => /^@huggingface\/(tokenizers|jinja)$/.test(to) || (from === 'ts/inline.ts' && to === 'heddle-simd128.wasm'),
+  demo: (to) => /^heddle(\/|$)/.test(to),
+  js: (to) => /^(heddle(\/|$)|node:)/.test(to),
+  tools: (to) => /^node:/.test(to) || to === 'esbuild',
+};
+
+/** The folders whose scripts a browser loads. */
+const inBrowsers = ['ts', 'demo'];
+
+/** Files of the project below a folder, as paths from its root. */
+function files(folder, extensions) {
+  return readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && extensions.includes(extname(entry.name)))
+    .map((entry) => relative(root, join(entry.parentPath ?? entry.path, entry.name)).replaceAll('\\', '/'))
+    .sort();
+}
+
+const scripts = ['.ts', '.mts', '.js', '.mjs'];
+const sources = [
+  ...files('src', ['.c', '.h', '.txt']),
+  ...['ts', 'js', 'demo', 'tools'].flatMap((folder) => files(folder, [...scripts, '.html', '.css'])),
+  ...files('tests', ['.c', '.h', '.py', '.html', ...scripts]),
+];
+
+const text = (file) => readFileSync(join(root, file), 'utf8');
+
+/** The script without comments, so that an example in one is no import. */
+const code = (file) => text(file).replace(/\/\*[\s\S]*?\*\//g, '').replace(/(^|\s)\/\/.*$/gm, '$1');
+
+/** What the script imports, statically and dynamically. */
+function imports(file) {
+  const patterns = [/^\s*(?:import|export)\s[^;'"]*?from\s*['"]([^'"]+)['"]/gm, /^\s*import\s*['"]([^'"]+)['"]/gm, /\bimport\(\s*['"]([^'"]+)['"]/g];
+  return patterns.flatMap((pattern) => [...code(file).matchAll(pattern)].map((match) => match[1]));
+}
+
+/** Lines "file:number: line" of the files that match; the message of what they break. */
+function linesThat(list, pattern) {
+  return list.flatMap((file) => text(file).split('\n').flatMap((line, i) => (pattern.test(line) ? [`${file}:${i + 1}: ${line.trim()}`] : [])));
+}
+
+const none = (found, what) => assert.deepEqual(found, [], what);
+
+test('every include in src/ follows an arrow of docs/architecture.md', () => {
+  const bad = [];
+  let n = 0;
+  for (const file of files('src', ['.c', '.h'])) {
+    const own = file.split('/')[1];
+    for (const [, to] of text(file).matchAll(/^\s*#\s*include\s+"([^"]+)"/gm)) {
+      n++;
+      const allowed = file !== 'src/heddle.h' && (to === 'heddle.h' || to.startsWith(`${own}/`) || mayInclude[own]?.includes(to.split('/')[0]));
+      if (!allowed) bad.push(`${file} includes ${to}`);
+    }
+  }
+  none(bad, 'arrows that are not in the table');
+  assert.ok(n > 100, `read only ${n} includes`);
+});
+
+test('the table of allowed includes is the one docs/architecture.md prints', () => {
+  const printed = [...text('docs/architecture.md').matchAll(/^\| `src\/(\w+)\/` \|.*\| ([^|]+) \|$/gm)];
+  assert.equal(printed.length, 6);
+  for (const [, folder, list] of printed) {
+    const names = list.trim() === '`heddle.h`' ? [] : list.split(',').map((name) => name.trim());
+    assert.deepEqual(names.sort(), [...mayInclude[folder]].sort(), `src/${folder}`);
+  }
+});
+
+test('system headers that know files, threads or the browser are included where the table says what the folder does', () => {
+  const pure = ['format', 'kernels', 'layers', 'graph', 'run'].flatMap((folder) => files(`src/${folder}`, ['.c', '.h']));
+  none(linesThat(pure, /#\s*include\s*<(pthread|stdatomic|emscripten|unistd|fcntl|sys\/)/), 'only src/base/ and src/wasm.c know the host');
+});
+
+test('ts/, js/, demo/ and tools/ import only their own files and what their row allows', () => {
+  const bad = [];
+  let n = 0;
+  for (const [folder, allows] of Object.entries(mayImport)) {
+    for (const file of files(folder, scripts)) {
+      for (const to of imports(file)) {
+        n++;
+        const own = to.startsWith('.') && normalize(join(dirname(file), to)).replaceAll('\\', '/').startsWith(`${folder}/`);
+        if (!own && !allows(to, file)) bad.push(`${file} imports ${to}`);
+      }
+    }
+  }
+  none(bad, 'imports that are not in the table');
+  assert.ok(n > 60, `read only ${n} imports`);
+});
+
+test('what browsers load has no node: import and no dynamic import', () => {
+  const bad = [];
+  for (const file of inBrowsers.flatMap((folder) => files(folder, scripts))) {
+    if (imports(file).some((to) => to.startsWith('node:'))) bad.push(`${file}: a node: import`);
+    if (/\bimport\s*\(|\brequire\s*\(/.test(code(file))) bad.push(`${file}: a dynamic import`);
+  }
+  none(bad, 'bundlers and edge hosts would trip over it');
+});
+
+test('only ts/memory.ts touches an instance\'s heap', () => {
+  const bad = [];
+  for (const file of files('ts', scripts).filter((file) => file !== 'ts/memory.ts')) {
+    // host.ts asks a memory of its own, which no instance has, whether it can be shared.
+    const script = code(file).replace(/const memory = new WebAssembly\.Memory\(\{ initial: 1, maximum: 1[^}]*\}\);[\s\S]*?\n  \}/, '');
+    if (/memory(\(\))?\??\.buffer|\bHEAP(U?\d+|F\d+)\b/i.test(script)) bad.push(file);
+  }
+  none(bad, 'files that make views of the heap');
+});
+
+test('no source line names a machine path', () => {
+  const machine = new RegExp(['/home/', '/Users/', '/work/', '/root/', '/mnt/', '[A-Z]:\\\\\\\\?Users'].map((path) => `(?<![\\w.*-])${path}`).join('|'));
+  none(linesThat(sources.filter((file) => file !== 'tests/node/layering.test.mjs'), machine), 'lines that hold on one machine only');
+});
+
+test('no source file is longer than 1,000 lines', () => {
+  none(sources.filter((file) => text(file).split('\n').length > 1001), 'files with two subjects');
+});
+
+test('no source file is called utils, helpers, common or misc', () => {
+  none(sources.filter((file) => /^(utils?|helpers?|common|misc)$/i.test(basename(file).replace(/\..*$/, ''))), 'names that say nothing');
+});
