@@ -1,10 +1,11 @@
 /* kernels/matmul_q8.c: the layout q8_0.x4, Q8_0 blocks repacked for the integer dot.
  *
- * Four rows' blocks of the same 32 columns lie together (144 bytes, 1.125 a weight):
+ * Four rows' blocks of the same 32 columns lie together (152 bytes, 1.1875 a weight):
  *
  *   int8   quants[8][4 rows][4 columns]   one 16-byte vector holds four rows by four columns: the dot leaves
  *                                         four rows' sums in four lanes, and the activations are a 4-value splat
- *   F16    scales[4]                      the file's bits
+ *   float  scales[4]                      the file's F16, which comes back from it bit for bit: converting four
+ *                                         F16 a block costs as much as half of the block's products
  *   int16  sums[4]                        of each row's 32 quants, for activations that are not signed (see below)
  *
  * Rows are padded to four with zeros. Activations are quantised per 32 columns, once a call, into scratch. Where v_dot_i8 is fast its
@@ -22,17 +23,19 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum { BLOCK = 32, FILE_BLOCK_BYTES = 34, ROWS = 4, COLUMNS = 4, VECTORS = BLOCK / COLUMNS };
-enum { INPUTS = 4 };      /* a tile's, in prefill: each vector of weights is used for all of them */
-enum { QUADS = 2 };       /* of four rows, with one input: each splat of activations is used for all of them */
+/* Tiles, in quads (of four rows) by inputs. Each vector of weights is used for all inputs, each splat of activations for all quads. */
+enum { QUADS = 4 };                      /* with one input */
+enum { TILE_QUADS = 2, TILE_INPUTS = 4 }; /* with many */
+enum { TILE = 8, MOST_QUADS = 4, MOST_INPUTS = 4 };
 enum { QUADS_IN_CACHE = 8 }; /* that stay in the first-level cache while all inputs pass over them */
 
 typedef struct quad_block {
   int8_t quants[VECTORS][ROWS][COLUMNS];
-  uint16_t scales[ROWS];
+  float scales[ROWS];
   int16_t sums[ROWS];
 } quad_block;
 
-_Static_assert(sizeof(quad_block) == 144, "no padding");
+_Static_assert(sizeof(quad_block) == 152, "no padding");
 
 static size_t quads_of(size_t rows) { return (rows + ROWS - 1) / ROWS; }
 
@@ -55,7 +58,7 @@ static void pack_block(quad_block *to, size_t r, const unsigned char *from) {
     to->quants[i / COLUMNS][r][i % COLUMNS] = quant;
     sum += quant;
   }
-  to->scales[r] = (uint16_t)(from[0] | from[1] << 8);
+  to->scales[r] = hd_f16_to_f32((uint16_t)(from[0] | from[1] << 8));
   to->sums[r] = (int16_t)sum;
 }
 
@@ -73,8 +76,9 @@ static void unpack_q8(const hd_matrix *w, size_t first, size_t n, void *to) {
   for (size_t row = first; row < first + n; row++)
     for (size_t b = 0; b < w->cols / BLOCK; b++, out += FILE_BLOCK_BYTES) {
       const quad_block *block = block_at(w, row, b);
-      out[0] = (unsigned char)(block->scales[row % ROWS] & 0xffu);
-      out[1] = (unsigned char)(block->scales[row % ROWS] >> 8);
+      uint16_t scale = hd_f32_to_f16(block->scales[row % ROWS]);
+      out[0] = (unsigned char)(scale & 0xffu);
+      out[1] = (unsigned char)(scale >> 8);
       for (size_t i = 0; i < BLOCK; i++) out[2 + i] = (unsigned char)block->quants[i / COLUMNS][row % ROWS][i % COLUMNS];
     }
 }
@@ -82,7 +86,7 @@ static void unpack_q8(const hd_matrix *w, size_t first, size_t n, void *to) {
 static void row_q8(const hd_matrix *w, size_t index, float *to) {
   for (size_t b = 0; b < w->cols / BLOCK; b++) {
     const quad_block *block = block_at(w, index, b);
-    float scale = hd_f16_to_f32(block->scales[index % ROWS]);
+    float scale = block->scales[index % ROWS];
     for (size_t i = 0; i < BLOCK; i++) to[b * BLOCK + i] = (float)block->quants[i / COLUMNS][index % ROWS][i % COLUMNS] * scale;
   }
 }
@@ -176,7 +180,7 @@ INLINE void dot_block(v_i32 *sums, const quad_block *const *w, size_t n_q, const
       }
     }
 #else
-  v_i32 low[INPUTS], high[INPUTS];
+  v_i32 low[TILE], high[TILE];
   for (size_t i = 0; i < n_q * n_t; i++) low[i] = high[i] = vi_splat(0);
   for (size_t j = 0; j < VECTORS; j++)
     for (size_t q = 0; q < n_q; q++) {
@@ -195,14 +199,14 @@ INLINE void dot_block(v_i32 *sums, const quad_block *const *w, size_t n_q, const
 INLINE void dot_quads(v_f32 *y, const quad_block *w, size_t n_q, const input_block *in, const float *scales, size_t n_t, size_t n_blocks) {
   for (size_t i = 0; i < n_q * n_t; i++) y[i] = v_zero();
   for (size_t b = 0; b < n_blocks; b++) {
-    const quad_block *blocks[QUADS];
-    const input_block *block_inputs[INPUTS];
-    v_i32 sums[INPUTS];
+    const quad_block *blocks[MOST_QUADS];
+    const input_block *block_inputs[MOST_INPUTS];
+    v_i32 sums[TILE];
     for (size_t q = 0; q < n_q; q++) blocks[q] = w + q * n_blocks + b;
     for (size_t t = 0; t < n_t; t++) block_inputs[t] = in + t * n_blocks + b;
     dot_block(sums, blocks, n_q, block_inputs, n_t);
     for (size_t q = 0; q < n_q; q++) {
-      v_f32 row_scales = v_load_f16(blocks[q]->scales);
+      v_f32 row_scales = v_load(blocks[q]->scales);
       for (size_t t = 0; t < n_t; t++) {
         v_f32 scaled = v_mul(v_from_i32(sums[q * n_t + t]), v_splat(scales[t * n_blocks + b]));
         y[q * n_t + t] = v_madd(scaled, row_scales, y[q * n_t + t]);
@@ -211,48 +215,48 @@ INLINE void dot_quads(v_f32 *y, const quad_block *w, size_t n_q, const input_blo
   }
 }
 
-static void dot_4_inputs(v_f32 *y, const quad_block *w, const input_block *in, const float *scales, size_t n_blocks) {
-  dot_quads(y, w, 1, in, scales, INPUTS, n_blocks);
+static void dot_tile(v_f32 *y, const quad_block *w, const input_block *in, const float *scales, size_t n_blocks) {
+  dot_quads(y, w, TILE_QUADS, in, scales, TILE_INPUTS, n_blocks);
 }
 
-static void dot_2_quads(v_f32 *y, const quad_block *w, const input_block *in, const float *scales, size_t n_blocks) {
+static void dot_inputs(v_f32 *y, const quad_block *w, const input_block *in, const float *scales, size_t n_blocks) {
+  dot_quads(y, w, 1, in, scales, TILE_INPUTS, n_blocks);
+}
+
+static void dot_rows(v_f32 *y, const quad_block *w, const input_block *in, const float *scales, size_t n_blocks) {
   dot_quads(y, w, QUADS, in, scales, 1, n_blocks);
 }
 
-static void dot_1_quad(v_f32 *y, const quad_block *w, const input_block *in, const float *scales, size_t n_blocks) {
+static void dot_one(v_f32 *y, const quad_block *w, const input_block *in, const float *scales, size_t n_blocks) {
   dot_quads(y, w, 1, in, scales, 1, n_blocks);
 }
 
-static void store_quad(const product *p, size_t input, size_t quad, v_f32 values) {
-  size_t row = quad * ROWS, left = p->w->rows - row;
-  float *y = p->y + input * p->w->rows + row;
-  if (left >= ROWS) v_store(y, values);
-  else v_store_part(y, values, left);
+/* The tile's rows and inputs from quad and t on; rows of padding are left out. */
+static void store_tile(const product *p, const v_f32 *y, size_t quad, size_t n_q, size_t t, size_t n_t) {
+  for (size_t q = 0; q < n_q; q++)
+    for (size_t i = 0; i < n_t; i++) {
+      size_t row = (quad + q) * ROWS, left = p->w->rows - row;
+      float *to = p->y + (t + i) * p->w->rows + row;
+      if (left >= ROWS) v_store(to, y[q * n_t + i]);
+      else v_store_part(to, y[q * n_t + i], left);
+    }
 }
 
-/* Input t over the quads [begin, end). */
-static void one_input(const product *p, size_t t, size_t begin, size_t end) {
+typedef void (*dot_function)(v_f32 *y, const quad_block *w, const input_block *in, const float *scales, size_t n_blocks);
+
+/* n_t inputs from t on, over the quads [begin, end): n_q at a time by `wide`, what is left one by one by `narrow`. */
+static void strip(const product *p, size_t t, size_t n_t, size_t begin, size_t end, size_t n_q, dot_function wide, dot_function narrow) {
   size_t n_blocks = p->w->cols / BLOCK, quad = begin;
   const input_block *in = p->in.blocks + t * n_blocks;
   const float *scales = p->in.scales + t * n_blocks;
-  v_f32 y[QUADS];
-  for (; quad + QUADS <= end; quad += QUADS) {
-    dot_2_quads(y, block_at(p->w, quad * ROWS, 0), in, scales, n_blocks);
-    for (size_t q = 0; q < QUADS; q++) store_quad(p, t, quad + q, y[q]);
+  v_f32 y[TILE];
+  for (; quad + n_q <= end; quad += n_q) {
+    wide(y, block_at(p->w, quad * ROWS, 0), in, scales, n_blocks);
+    store_tile(p, y, quad, n_q, t, n_t);
   }
   for (; quad < end; quad++) {
-    dot_1_quad(y, block_at(p->w, quad * ROWS, 0), in, scales, n_blocks);
-    store_quad(p, t, quad, y[0]);
-  }
-}
-
-/* Inputs t … t + 3 over the quads [begin, end). */
-static void four_inputs(const product *p, size_t t, size_t begin, size_t end) {
-  size_t n_blocks = p->w->cols / BLOCK;
-  for (size_t quad = begin; quad < end; quad++) {
-    v_f32 y[INPUTS];
-    dot_4_inputs(y, block_at(p->w, quad * ROWS, 0), p->in.blocks + t * n_blocks, p->in.scales + t * n_blocks, n_blocks);
-    for (size_t i = 0; i < INPUTS; i++) store_quad(p, t + i, quad, y[i]);
+    narrow(y, block_at(p->w, quad * ROWS, 0), in, scales, n_blocks);
+    store_tile(p, y, quad, 1, t, n_t);
   }
 }
 
@@ -261,8 +265,8 @@ static void multiply_quads(void *context, size_t begin, size_t end, size_t threa
   const product *p = context;
   for (size_t first = begin; first < end; first += QUADS_IN_CACHE) {
     size_t last = end - first < QUADS_IN_CACHE ? end : first + QUADS_IN_CACHE, t = 0;
-    for (; t + INPUTS <= p->n_x; t += INPUTS) four_inputs(p, t, first, last);
-    for (; t < p->n_x; t++) one_input(p, t, first, last);
+    for (; t + TILE_INPUTS <= p->n_x; t += TILE_INPUTS) strip(p, t, TILE_INPUTS, first, last, TILE_QUADS, dot_tile, dot_inputs);
+    for (; t < p->n_x; t++) strip(p, t, 1, first, last, QUADS, dot_rows, dot_one);
   }
 }
 
@@ -280,7 +284,7 @@ static void pack_columns_q8(float *panel, const void *b, size_t first_k, size_t 
   for (size_t k = 0; k < n_k; k++, panel += K_PANEL_COLUMNS) {
     const quad_block *block = block_at(w, first_k + k, first_c / BLOCK);
     size_t r = (first_k + k) % ROWS;
-    v_f32 scale = v_splat(hd_f16_to_f32(block->scales[r]));
+    v_f32 scale = v_splat(block->scales[r]);
     for (size_t c = 0; c < n_c; c += COLUMNS)
       v_store(panel + c, v_mul(v_from_i32(vi_load_i8(block->quants[vector + c / COLUMNS][r])), scale));
   }
