@@ -1,0 +1,283 @@
+/**
+ * load.ts: from bytes to a model inside an instance, by the core's three steps: the header gives a directory, the directory and a
+ * description give a graph, and the wanted tensors stream into it in file order, in pieces of at most 1 MB.
+ *
+ * Progress is counted here and an abort is this file not making the next call: the core knows of neither.
+ */
+import type { Core } from './core.js';
+import { HeddleError } from './errors.js';
+import { Breather } from './host.js';
+import { stagingBytes } from './memory.js';
+import { isByteSource, openFile, openSource, readRange, readText } from './source.js';
+import type { ByteSource, FileSet } from './source.js';
+import type { TokenizerFiles } from './tokenizer.js';
+import type { FileInfo, FileInput, LoadOptions, SourceInput, TensorInfo } from './types.js';
+
+/** A model's files, opened: either a bundle, or a description and weights. */
+export interface ModelFiles {
+  bundle?: { bytes: Uint8Array; id: string };
+  config?: string;
+  generationConfig?: string;
+  weights?: ByteSource;
+  tokenizer?: TokenizerFiles;
+}
+
+/** What a description says about a text's end, its begin and its length. */
+export interface TextSettings {
+  endTokens: number[];
+  beginToken: number | undefined;
+}
+
+// ---- Finding the files ----
+
+/** Opens what a model consists of. The weights stay open: close them when done. */
+export async function openModel(input: SourceInput, options: LoadOptions): Promise<ModelFiles> {
+  const opened = await openSource(input, options.signal);
+  if (!isByteSource(opened)) return openSet(opened, options);
+  const files: ModelFiles = {};
+  if (options.tokenizer) files.tokenizer = options.tokenizer;
+  const first = new Uint8Array(await firstBytes(opened));
+  if (looksLikeText(first)) {
+    const bytes = await readOn(opened, first);
+    return { ...files, bundle: { bytes, id: options.id ?? soleModel(bytes) } };
+  }
+  if (options.config === undefined) {
+    await opened.close();
+    throw new HeddleError('bad_argument', `${opened.name}: weights alone are no model; give their description as options.config`);
+  }
+  return { ...files, config: await describe(options.config, options.signal), weights: startingWith(opened, first) };
+}
+
+async function openSet(set: FileSet, options: LoadOptions): Promise<ModelFiles> {
+  const files: ModelFiles = {};
+  const text = async (name: string): Promise<string | undefined> => {
+    const file = await set.open(name);
+    return file && readText(file);
+  };
+  const config = options.config === undefined ? await text('config.json') : await describe(options.config, options.signal);
+  if (config === undefined) {
+    const names = await set.list();
+    throw new HeddleError('bad_file', `no config.json among the model's files${names ? ` (${names.join(', ')})` : ''}`);
+  }
+  files.config = config;
+  const generationConfig = await text('generation_config.json');
+  if (generationConfig !== undefined) files.generationConfig = generationConfig;
+  const tokenizer = await text('tokenizer.json');
+  const tokenizerConfig = tokenizer === undefined ? undefined : await text('tokenizer_config.json');
+  if (options.tokenizer) files.tokenizer = options.tokenizer;
+  else if (tokenizer !== undefined) files.tokenizer = { 'tokenizer.json': tokenizer, ...(tokenizerConfig !== undefined && { 'tokenizer_config.json': tokenizerConfig }) };
+  files.weights = await openWeights(set);
+  return files;
+}
+
+async function openWeights(set: FileSet): Promise<ByteSource> {
+  const names = await set.list();
+  const candidates = names?.filter((name) => name.endsWith('.safetensors')) ?? ['model.safetensors'];
+  const name = candidates.includes('model.safetensors') ? 'model.safetensors' : candidates.length === 1 ? candidates[0] : undefined;
+  const file = name === undefined ? undefined : await set.open(name);
+  if (file) return file;
+  const index = names ? names.includes('model.safetensors.index.json') : (await set.open('model.safetensors.index.json')) !== undefined;
+  if (index) throw new HeddleError('unsupported', 'the weights are split into several files, which is not built yet');
+  throw new HeddleError('bad_file', `no model.safetensors among the model's files${names ? ` (${names.join(', ')})` : ''}`);
+}
+
+/** A description as JSON text. A network's spec without a dialect means the textbook's arithmetic: see `standardDialect`. */
+async function describe(config: FileInput | object, signal: AbortSignal | undefined): Promise<string> {
+  const plain = typeof config === 'object' && [Object.prototype, null].includes(Object.getPrototypeOf(config) as object | null) && !('stream' in config);
+  return standardDialect(plain ? JSON.stringify(config) : await readText(await openFile(config as FileInput, signal)));
+}
+
+/** Builders in camelCase default to the textbook; a bundle, and the core, to Loom. Text that is no JSON is left for the core to refuse. */
+export function standardDialect(json: string): string {
+  return withDialect(json, 'standard');
+}
+
+export function withDialect(json: string, dialect: 'standard' | 'loom'): string {
+  try {
+    const spec: unknown = JSON.parse(json);
+    if (typeof spec !== 'object' || spec === null || !('layers' in spec) || 'dialect' in spec) return json;
+    return JSON.stringify({ dialect, ...spec });
+  } catch {
+    return json;
+  }
+}
+
+/** Text begins with a brace; so may a SafeTensors file of 123 header bytes, but then NULs follow. */
+function looksLikeText(first: Uint8Array): boolean {
+  const text = new TextDecoder('latin1').decode(first);
+  return /^(\u00ef\u00bb\u00bf)?\s*[{[]/.test(text) && !text.includes('\0');
+}
+
+/** The id of a bundle's only model. What is no bundle is left for the core, which says where it breaks. */
+function soleModel(bytes: Uint8Array): string {
+  let ids: string[];
+  try {
+    const bundle = JSON.parse(new TextDecoder().decode(bytes)) as { models?: { id?: unknown }[] };
+    ids = (bundle.models ?? []).map((model) => String(model.id));
+  } catch {
+    return '';
+  }
+  if (ids.length > 1) throw new HeddleError('bad_argument', `the bundle holds ${ids.length} models (${ids.join(', ')}): say which as options.id`);
+  return ids[0] ?? '';
+}
+
+async function firstBytes(source: ByteSource): Promise<Uint8Array> {
+  return readRange(source, 0, Math.min(8, source.size ?? 8));
+}
+
+/** The whole of a file whose first bytes were read. Closes it. */
+async function readOn(source: ByteSource, first: Uint8Array): Promise<Uint8Array> {
+  const end = source.size ?? Number.POSITIVE_INFINITY;
+  const rest = end > first.byteLength ? await readRange(source, first.byteLength, end) : new Uint8Array(0);
+  await source.close();
+  const all = new Uint8Array(first.byteLength + rest.byteLength);
+  all.set(first);
+  all.set(rest, first.byteLength);
+  return all;
+}
+
+/** The file again from its start: its first bytes were read off a stream that cannot go back. */
+function startingWith(source: ByteSource, first: Uint8Array): ByteSource {
+  return {
+    name: source.name,
+    size: source.size,
+    async *read(begin, end) {
+      if (begin < first.byteLength) yield first.subarray(begin, Math.min(end, first.byteLength));
+      if (end > first.byteLength) yield* source.read(Math.max(begin, first.byteLength), end);
+    },
+    close: () => source.close(),
+  };
+}
+
+/** Begin and end tokens: generation_config.json goes before config.json. */
+export function textSettings(files: ModelFiles): TextSettings {
+  const found: TextSettings = { endTokens: [], beginToken: undefined };
+  for (const text of [files.config, files.generationConfig]) {
+    if (text === undefined) continue;
+    try {
+      const { eos_token_id: end, bos_token_id: begin } = JSON.parse(text) as { eos_token_id?: unknown; bos_token_id?: unknown };
+      const ids = (Array.isArray(end) ? end : [end]).filter((id): id is number => typeof id === 'number');
+      if (ids.length > 0) found.endTokens = ids;
+      if (typeof begin === 'number') found.beginToken = begin;
+    } catch {
+      // The core reads config.json strictly and has refused it by now; generation_config.json only advises.
+    }
+  }
+  return found;
+}
+
+// ---- Directories ----
+
+/** Reads a weight file's header; gives the core's directory, which the caller frees, and the file's size. */
+async function readDirectory(core: Core, source: ByteSource): Promise<{ directory: number; bytes: number }> {
+  if (source.size === undefined) {
+    throw new HeddleError('bad_argument', `${source.name}: the size is not known (no Content-Length, or a Content-Encoding); give { stream, size }`);
+  }
+  const bytes = source.size;
+  const first = await firstBytes(source);
+  const wanted = core.heap.with(first, (p, n) => core.made((x) => x.w_directory_bytes(p, n, bytes)));
+  const rest = wanted > first.byteLength ? await readRange(source, first.byteLength, wanted) : new Uint8Array(0);
+  const head = new Uint8Array(first.byteLength + rest.byteLength);
+  head.set(first);
+  head.set(rest, first.byteLength);
+  return { directory: core.heap.with(head, (p, n) => core.made((x) => x.w_directory_read(p, n, bytes))), bytes };
+}
+
+/** The entry in the transfer area: [name, dtype, n_dims, begin, end, wanted, shape…]. */
+function entry(core: Core): TensorInfo & { wanted: boolean } {
+  const { heap } = core;
+  return {
+    name: heap.text(heap.transfer(0)),
+    dtype: core.dtypes[heap.transfer(1)] ?? '?',
+    shape: heap.transferShape(2, 6),
+    begin: heap.transfer(3),
+    end: heap.transfer(4),
+    wanted: heap.transfer(5) !== 0,
+  };
+}
+
+/** A weight file's tensors and metadata. Nothing but its header is read. */
+export async function inspectFile(core: Core, source: ByteSource): Promise<FileInfo> {
+  const { directory, bytes } = await readDirectory(core, source);
+  try {
+    const tensors: TensorInfo[] = [];
+    const count = core.call((x) => x.w_directory_count(directory));
+    for (let i = 0; i < count; i++) {
+      core.call((x) => x.w_directory_entry(directory, i));
+      const { wanted: _, ...info } = entry(core);
+      tensors.push(info);
+    }
+    const metadata: Record<string, string> = {};
+    for (let i = 0; core.call((x) => x.w_directory_metadata(directory, i)) !== 0; i++) {
+      metadata[core.heap.text(core.heap.transfer(0))] = core.heap.text(core.heap.transfer(1));
+    }
+    return { tensors, metadata, bytes };
+  } finally {
+    if (core.alive) core.call((x) => x.w_directory_free(directory));
+  }
+}
+
+// ---- Loading ----
+
+/** The core's model from a bundle's text. Synchronous: LoadNetworkFromString is this. */
+export function loadBundle(core: Core, text: string | Uint8Array, id: string): number {
+  const load = (p: number, n: number): number => core.heap.withText(id, (name) => core.made((x) => x.w_model_load_bundle(p, n, name)));
+  return typeof text === 'string' ? core.heap.withText(text, load) : core.heap.with(text, load);
+}
+
+/** The core's model from opened files; nothing is left behind when it fails or is aborted. */
+export async function loadFiles(core: Core, files: ModelFiles, options: LoadOptions): Promise<number> {
+  if (files.bundle) return loadBundle(core, files.bundle.bytes, files.bundle.id);
+  if (!files.weights || files.config === undefined) throw new HeddleError('bad_argument', 'a model needs a description and weights');
+  const dtype = options.dtype === undefined || options.dtype === 'keep' ? -1 : core.dtypeNumber(options.dtype);
+  const loader = core.made((x) => x.w_loader_new(dtype));
+  try {
+    core.heap.withText(files.config, (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
+    const { directory } = await readDirectory(core, files.weights);
+    try {
+      core.check((x) => x.w_loader_add(loader, directory));
+    } finally {
+      if (core.alive) core.call((x) => x.w_directory_free(directory));
+    }
+    await streamTensors(core, loader, files.weights, options);
+    return core.made((x) => x.w_loader_finish(loader));
+  } finally {
+    if (core.alive) core.call((x) => x.w_loader_free(loader));
+  }
+}
+
+async function streamTensors(core: Core, loader: number, source: ByteSource, options: LoadOptions): Promise<void> {
+  const count = core.call((x) => x.w_loader_count(loader));
+  const wanted: { index: number; begin: number; end: number }[] = [];
+  for (let index = 0; index < count; index++) {
+    core.call((x) => x.w_loader_tensor(loader, index));
+    const info = entry(core);
+    if (info.wanted) wanted.push({ index, begin: info.begin, end: info.end });
+  }
+  const progress = { bytes: 0, totalBytes: wanted.reduce((sum, t) => sum + t.end - t.begin, 0), tensors: 0, totalTensors: wanted.length };
+  const breather = new Breather();
+  const pause = async (): Promise<void> => {
+    options.signal?.throwIfAborted();
+    await breather.breathe();
+    options.signal?.throwIfAborted();
+  };
+  for (const { index, begin, end } of wanted) {
+    core.check((x) => x.w_tensor_begin(loader, index));
+    if (end > begin) {
+      for await (const chunk of source.read(begin, end)) {
+        for (let at = 0; at < chunk.byteLength; at += stagingBytes) {
+          const piece = chunk.subarray(at, at + stagingBytes);
+          const staged = core.heap.stage(piece);
+          core.check((x) => x.w_tensor_write(loader, staged, piece.byteLength));
+          progress.bytes += piece.byteLength;
+          options.progress?.({ ...progress });
+          await pause();
+        }
+      }
+    }
+    core.check((x) => x.w_tensor_end(loader));
+    progress.tensors++;
+    options.progress?.({ ...progress });
+    await pause();
+  }
+}

@@ -1,0 +1,288 @@
+/**
+ * source.ts: where bytes come from. Whatever a caller gives, a file becomes a ByteSource (a size and ranges of it as chunks) and a
+ * model becomes a FileSet (files by name). No weight file is ever held whole.
+ *
+ * This is the seam for what comes later: HTTP ranges, shards and caches are other ByteSources, and nothing else changes.
+ */
+import { HeddleError, messageOf } from './errors.js';
+import { isNode, nodeFiles } from './host.js';
+import type { NodeFileHandle } from './host.js';
+import type { FileInput, SizedStream, SourceInput } from './types.js';
+
+/** One file. Ranges must be asked for in ascending order: a stream cannot go back. */
+export interface ByteSource {
+  /** For messages. */
+  readonly name: string;
+  /** In bytes; undefined when a server does not say. Weight files need it. */
+  readonly size: number | undefined;
+  read(begin: number, end: number): AsyncIterable<Uint8Array>;
+  close(): Promise<void>;
+}
+
+/** Files by name; undefined when there is none of that name. */
+export interface FileSet {
+  open(name: string): Promise<ByteSource | undefined>;
+  /** Names of all files, where that can be known. */
+  list(): Promise<readonly string[] | undefined>;
+}
+
+/** Bytes read at once from a disk or a Blob. */
+const readBytes = 1 << 20;
+
+// ---- Kinds of ByteSource ----
+
+function fromBytes(bytes: Uint8Array, name: string): ByteSource {
+  return {
+    name,
+    size: bytes.byteLength,
+    async *read(begin, end) {
+      yield bytes.subarray(begin, end);
+    },
+    close: async () => undefined,
+  };
+}
+
+function fromBlob(blob: Blob): ByteSource {
+  return {
+    name: blob instanceof File ? blob.name : 'blob',
+    size: blob.size,
+    async *read(begin, end) {
+      for (let at = begin; at < end; at += readBytes) yield new Uint8Array(await blob.slice(at, Math.min(at + readBytes, end)).arrayBuffer());
+    },
+    close: async () => undefined,
+  };
+}
+
+async function fromPath(path: string | URL): Promise<ByteSource> {
+  const name = String(path);
+  let file: NodeFileHandle;
+  try {
+    file = await nodeFiles().open(path, 'r');
+  } catch (error) {
+    throw new HeddleError('bad_file', `cannot open ${name}: ${messageOf(error)}`, { cause: error });
+  }
+  const { size } = await file.stat();
+  return {
+    name,
+    size,
+    async *read(begin, end) {
+      const buffer = new Uint8Array(Math.min(readBytes, end - begin));
+      for (let at = begin; at < end; ) {
+        const { bytesRead } = await file.read(buffer, 0, Math.min(buffer.byteLength, end - at), at);
+        if (bytesRead === 0) throw new HeddleError('bad_file', `${name} ends at byte ${at}, expected ${end}`);
+        yield buffer.subarray(0, bytesRead);
+        at += bytesRead;
+      }
+    },
+    close: () => file.close(),
+  };
+}
+
+/** Forwards only: bytes between ranges are dropped as they come. */
+function fromStream(stream: ReadableStream<Uint8Array>, size: number | undefined, name: string): ByteSource {
+  const reader = stream.getReader();
+  let position = 0; // of the first byte in `rest`, or of the next that comes
+  let rest: Uint8Array = new Uint8Array(0);
+  return {
+    name,
+    size,
+    async *read(begin, end) {
+      if (begin < position) throw new HeddleError('unsupported', `${name} is a stream: it cannot go back from byte ${position} to ${begin}`);
+      while (position < end) {
+        if (rest.byteLength === 0) {
+          const { done, value } = await reader.read();
+          if (done && end === Number.POSITIVE_INFINITY) return;
+          if (done) throw new HeddleError('bad_file', `${name} ends at byte ${position}, expected ${end}`);
+          rest = value;
+        }
+        const skipped = Math.min(Math.max(begin - position, 0), rest.byteLength);
+        const wanted = Math.min(rest.byteLength, end - position);
+        const piece = rest.subarray(skipped, wanted);
+        rest = rest.subarray(wanted);
+        position += wanted;
+        if (piece.byteLength > 0) yield piece;
+      }
+    },
+    close: () => reader.cancel(),
+  };
+}
+
+/** A response's body. Its Content-Length counts the compressed bytes when there is a Content-Encoding, and is then no size. */
+function fromResponse(response: Response, name: string): ByteSource {
+  if (!response.ok) throw new HeddleError('bad_file', `${name}: the server answered ${response.status} ${response.statusText}`.trim());
+  if (!response.body) return fromBytes(new Uint8Array(0), name);
+  const length = response.headers.get('content-length');
+  const size = length !== null && response.headers.get('content-encoding') === null ? Number(length) : undefined;
+  return fromStream(response.body, size, name);
+}
+
+async function fetched(url: string | URL, signal: AbortSignal | undefined): Promise<Response> {
+  try {
+    return await fetch(url, signal ? { signal } : {});
+  } catch (error) {
+    if (signal?.aborted) throw signal.reason;
+    const cause = error instanceof Error && error.cause !== undefined ? ` (${messageOf(error.cause)})` : '';
+    throw new HeddleError('bad_file', `cannot fetch ${String(url)}: ${messageOf(error)}${cause}`, { cause: error });
+  }
+}
+
+async function fromUrl(url: string | URL, signal: AbortSignal | undefined): Promise<ByteSource> {
+  if (isFileUrl(url)) return fromPath(new URL(url));
+  return fromResponse(await fetched(url, signal), String(url));
+}
+
+function isFileUrl(url: string | URL): boolean {
+  return String(url).startsWith('file:') && isNode();
+}
+
+/** `https://…`, `blob:…`, `data:…`; a drive letter is no scheme. */
+function isUrl(text: string): boolean {
+  return /^[a-z][a-z0-9+.-]+:/i.test(text);
+}
+
+/** Whether the string is the file itself rather than where it lies. */
+function isText(text: string): boolean {
+  return /^\uFEFF?\s*\{/.test(text);
+}
+
+function isSizedStream(input: object): input is SizedStream {
+  return 'stream' in input && input.stream instanceof ReadableStream && 'size' in input && typeof input.size === 'number';
+}
+
+/** Opens one file. */
+export async function openFile(input: FileInput, signal?: AbortSignal): Promise<ByteSource> {
+  if (typeof input === 'string') {
+    if (isText(input)) return fromBytes(new TextEncoder().encode(input), 'text');
+    return isNode() && !isUrl(input) ? fromPath(input) : fromUrl(input, signal);
+  }
+  if (input instanceof URL) return fromUrl(input, signal);
+  if (input instanceof ArrayBuffer) return fromBytes(new Uint8Array(input), 'bytes');
+  if (ArrayBuffer.isView(input)) return fromBytes(new Uint8Array(input.buffer, input.byteOffset, input.byteLength), 'bytes');
+  if (typeof SharedArrayBuffer !== 'undefined' && (input as unknown) instanceof SharedArrayBuffer) return fromBytes(new Uint8Array(input as unknown as SharedArrayBuffer), 'bytes');
+  if (input instanceof Blob) return fromBlob(input);
+  if (input instanceof Response) return fromResponse(input, input.url || 'response');
+  if (input instanceof ReadableStream) return fromStream(input, undefined, 'stream');
+  if (typeof input === 'object' && input !== null && isSizedStream(input)) return fromStream(input.stream, input.size, 'stream');
+  throw new HeddleError('bad_argument', `expected a URL, text, bytes, a Blob, a Response or a stream; found ${describeInput(input)}`);
+}
+
+function describeInput(input: unknown): string {
+  return input === null ? 'null' : typeof input === 'object' ? input.constructor?.name ?? 'an object' : typeof input;
+}
+
+// ---- Kinds of FileSet ----
+
+/** A file that may be missing: a server's 404, or its page for everything that is not there, count as missing. */
+async function openOptionalUrl(url: URL, signal: AbortSignal | undefined): Promise<ByteSource | undefined> {
+  const response = await fetched(url, signal);
+  const missing = response.status === 404 || response.status === 403 || response.headers.get('content-type')?.startsWith('text/html');
+  if (!missing) return fromResponse(response, url.href);
+  await response.body?.cancel();
+  return undefined;
+}
+
+function folderUrl(base: URL, signal: AbortSignal | undefined): FileSet {
+  return { open: (name) => openOptionalUrl(new URL(name, base), signal), list: async () => undefined };
+}
+
+function folderPath(path: string | URL): FileSet {
+  const list = (): Promise<string[]> => nodeFiles().readdir(path);
+  const open = async (name: string): Promise<ByteSource | undefined> => {
+    if (!(await list()).includes(name)) return undefined;
+    return fromPath(path instanceof URL ? new URL(encodeURIComponent(name), path) : `${path.replace(/[/\\]+$/, '')}/${name}`);
+  };
+  return { open, list };
+}
+
+function fileMap(files: Map<string, FileInput>, signal: AbortSignal | undefined): FileSet {
+  return {
+    open: async (name) => {
+      const input = files.get(name);
+      return input === undefined ? undefined : openFile(input, signal);
+    },
+    list: async () => [...files.keys()],
+  };
+}
+
+async function isFolder(path: string | URL): Promise<boolean> {
+  try {
+    return (await nodeFiles().stat(path)).isDirectory();
+  } catch {
+    return false; // opening it says what is wrong
+  }
+}
+
+function baseUrl(text: string): URL {
+  const page = (globalThis as { document?: { baseURI?: string } }).document?.baseURI ?? (globalThis as { location?: { href?: string } }).location?.href;
+  return new URL(text, page);
+}
+
+/** Opens what the caller gave as a model: several files, or a single one. */
+export async function openSource(input: SourceInput, signal?: AbortSignal): Promise<FileSet | ByteSource> {
+  if (typeof input === 'string' || input instanceof URL) {
+    const text = String(input);
+    const onDisk = isNode() && (isFileUrl(input) || (typeof input === 'string' && !isUrl(input) && !isText(input)));
+    if (onDisk) {
+      const place = isFileUrl(input) ? new URL(text.endsWith('/') ? text : `${text}/`) : text;
+      return (await isFolder(place)) ? folderPath(place) : openFile(input, signal);
+    }
+    return text.endsWith('/') && !isText(text) ? folderUrl(baseUrl(text), signal) : openFile(input, signal);
+  }
+  if (Array.isArray(input)) return fileMap(new Map(input.map((file: File) => [file.name, file])), signal);
+  if (isRecord(input)) return fileMap(new Map(Object.entries(input)), signal);
+  return openFile(input as FileInput, signal);
+}
+
+/** A plain object of files: nothing that is a file itself. */
+function isRecord(input: unknown): input is { readonly [name: string]: FileInput } {
+  if (typeof input !== 'object' || input === null || isSizedStream(input)) return false;
+  const prototype: unknown = Object.getPrototypeOf(input);
+  return prototype === Object.prototype || prototype === null;
+}
+
+// ---- Reading whole small files ----
+
+/** All bytes of a file that is small by nature: a description, a tokenizer, an adapter. Closes it. */
+export async function readAll(source: ByteSource): Promise<Uint8Array> {
+  try {
+    return await readRange(source, 0, source.size ?? Number.POSITIVE_INFINITY);
+  } finally {
+    await source.close();
+  }
+}
+
+/** Bytes [begin, end) of it in one piece. */
+export async function readRange(source: ByteSource, begin: number, end: number): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  let n = 0;
+  for await (const chunk of source.read(begin, end)) {
+    chunks.push(chunk.slice());
+    n += chunk.byteLength;
+  }
+  if (chunks.length === 1 && chunks[0]) return chunks[0];
+  const all = new Uint8Array(n);
+  let at = 0;
+  for (const chunk of chunks) {
+    all.set(chunk, at);
+    at += chunk.byteLength;
+  }
+  return all;
+}
+
+export async function readText(source: ByteSource): Promise<string> {
+  return new TextDecoder('utf-8').decode(await readAll(source));
+}
+
+/** A file's JSON; `bad_file` with the file's name otherwise. */
+export async function readJson(source: ByteSource): Promise<unknown> {
+  const text = await readText(source);
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new HeddleError('bad_file', `${source.name}: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+export function isByteSource(opened: FileSet | ByteSource): opened is ByteSource {
+  return 'read' in opened;
+}

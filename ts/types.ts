@@ -1,0 +1,306 @@
+/// <reference lib="esnext.disposable" />
+/**
+ * types.ts: the package's surface. A runtime in this thread (`heddle`) and one in a worker (`heddle/worker`) both have it.
+ *
+ * Everything is asynchronous, so that a program does not change when its runtime moves into a worker. What is synchronous as
+ * well, because a small forward costs microseconds, exists only on a runtime in this thread: see names.ts and the `…Sync` methods.
+ */
+import type { TokenizerFiles } from './tokenizer.js';
+
+// ---- Where bytes come from ----
+
+/** One file. A string is a URL, in Node also a path, or the text itself when it begins with `{`. */
+export type FileInput = string | URL | ArrayBuffer | ArrayBufferView | Blob | Response | ReadableStream<Uint8Array> | SizedStream;
+
+/** A stream of a known length: the header of a weight file is checked against the file's size before anything is loaded. */
+export interface SizedStream {
+  stream: ReadableStream<Uint8Array>;
+  size: number;
+}
+
+/** Several files by name: `{ 'config.json': …, 'model.safetensors': … }`, or what a file picker or a drop gives. */
+export type FilesInput = readonly File[] | { readonly [name: string]: FileInput };
+
+/** A model: one file, several, a folder (a path in Node, a URL that ends in `/`). */
+export type SourceInput = FileInput | FilesInput;
+
+// ---- Starting ----
+
+/** The modules Heddle is shipped as. */
+export type ModuleName = 'simd128' | 'simd128-threads' | 'relaxed' | 'relaxed-threads';
+
+/** A module in any form it may come in. A compiled `WebAssembly.Module` is the only one some edge hosts allow. */
+export type WasmInput = string | URL | ArrayBuffer | ArrayBufferView | Response | WebAssembly.Module;
+
+export interface InitOptions {
+  /** Which instructions: 'auto' takes the best the host compiles. */
+  variant?: 'auto' | 'simd128' | 'relaxed';
+  /** How many threads a model gets: 'auto' is one a processor, at most 8, and one for small models. */
+  threads?: 'auto' | number;
+  /** The module, or a function that gives it by name; by default the package's own, next to its code. */
+  wasm?: WasmInput | Promise<WasmInput> | ((name: ModuleName) => WasmInput | Promise<WasmInput>);
+  /** Where the pool's worker program lies, when a bundler has moved it. */
+  poolWorker?: string | URL;
+  /** Puts all models into one instance: less overhead for many small nets; memory is given back to the instance, not to the system. */
+  shared?: boolean;
+  /** Takes notices; by default they go to `console.info`, each once a process. */
+  log?: (notice: string) => void;
+}
+
+// ---- Loading ----
+
+/** How weights are kept. 'keep': as the file has them; 'q8_0': quantised while they stream in. */
+export type WeightType = 'keep' | 'f32' | 'f16' | 'bf16' | 'q8_0';
+
+export interface LoadProgress {
+  bytes: number;
+  totalBytes: number;
+  tensors: number;
+  totalTensors: number;
+}
+
+export interface LoadOptions {
+  /** What matrices become while they stream in; 'keep' by default. */
+  dtype?: WeightType;
+  /** Which model of a bundle; needed when it holds several. */
+  id?: string;
+  /** The description of bare weights: config.json, or a network's spec. */
+  config?: FileInput | object;
+  /** tokenizer.json and tokenizer_config.json, when they do not lie beside the model. */
+  tokenizer?: TokenizerFiles;
+  /** Most positions a session may reach; by default what the model says. */
+  context?: number;
+  progress?: (progress: LoadProgress) => void;
+  /** Stops the load between two pieces and frees everything; the load then throws the signal's reason. */
+  signal?: AbortSignal;
+}
+
+export interface TensorInfo {
+  name: string;
+  /** As the file writes it: "F32", "BF16". */
+  dtype: string;
+  shape: number[];
+  /** Byte range from the start of the file. */
+  begin: number;
+  end: number;
+}
+
+export interface FileInfo {
+  tensors: TensorInfo[];
+  metadata: Record<string, string>;
+  bytes: number;
+}
+
+// ---- Running ----
+
+export type Mode =
+  /** Values share memory as soon as they may. */
+  | 'infer'
+  /** Every value keeps its place and can be read by name. */
+  | 'trace'
+  /** As 'trace', with gradients; takes the model exclusively. */
+  | 'train';
+
+export interface SessionOptions {
+  mode?: Mode;
+  /** The largest input, outermost dimension first; by default the model's own. Calls may have fewer rows. */
+  input?: { dtype?: 'f32' | 'i32'; shape: readonly number[] };
+  /** Most positions a language model's session may reach. */
+  context?: number;
+  /** Rows of output to compute, counted from the last; by default all. A generation needs one. */
+  outputRows?: number;
+}
+
+export type NumbersInput = readonly number[] | Float32Array | Int32Array;
+
+export type Loss = 'mse' | 'cross_entropy';
+
+export interface TrainOptions {
+  /** 'mse' by default: targets as the output; 'cross_entropy': one class id a row. */
+  loss?: Loss;
+  /** The step of plain gradient descent; 0.01 by default. */
+  lr?: number;
+}
+
+export interface TensorValue {
+  shape: number[];
+  data: Float32Array | Int32Array;
+}
+
+/** Bytes of a session: weights it shares, its arena, its state (KV cache), the rest. */
+export interface SessionMemory {
+  weights: number;
+  arena: number;
+  state: number;
+  other: number;
+}
+
+/** Bytes of an instance: given out and not got back, the most so far, and what the instance holds of the system. */
+export interface MemoryReport {
+  live: number;
+  peak: number;
+  heap: number;
+}
+
+/** One timeline over a model: activations, state, active adapter. One call at a time. */
+export interface Session {
+  /** Rows × features in, the graph's output out (a copy). Without `shape` the rows follow from the length. */
+  forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array>;
+  /** Appends tokens; the logits of the last are then at `logits`. */
+  decode(tokens: NumbersInput): Promise<void>;
+  /** The last row of the output: a language model's logits for the next token. */
+  logits(): Promise<Float32Array>;
+  /** The index of the largest of them. */
+  argmax(): Promise<number>;
+  /** Any value of the graph by name ('trace' and 'train'). */
+  value(name: string): Promise<TensorValue>;
+  /** The values' names in the order they are computed. */
+  valueNames(): Promise<string[]>;
+  /** Makes an adapter the session's only one; null takes it off. Reset state that was computed with another. */
+  useAdapter(adapter: Adapter | null): Promise<void>;
+  /** Forward, loss, backward and one step. Returns the loss before the step. */
+  trainStep(input: NumbersInput, targets: NumbersInput, options?: TrainOptions): Promise<number>;
+  /** The same without the step: gradients add up until `step`. */
+  backward(input: NumbersInput, targets: NumbersInput, options?: Pick<TrainOptions, 'loss'>): Promise<number>;
+  /** w −= lr · gradient, and gradients become zero. */
+  step(lr: number): Promise<void>;
+  /** A weight's gradient, in the weight's shape. */
+  gradient(weight: string): Promise<TensorValue>;
+  /** Forgets all state. */
+  reset(): Promise<void>;
+  /** Forgets everything from `position` on; recurrent state can only go to 0. */
+  rewind(position: number): Promise<void>;
+  memory(): Promise<SessionMemory>;
+  /** Positions decoded so far. */
+  readonly position: number;
+  /** The shape of the last forward's output. */
+  readonly outputShape: readonly number[];
+  free(): Promise<void>;
+  [Symbol.dispose](): void;
+}
+
+/** LoRA pairs for a model's linears. */
+export interface Adapter {
+  /** Throws `bad_state` while a session uses it. */
+  free(): Promise<void>;
+  [Symbol.dispose](): void;
+}
+
+export interface GenerateOptions {
+  /** Most tokens to make; by default up to the context. */
+  maxTokens?: number;
+  /** 0 (the default): always the likeliest token. */
+  temperature?: number;
+  /** Only the k likeliest are drawn from; by default all. */
+  topK?: number;
+  /** Makes the draw repeatable. */
+  seed?: number;
+  /** Token ids that end the text, besides the model's own; they are not given out. */
+  stopTokens?: readonly number[];
+  /** Positions for prompt and text; by default what the model was loaded with. */
+  context?: number;
+  adapter?: Adapter;
+  onToken?: (token: GeneratedToken) => void;
+  signal?: AbortSignal;
+}
+
+export interface GeneratedToken {
+  token: number;
+  /** Text that is now complete: '' while a character still lacks bytes. */
+  text: string;
+}
+
+export interface GenerateUsage {
+  /** Tokens made; a token that ended the text is not among them. */
+  tokens: number;
+  tokensPerSecond: number;
+  prefillTokens: number;
+  prefillSeconds: number;
+  /** Why it ended. */
+  stop: 'end' | 'max_tokens' | 'context';
+}
+
+/** Tokens as they are made, and how it went. */
+export interface Generation extends AsyncIterableIterator<GeneratedToken> {
+  /** There once the generation has ended. */
+  readonly usage: GenerateUsage | undefined;
+  /** Runs to the end (or on to it) and resolves to the text of what was still to come. */
+  text(): Promise<string>;
+}
+
+export interface WeightInfo {
+  name: string;
+  shape: number[];
+  /** What it is kept as: "F32", "Q8_0". */
+  dtype: string;
+  /** The order its kernel reads it in. */
+  layout: string;
+  bytes: number;
+}
+
+/** What `describe` says. */
+export interface ModelDescription {
+  /** "network", "llama". */
+  family: string;
+  dialect: string;
+  batchSize: number;
+  /** Most positions; 0: no limit of its own. */
+  maxContext: number;
+  inputDtype: string;
+  /** The largest input, outermost dimension first; empty: up to the session. */
+  inputShape: number[];
+  layers: { name: string; type: string }[];
+  weights: WeightInfo[];
+  [key: string]: unknown;
+}
+
+/** Graph and weights. Weights do not change while sessions use them. */
+export interface Model {
+  readonly weights: readonly WeightInfo[];
+  /** Threads that share its work; 1 without a pool. */
+  readonly threads: number;
+  describe(): Promise<ModelDescription>;
+  /** A copy as float32, in the shape `weights` gives. */
+  readWeight(name: string): Promise<Float32Array>;
+  /** Throws `bad_state` while sessions are open. */
+  writeWeight(name: string, values: NumbersInput): Promise<void>;
+  createSession(options?: SessionOptions): Promise<Session>;
+  /** One forward in a session that the model keeps; planned anew when the length changes. */
+  forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array>;
+  generate(prompt: string | NumbersInput, options?: GenerateOptions): Generation;
+  /** Text to ids with the model's tokenizer, begin token included where the files say so. */
+  tokenize(text: string): Promise<number[]>;
+  /** Ids to text, special tokens left out. */
+  detokenize(tokens: NumbersInput): Promise<string>;
+  /** The model as a one-model Loom bundle. */
+  saveToString(id: string): Promise<string>;
+  /** A PEFT adapter: adapter_config.json and adapter_model.safetensors. */
+  loadAdapter(config: FileInput | object, weights: FileInput): Promise<Adapter>;
+  /** W += scale · B · A for good. Weights that are not float32 need `dequantize`, which makes them so. */
+  mergeAdapter(adapter: Adapter, options?: { dequantize?: boolean }): Promise<void>;
+  /** Takes a merged adapter away again. */
+  unmergeAdapter(adapter: Adapter, options?: { dequantize?: boolean }): Promise<void>;
+  memory(): Promise<MemoryReport>;
+  /** Pieces of work each thread has done, the caller's first. */
+  threadWork(): Promise<number[]>;
+  /** Frees its sessions and adapters, then the model, and its instance with it. Twice is harmless. */
+  free(): Promise<void>;
+  [Symbol.dispose](): void;
+}
+
+export interface Runtime {
+  /** Which module runs: 'given' when the caller brought it. */
+  readonly variant: 'simd128' | 'relaxed' | 'given';
+  /** Threads a model may get. */
+  readonly threads: number;
+  /** What the user should know about this runtime, once each. */
+  readonly notices: readonly string[];
+  loadModel(source: SourceInput, options?: LoadOptions): Promise<Model>;
+  /** A network from its spec (docs/networks.md), weights drawn from `seed`. Textbook arithmetic unless it says `dialect: 'loom'`. */
+  buildNetwork(spec: object | string, options?: { seed?: number }): Promise<Model>;
+  /** A weight file's tensors and metadata; no weights are read. */
+  inspect(source: SourceInput): Promise<FileInfo>;
+  /** Ends what the runtime holds: the shared instance, the worker. Models of their own instance live on. */
+  free(): Promise<void>;
+  [Symbol.dispose](): void;
+}
