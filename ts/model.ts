@@ -1,0 +1,288 @@
+/**
+ * model.ts: graph and weights in this thread's instance. types.ts says what each call means.
+ */
+import { elements } from './core.js';
+import type { Core, CoreExports } from './core.js';
+import { HeddleError } from './errors.js';
+import { generateTokens } from './generate.js';
+import { TokenGeneration } from './generation.js';
+import { Lease, endWithOwner } from './lifetime.js';
+import type { TextSettings } from './load.js';
+import { LocalAdapter, LocalSession, localHandle } from './session.js';
+import { openFile, readAll, readText } from './source.js';
+import { Tokenizer } from './tokenizer.js';
+import type { TokenizerFiles } from './tokenizer.js';
+import type {
+  Adapter,
+  FileInput,
+  GenerateOptions,
+  Generation,
+  MemoryReport,
+  Model,
+  ModelDescription,
+  NumbersInput,
+  SessionOptions,
+  WeightInfo,
+} from './types.js';
+
+/** What comes with a model besides its graph and weights. */
+export interface ModelExtras extends Partial<TextSettings> {
+  tokenizer?: TokenizerFiles | undefined;
+  context?: number | undefined;
+}
+
+export class LocalModel implements Model {
+  readonly #core: Core;
+  readonly #handle: number;
+  readonly #lease: Lease;
+  readonly #adapters: Lease;
+  readonly #sessions: Lease;
+  readonly #extras: ModelExtras;
+  #description: ModelDescription;
+  #tokenizer: Tokenizer | undefined;
+  /** The session `forward` keeps. */
+  #kept: LocalSession | undefined;
+
+  /** `release` takes the instance back: it is called once, when the model is freed or collected. */
+  constructor(core: Core, handle: number, extras: ModelExtras, release: () => void) {
+    this.#core = core;
+    this.#handle = handle;
+    this.#extras = extras;
+    this.#lease = new Lease('model', () => {
+      if (core.alive) core.check((x) => x.w_model_free(handle));
+      release();
+    });
+    // Sessions end before adapters, whichever was made first: an adapter in use cannot be freed.
+    const nothing = (): void => undefined;
+    this.#adapters = new Lease('model', nothing, this.#lease);
+    this.#sessions = new Lease('model', nothing, this.#lease);
+    endWithOwner(this, this.#lease);
+    try {
+      this.#description = this.#describe();
+    } catch (error) {
+      this.#lease.end();
+      throw error;
+    }
+  }
+
+  #call<T>(use: (exports: CoreExports, model: number) => T): T {
+    this.#lease.check();
+    return this.#core.call((x) => use(x, this.#handle));
+  }
+
+  #check(use: (exports: CoreExports, model: number) => number): void {
+    this.#lease.check();
+    this.#core.check((x) => use(x, this.#handle));
+  }
+
+  // ---- What it is ----
+
+  #describe(): ModelDescription {
+    return JSON.parse(this.#core.text((x) => x.w_model_describe(this.#handle))) as ModelDescription;
+  }
+
+  get weights(): readonly WeightInfo[] {
+    return this.#description.weights;
+  }
+
+  async describe(): Promise<ModelDescription> {
+    this.#lease.check();
+    return this.#describe();
+  }
+
+  /** Threads that share its work now; 0 once freed. */
+  get threads(): number {
+    return this.#lease.ended || !this.#core.alive ? 0 : this.#call((x) => x.w_pool_threads());
+  }
+
+  async threadWork(): Promise<number[]> {
+    this.#lease.check();
+    return this.#core.threadWork();
+  }
+
+  async memory(): Promise<MemoryReport> {
+    this.#lease.check();
+    return this.#core.report();
+  }
+
+  get context(): number {
+    return this.#extras.context ?? 0;
+  }
+
+  get endTokens(): readonly number[] {
+    return this.#extras.endTokens ?? [];
+  }
+
+  get beginToken(): number | undefined {
+    return this.#extras.beginToken;
+  }
+
+  /** Made at first use: a large vocabulary takes a moment. */
+  get tokenizer(): Tokenizer | undefined {
+    if (this.#extras.tokenizer) this.#tokenizer ??= new Tokenizer(this.#extras.tokenizer);
+    return this.#tokenizer;
+  }
+
+  #needTokenizer(): Tokenizer {
+    const tokenizer = this.tokenizer;
+    if (!tokenizer) throw new HeddleError('bad_state', 'the model has no tokenizer: load it with its tokenizer.json');
+    return tokenizer;
+  }
+
+  async tokenize(text: string): Promise<number[]> {
+    return this.#needTokenizer().encode(text);
+  }
+
+  async detokenize(tokens: NumbersInput): Promise<string> {
+    return this.#needTokenizer().decode(Array.from(tokens));
+  }
+
+  // ---- Weights ----
+
+  #weight(name: string): WeightInfo {
+    this.#lease.check();
+    const found = this.weights.find((weight) => weight.name === name);
+    if (!found) throw new HeddleError('bad_argument', `no weight is called '${name}'; there are ${this.weights.length}, the first '${this.weights[0]?.name ?? ''}'`);
+    return found;
+  }
+
+  async readWeight(name: string): Promise<Float32Array> {
+    const n = elements(this.#weight(name).shape);
+    const { heap } = this.#core;
+    const values = heap.alloc(4 * n);
+    try {
+      heap.withText(name, (p) => this.#check((x, model) => x.w_model_read_weight(model, p, values, n)));
+      return heap.floats(values, n);
+    } finally {
+      if (this.#core.alive) heap.free(values);
+    }
+  }
+
+  async writeWeight(name: string, values: NumbersInput): Promise<void> {
+    this.#weight(name);
+    this.#dropKept();
+    const copy = Float32Array.from(values);
+    this.#core.heap.with(new Uint8Array(copy.buffer), (data) =>
+      this.#core.heap.withText(name, (p) => this.#check((x, model) => x.w_model_write_weight(model, p, data, copy.length))),
+    );
+  }
+
+  /** `saveToString`, at once. */
+  saveToStringSync(id: string): string {
+    this.#lease.check();
+    return this.#core.heap.withText(id, (p) => this.#core.text((x) => x.w_model_save_bundle(this.#handle, p), true));
+  }
+
+  async saveToString(id: string): Promise<string> {
+    return this.saveToStringSync(id);
+  }
+
+  // ---- Running ----
+
+  /** `createSession`, at once. */
+  createSessionSync(options: SessionOptions = {}): LocalSession {
+    this.#lease.check();
+    // The model's own session must not stand in the way of one that takes the model for itself.
+    if (options.mode === 'train') this.#dropKept();
+    const dtype: 'i32' | 'f32' = this.#description.inputDtype === 'I32' ? 'i32' : 'f32';
+    const input = options.input && { dtype, ...options.input };
+    return new LocalSession(this.#core, this.#handle, this, this.#sessions, { context: this.context, ...options, ...(input && { input }) });
+  }
+
+  async createSession(options?: SessionOptions): Promise<LocalSession> {
+    return this.createSessionSync(options);
+  }
+
+  /** `forward`, at once. State does not carry over: each call begins anew. */
+  forwardSync(input: NumbersInput, shape?: readonly number[]): Float32Array {
+    const session = this.#sessionFor(input.length, shape);
+    if (session.position > 0) session.resetSync();
+    return session.forwardSync(input, shape);
+  }
+
+  async forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array> {
+    return this.forwardSync(input, shape);
+  }
+
+  /** The kept session when it can take an input of that size, else one planned for it. */
+  #sessionFor(length: number, shape: readonly number[] | undefined): LocalSession {
+    this.#lease.check();
+    const kept = this.#kept;
+    const wanted = shape ?? kept?.inputShape;
+    if (kept?.alive && wanted && elements(wanted) === length && sameShape(wanted, kept.inputShape)) return kept;
+    this.#dropKept();
+    if (shape) return (this.#kept = this.createSessionSync({ input: { shape } }));
+    const own = this.#ownInput();
+    if (own && elements(own) === length) return (this.#kept = this.createSessionSync());
+    const rowSize = own ? elements(own.slice(1)) : 1;
+    const rows = length / rowSize;
+    if (!Number.isInteger(rows) || rows < 1) throw new HeddleError('bad_argument', `input of ${length} numbers: the model takes rows of ${rowSize}`);
+    return (this.#kept = this.createSessionSync({ input: { shape: own ? [rows, ...own.slice(1)] : [length] } }));
+  }
+
+  /** The input shape the description states; undefined when it is up to the caller. */
+  #ownInput(): number[] | undefined {
+    const { inputShape } = this.#description;
+    return inputShape.length > 0 ? inputShape : undefined;
+  }
+
+  #dropKept(): void {
+    this.#kept?.freeSync();
+    this.#kept = undefined;
+  }
+
+  generate(prompt: string | NumbersInput, options: GenerateOptions = {}): Generation {
+    this.#lease.check();
+    return new TokenGeneration(generateTokens(this, prompt, options));
+  }
+
+  // ---- Adapters ----
+
+  async loadAdapter(config: FileInput | object, weights: FileInput): Promise<LocalAdapter> {
+    this.#lease.check();
+    const prototype: unknown = Object.getPrototypeOf(config);
+    const text = prototype === Object.prototype || prototype === null ? JSON.stringify(config) : await readText(await openFile(config as FileInput));
+    const bytes = await readAll(await openFile(weights));
+    this.#lease.check();
+    const { heap } = this.#core;
+    const handle = heap.withText(text, (c, nConfig) =>
+      heap.with(bytes, (w, nWeights) => this.#core.made((x) => x.w_adapter_load(this.#handle, c, nConfig, w, nWeights))),
+    );
+    return new LocalAdapter(this.#core, handle, this.#adapters);
+  }
+
+  #merge(adapter: Adapter, sign: 1 | -1, dequantize: boolean): void {
+    const handle = localHandle(adapter, this.#core);
+    this.#dropKept();
+    this.#check((x, model) => x.w_adapter_merge(model, handle, sign, dequantize ? 1 : 0));
+    this.#description = this.#describe(); // dtypes may have changed
+  }
+
+  async mergeAdapter(adapter: Adapter, options: { dequantize?: boolean } = {}): Promise<void> {
+    this.#merge(adapter, 1, options.dequantize ?? false);
+  }
+
+  async unmergeAdapter(adapter: Adapter, options: { dequantize?: boolean } = {}): Promise<void> {
+    this.#merge(adapter, -1, options.dequantize ?? false);
+  }
+
+  // ---- End ----
+
+  /** `free`, at once. */
+  freeSync(): void {
+    this.#lease.end();
+    this.#kept = undefined;
+  }
+
+  async free(): Promise<void> {
+    this.freeSync();
+  }
+
+  [Symbol.dispose](): void {
+    this.freeSync();
+  }
+}
+
+function sameShape(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((n, i) => n === b[i]);
+}

@@ -1,0 +1,56 @@
+/**
+ * names.ts: the calls under the names their users know: LoadNetworkFromString, ForwardCPU and their family. They are
+ * synchronous, exist on a runtime in this thread, and do exactly what the calls they are made of do.
+ */
+import type { Core } from './core.js';
+import { loadBundle, withDialect } from './load.js';
+import { LocalModel } from './model.js';
+import type { NumbersInput } from './types.js';
+
+/** A network under its Loom names. `model` is the same network under Heddle's. */
+export class Network {
+  constructor(readonly model: LocalModel) {}
+
+  /** The network's output; the plan is made anew when the input's length changes. */
+  ForwardCPU(input: NumbersInput): Float32Array {
+    return this.model.forwardSync(input);
+  }
+
+  /** The network as a one-model bundle. */
+  SaveModelToString(id: string): string {
+    return this.model.saveToStringSync(id);
+  }
+
+  free(): void {
+    this.model.freeSync();
+  }
+
+  [Symbol.dispose](): void {
+    this.model.freeSync();
+  }
+}
+
+/** Lends an instance for one model; `release` takes it back. */
+export interface InstanceLender {
+  (): { core: Core; release: () => void };
+}
+
+/** The model called `id` from a bundle's text. */
+export function loadNetworkFromString(lend: InstanceLender, text: string, id: string): Network {
+  return madeIn(lend, (core) => loadBundle(core, text, id));
+}
+
+/** A network from its JSON, weights drawn from `seed`; Loom's arithmetic unless it says otherwise. */
+export function buildNetworkFromJSON(lend: InstanceLender, json: string, seed: number): Network {
+  return madeIn(lend, (core) => core.heap.withText(withDialect(json, 'loom'), (p, n) => core.made((x) => x.w_model_build(p, n, seed))));
+}
+
+function madeIn(lend: InstanceLender, make: (core: Core) => number): Network {
+  const { core, release } = lend();
+  try {
+    return new Network(new LocalModel(core, make(core), {}, release));
+  } catch (error) {
+    release();
+    throw error;
+  }
+}

@@ -1,0 +1,309 @@
+/**
+ * session.ts: one timeline over a model, in this thread. types.ts says what each call means.
+ *
+ * The asynchronous calls are the synchronous ones, so that the same program runs on a worker's runtime; `forwardSync` and
+ * its like are for where a promise would cost more than the network.
+ */
+import { elements } from './core.js';
+import type { Core, CoreExports } from './core.js';
+import { HeddleError } from './errors.js';
+import { Lease, endWithOwner } from './lifetime.js';
+import type { Adapter, Loss, Mode, NumbersInput, Session, SessionMemory, SessionOptions, TensorValue, TrainOptions } from './types.js';
+
+/** In the order of hd_mode and hd_loss_kind (src/heddle.h): the core has no table of these to ask for. */
+const modes: readonly Mode[] = ['infer', 'trace', 'train'];
+const losses: readonly Loss[] = ['mse', 'cross_entropy'];
+
+function indexOf<T extends string>(list: readonly T[], name: T, what: string): number {
+  const index = list.indexOf(name);
+  if (index < 0) throw new HeddleError('bad_argument', `${what} '${name}' is not known; known: ${list.join(', ')}`);
+  return index;
+}
+
+/** LoRA pairs in this thread's instance. */
+export class LocalAdapter implements Adapter {
+  /** The core's handle; throws once freed. */
+  readonly #core: Core;
+  readonly #handle: number;
+  readonly #lease: Lease;
+
+  constructor(core: Core, handle: number, parent: Lease) {
+    this.#core = core;
+    this.#handle = handle;
+    this.#lease = new Lease('adapter', () => {
+      if (core.alive) core.check((x) => x.w_adapter_free(handle));
+    }, parent);
+    endWithOwner(this, this.#lease);
+  }
+
+  /** The handle in `core`; throws when it was freed or belongs to another instance. */
+  handleIn(core: Core): number {
+    this.#lease.check();
+    if (core !== this.#core) throw new HeddleError('bad_argument', 'the adapter belongs to another model');
+    return this.#handle;
+  }
+
+  async free(): Promise<void> {
+    this.#lease.end();
+  }
+
+  [Symbol.dispose](): void {
+    this.#lease.end();
+  }
+}
+
+/** The handle of an adapter that must be one of this thread's. */
+export function localHandle(adapter: Adapter, core: Core): number {
+  if (adapter instanceof LocalAdapter) return adapter.handleIn(core);
+  throw new HeddleError('bad_argument', 'the adapter belongs to another runtime');
+}
+
+export class LocalSession implements Session {
+  readonly #core: Core;
+  readonly #handle: number;
+  readonly #lease: Lease;
+  /** The model: a session in use keeps it from being collected. */
+  readonly model: object;
+  readonly #input: { shape: readonly number[]; ints: boolean };
+  #outputShape: readonly number[] = [];
+
+  constructor(core: Core, modelHandle: number, model: object, parent: Lease, options: SessionOptions) {
+    const { mode = 'infer', input, context = 0, outputRows = 0 } = options;
+    const shape = input?.shape ?? [];
+    for (const n of [...shape, context, outputRows]) checkCount(n);
+    if (shape.length > 8) throw new HeddleError('bad_argument', `an input of ${shape.length} dimensions; at most 8`);
+    const dtype = core.dtypeNumber(input?.dtype ?? 'f32');
+    const modeNumber = indexOf(modes, mode, 'mode');
+    const handle = core.heap.withSizes(shape, (dims) =>
+      core.made((x) => x.w_session_new(modelHandle, modeNumber, dtype, shape.length, dims, context, outputRows)),
+    );
+    this.#core = core;
+    this.#handle = handle;
+    this.model = model;
+    this.#lease = new Lease('session', () => {
+      if (core.alive) core.call((x) => x.w_session_free(handle));
+    }, parent);
+    endWithOwner(this, this.#lease);
+    core.check((x) => x.w_session_input(handle));
+    const planned = core.heap.transferTensor();
+    this.#input = { shape: planned.shape, ints: core.dtypes[planned.dtype] === 'I32' };
+  }
+
+  /** The largest input the session was planned for. */
+  get inputShape(): readonly number[] {
+    return this.#input.shape;
+  }
+
+  /** Rows the session takes at once. */
+  get inputRows(): number {
+    return this.#input.shape[0] ?? 1;
+  }
+
+  get outputShape(): readonly number[] {
+    return this.#outputShape;
+  }
+
+  get position(): number {
+    return this.#call((x, session) => x.w_session_position(session)) >>> 0;
+  }
+
+  /** Whether it can still be called: neither freed nor in an instance that died. */
+  get alive(): boolean {
+    return !this.#lease.ended && this.#core.alive;
+  }
+
+  #call<T>(use: (exports: CoreExports, session: number) => T): T {
+    this.#lease.check();
+    return this.#core.call((x) => use(x, this.#handle));
+  }
+
+  #check(use: (exports: CoreExports, session: number) => number): void {
+    this.#lease.check();
+    this.#core.check((x) => use(x, this.#handle));
+  }
+
+  // ---- Forward ----
+
+  /** Puts rows where the session reads them and runs the graph. */
+  #run(input: NumbersInput, shape: readonly number[] | undefined): void {
+    this.#lease.check();
+    const rows = this.#rowsOf(input, shape);
+    const { heap } = this.#core;
+    this.#check((x, session) => x.w_session_input(session));
+    const { pointer } = heap.transferTensor();
+    if (this.#input.ints) heap.writeInts(pointer, input);
+    else heap.writeFloats(pointer, input);
+    this.#check((x, session) => x.w_forward(session, rows));
+  }
+
+  /** How many rows of the planned input these are; throws `bad_argument` when they do not fit it. */
+  #rowsOf(input: NumbersInput, shape: readonly number[] | undefined): number {
+    const planned = this.#input.shape;
+    if (shape && (shape.length !== planned.length || shape.some((n, i) => i > 0 && n !== planned[i]) || elements(shape) !== input.length)) {
+      throw new HeddleError('bad_argument', `input of ${input.length} numbers as [${shape.join(', ')}]: the session takes [≤ ${planned.join(', ')}]`);
+    }
+    const rowSize = elements(planned.slice(1));
+    const rows = input.length / rowSize;
+    if (!Number.isInteger(rows) || rows < 1 || rows > this.inputRows) {
+      throw new HeddleError('bad_argument', `input of ${input.length} numbers: the session takes 1 to ${this.inputRows} rows of ${rowSize}`);
+    }
+    if (this.#input.ints) checkInts(input);
+    return rows;
+  }
+
+  /** `forward`, at once. */
+  forwardSync(input: NumbersInput, shape?: readonly number[]): Float32Array {
+    this.#run(input, shape);
+    const output = this.#core.tensor((x) => x.w_session_output(this.#handle));
+    this.#outputShape = output.shape;
+    return output.data instanceof Float32Array ? output.data : Float32Array.from(output.data);
+  }
+
+  async forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array> {
+    return this.forwardSync(input, shape);
+  }
+
+  /** `decode`, at once. A prompt longer than the planned rows goes in several calls. */
+  decodeSync(tokens: NumbersInput): void {
+    this.#lease.check();
+    if (!this.#input.ints) throw new HeddleError('bad_argument', 'decode is for models that read token ids; this one reads numbers');
+    checkInts(tokens);
+    if (tokens.length === 0) throw new HeddleError('bad_argument', 'decode: expected at least one token');
+    this.#check((x, session) => x.w_session_reserve(session, this.position + tokens.length));
+    for (let i = 0; i < tokens.length; i += this.inputRows) this.#run(tokens.slice(i, i + this.inputRows), undefined);
+    this.#outputShape = this.#outputTensor().shape;
+  }
+
+  async decode(tokens: NumbersInput): Promise<void> {
+    this.decodeSync(tokens);
+  }
+
+  #outputTensor(): { pointer: number; shape: number[] } {
+    this.#check((x, session) => x.w_session_output(session));
+    return this.#core.heap.transferTensor();
+  }
+
+  /** Where the last row of the output lies. */
+  #lastRow(): { pointer: number; n: number } {
+    const { pointer, shape } = this.#outputTensor();
+    const n = shape.at(-1) ?? 1;
+    return { pointer: pointer + 4 * (elements(shape) - n), n };
+  }
+
+  /** `logits`, at once. */
+  logitsSync(): Float32Array {
+    const { pointer, n } = this.#lastRow();
+    return this.#core.heap.floats(pointer, n);
+  }
+
+  async logits(): Promise<Float32Array> {
+    return this.logitsSync();
+  }
+
+  /** `argmax`, at once. */
+  argmaxSync(): number {
+    const { pointer, n } = this.#lastRow();
+    return this.#core.heap.argmax(pointer, n);
+  }
+
+  async argmax(): Promise<number> {
+    return this.argmaxSync();
+  }
+
+  // ---- Looking inside ----
+
+  async value(name: string): Promise<TensorValue> {
+    this.#lease.check();
+    return this.#core.heap.withText(name, (p) => this.#core.tensor((x) => x.w_session_value(this.#handle, p)));
+  }
+
+  async valueNames(): Promise<string[]> {
+    const names: string[] = [];
+    for (let p; (p = this.#call((x, session) => x.w_session_value_name(session, names.length)) >>> 0) !== 0; ) names.push(this.#core.heap.text(p));
+    return names;
+  }
+
+  async memory(): Promise<SessionMemory> {
+    this.#call((x, session) => x.w_session_memory(session));
+    const { heap } = this.#core;
+    return { weights: heap.transfer(0), arena: heap.transfer(1), state: heap.transfer(2), other: heap.transfer(3) };
+  }
+
+  // ---- State and adapters ----
+
+  async useAdapter(adapter: Adapter | null): Promise<void> {
+    this.useAdapterSync(adapter);
+  }
+
+  /** `useAdapter`, at once. */
+  useAdapterSync(adapter: Adapter | null): void {
+    const handle = adapter === null ? 0 : localHandle(adapter, this.#core);
+    this.#check((x, session) => x.w_session_use(session, handle));
+  }
+
+  /** `reset`, at once. */
+  resetSync(): void {
+    this.#check((x, session) => x.w_session_rewind(session, 0));
+  }
+
+  async reset(): Promise<void> {
+    this.resetSync();
+  }
+
+  async rewind(position: number): Promise<void> {
+    checkCount(position);
+    this.#check((x, session) => x.w_session_rewind(session, position));
+  }
+
+  // ---- Training ----
+
+  async backward(input: NumbersInput, targets: NumbersInput, options: Pick<TrainOptions, 'loss'> = {}): Promise<number> {
+    const kind = indexOf(losses, options.loss ?? 'mse', 'loss');
+    const ids = options.loss === 'cross_entropy';
+    if (ids) checkInts(targets);
+    this.#run(input, undefined);
+    const copy = ids ? Int32Array.from(targets) : Float32Array.from(targets);
+    const loss = this.#core.heap.with(new Uint8Array(copy.buffer), (p) => this.#core.made((x) => x.w_loss(this.#handle, kind, p, copy.length)));
+    this.#check((x, session) => x.w_backward(session));
+    return loss;
+  }
+
+  async step(lr: number): Promise<void> {
+    this.#check((x, session) => x.w_step_sgd(session, lr));
+  }
+
+  async trainStep(input: NumbersInput, targets: NumbersInput, options: TrainOptions = {}): Promise<number> {
+    const loss = await this.backward(input, targets, options);
+    await this.step(options.lr ?? 0.01);
+    return loss;
+  }
+
+  async gradient(weight: string): Promise<TensorValue> {
+    this.#lease.check();
+    return this.#core.heap.withText(weight, (p) => this.#core.tensor((x) => x.w_session_gradient(this.#handle, p)));
+  }
+
+  // ---- End ----
+
+  /** `free`, at once. */
+  freeSync(): void {
+    this.#lease.end();
+  }
+
+  async free(): Promise<void> {
+    this.#lease.end();
+  }
+
+  [Symbol.dispose](): void {
+    this.#lease.end();
+  }
+}
+
+function checkCount(n: number): void {
+  if (!Number.isInteger(n) || n < 0 || n > 0xffffffff) throw new HeddleError('bad_argument', `expected a whole number of at most 2^32 − 1, found ${n}`);
+}
+
+function checkInts(values: NumbersInput): void {
+  if (values instanceof Int32Array) return;
+  for (const value of values) if (value !== (value | 0)) throw new HeddleError('bad_argument', `expected whole numbers of 32 bits, found ${value}`);
+}
