@@ -1,0 +1,44 @@
+/**
+ * heddle: neural networks in WebAssembly, in this thread.
+ *
+ *     const runtime = await init();
+ *     const model = await runtime.loadModel('models/story/');
+ *     for await (const { text } of model.generate('Once upon a time')) write(text);
+ *     await model.free();
+ *
+ * `heddle/worker` has the same surface with everything in a worker, `heddle/edge` is for hosts that only take compiled modules,
+ * `heddle/inline` has its module inside.
+ */
+import { moduleUrl } from './assets.js';
+import { HeddleError } from './errors.js';
+import type { Network } from './names.js';
+import { startPool } from './pool.js';
+import { startRuntime } from './runtime.js';
+import type { LocalRuntime } from './runtime.js';
+import type { InitOptions } from './types.js';
+
+let defaultRuntime: LocalRuntime | undefined;
+
+/** Starts a runtime. The first one is also the one LoadNetworkFromString and BuildNetworkFromJSON use. */
+export async function init(options: InitOptions = {}): Promise<LocalRuntime> {
+  const runtime = await startRuntime(options, { asset: moduleUrl, startPool });
+  defaultRuntime ??= runtime;
+  return runtime;
+}
+
+function started(): LocalRuntime {
+  if (!defaultRuntime) throw new HeddleError('bad_state', 'no runtime yet: `await init()` first');
+  return defaultRuntime;
+}
+
+/** The model called `id` from a bundle's text, on the first runtime. Synchronous, after `await init()`. */
+export function LoadNetworkFromString(text: string, id: string): Network {
+  return started().LoadNetworkFromString(text, id);
+}
+
+/** A network from its JSON, on the first runtime. Synchronous, after `await init()`. */
+export function BuildNetworkFromJSON(json: string, options?: { seed?: number }): Network {
+  return started().BuildNetworkFromJSON(json, options);
+}
+
+export * from './surface.js';

@@ -1,0 +1,252 @@
+/**
+ * runtime.ts: picks a module the host can run, compiles it once and starts an instance of it for each model, so that freeing a model
+ * gives its memory back and a trap ends one model only.
+ */
+import { compileModule } from './compile.js';
+import { Core } from './core.js';
+import { HeddleError } from './errors.js';
+import { processors, whyNoThreads } from './host.js';
+import { inspectFile, loadFiles, openModel, standardDialect, textSettings } from './load.js';
+import { hasThreads } from './loader.js';
+import { LocalModel } from './model.js';
+import { buildNetworkFromJSON, loadNetworkFromString } from './names.js';
+import type { Network } from './names.js';
+import type { startPool } from './pool.js';
+import { sayOnce } from './notices.js';
+import { hostFeatures } from './probe.js';
+import { isByteSource, openSource } from './source.js';
+import type { FileInfo, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, WasmInput } from './types.js';
+
+/** What an entry of the package brings to its runtimes. */
+export interface Platform {
+  /** Where the package's own modules are; without it the caller has to give one. */
+  asset?: (name: ModuleName) => WasmInput;
+  startPool?: typeof startPool;
+}
+
+type ModuleGetter = (name: ModuleName) => WasmInput | Promise<WasmInput>;
+type Variant = 'simd128' | 'relaxed';
+
+interface Lent {
+  core: Core;
+  release: () => void;
+}
+
+/** More threads than that have little to share in the models of today. */
+const mostAutoThreads = 8;
+
+/** Models with fewer bytes of weights are done before a second thread has woken; 'auto' starts none for them. */
+const autoThreadsFromBytes = 4 << 20;
+
+export class LocalRuntime implements Runtime {
+  readonly variant: Variant | 'given';
+  readonly threads: number;
+  readonly notices: readonly string[];
+  readonly #module: WebAssembly.Module;
+  readonly #options: InitOptions;
+  readonly #platform: Platform;
+  readonly #notices: string[];
+  #shared: Core | undefined;
+  #freed = false;
+
+  /** Use `init`. */
+  constructor(module: WebAssembly.Module, variant: Variant | 'given', threads: number, options: InitOptions, platform: Platform, notices: string[]) {
+    this.#module = module;
+    this.variant = variant;
+    this.threads = threads;
+    this.#options = options;
+    this.#platform = platform;
+    this.#notices = notices;
+    this.notices = notices;
+  }
+
+  /** Makes the shared instance, where that was asked for. */
+  async start(): Promise<this> {
+    if (this.#options.shared) {
+      this.#shared = new Core(this.#module);
+      await this.#startPool(this.#shared, Infinity);
+    }
+    return this;
+  }
+
+  // ---- Instances ----
+
+  /** An instance for one model, without threads of its own. */
+  #lend(): Lent {
+    if (this.#freed) throw new HeddleError('bad_state', 'the runtime was freed');
+    if (this.#shared) return { core: this.#shared, release: () => undefined };
+    const core = new Core(this.#module);
+    return { core, release: () => core.free() };
+  }
+
+  /** The same with the threads that so many bytes of weights are worth. */
+  async #lendFor(weightBytes: number): Promise<Lent> {
+    const lent = this.#lend();
+    if (lent.core !== this.#shared) await this.#startPool(lent.core, weightBytes);
+    return lent;
+  }
+
+  async #startPool(core: Core, weightBytes: number): Promise<void> {
+    const wanted = (this.#options.threads ?? 'auto') !== 'auto' || weightBytes >= autoThreadsFromBytes;
+    if (this.threads > 1 && wanted) await this.#platform.startPool?.(core, this.threads, this.#options.poolWorker, (text) => this.#notice(text));
+  }
+
+  #notice(text: string): void {
+    notice(text, this.#notices, this.#options);
+  }
+
+  // ---- Models ----
+
+  async loadModel(source: SourceInput, options: LoadOptions = {}): Promise<LocalModel> {
+    options.signal?.throwIfAborted();
+    const files = await openModel(source, options);
+    try {
+      const lent = await this.#lendFor(files.weights?.size ?? files.bundle?.bytes.byteLength ?? 0);
+      return await made(lent, async (core) => {
+        options.signal?.throwIfAborted();
+        const handle = await loadFiles(core, files, options);
+        return new LocalModel(core, handle, { ...textSettings(files), tokenizer: files.tokenizer, context: options.context }, lent.release);
+      });
+    } finally {
+      await files.weights?.close();
+    }
+  }
+
+  async buildNetwork(spec: object | string, options: { seed?: number } = {}): Promise<LocalModel> {
+    const json = standardDialect(typeof spec === 'string' ? spec : JSON.stringify(spec));
+    const lent = await this.#lendFor(0);
+    return made(lent, async (core) => {
+      const handle = core.heap.withText(json, (p, n) => core.made((x) => x.w_model_build(p, n, seedOf(options.seed))));
+      return new LocalModel(core, handle, {}, lent.release);
+    });
+  }
+
+  async inspect(source: SourceInput): Promise<FileInfo> {
+    const opened = await openSource(source);
+    const file = isByteSource(opened) ? opened : await opened.open('model.safetensors');
+    if (!file) throw new HeddleError('bad_file', 'no model.safetensors among the files');
+    const { core, release } = this.#lend();
+    try {
+      return await inspectFile(core, file);
+    } finally {
+      release();
+      await file.close();
+    }
+  }
+
+  // ---- Their Loom names: see names.ts ----
+
+  /** The model called `id` from a bundle's text. Synchronous. */
+  LoadNetworkFromString(text: string, id: string): Network {
+    return loadNetworkFromString(() => this.#lend(), text, id);
+  }
+
+  /** A network from its JSON, in Loom's arithmetic unless it says otherwise. Synchronous. */
+  BuildNetworkFromJSON(json: string, options: { seed?: number } = {}): Network {
+    return buildNetworkFromJSON(() => this.#lend(), json, seedOf(options.seed));
+  }
+
+  // ---- The shared instance ----
+
+  /** Bytes of the shared instance; undefined where each model has its own. */
+  memory(): { live: number; peak: number; heap: number } | undefined {
+    return this.#shared?.report();
+  }
+
+  /** Pieces of work each of the shared instance's threads has done; undefined where each model has its own. */
+  threadWork(): number[] | undefined {
+    return this.#shared?.threadWork();
+  }
+
+  async free(): Promise<void> {
+    this[Symbol.dispose]();
+  }
+
+  [Symbol.dispose](): void {
+    this.#freed = true;
+    this.#shared?.free();
+  }
+}
+
+/** Takes the instance back unless the making succeeds. */
+async function made<T>(lent: Lent, make: (core: Core) => Promise<T>): Promise<T> {
+  try {
+    return await make(lent.core);
+  } catch (error) {
+    lent.release();
+    throw error;
+  }
+}
+
+function seedOf(seed = 0): number {
+  if (!Number.isSafeInteger(seed) || seed < 0) throw new HeddleError('bad_argument', `seed: expected a whole number from 0 to 2^53 − 1, found ${seed}`);
+  return seed;
+}
+
+/** Keeps a notice with the runtime and says it. */
+function notice(text: string, kept: string[], options: InitOptions): void {
+  kept.push(text);
+  sayOnce(text, options.log);
+}
+
+// ---- Choosing ----
+
+/** Starts a runtime with what the host can do. */
+export async function startRuntime(options: InitOptions, platform: Platform): Promise<LocalRuntime> {
+  const features = hostFeatures();
+  if (!features.simd128) throw new HeddleError('unsupported', "this host's WebAssembly has no SIMD; Chrome 91, Firefox 89, Safari 16.4 and Node 20 have");
+  if (options.variant === 'relaxed' && !features.relaxed) {
+    throw new HeddleError('unsupported', "this host does not compile relaxed SIMD; variant 'auto' falls back to simd128");
+  }
+  const notices: string[] = [];
+  const threads = threadsFor(options, platform, features.atomics, (text) => notice(text, notices, options));
+  const { wasm } = options;
+  if (wasm !== undefined && typeof wasm !== 'function') {
+    const module = await compileModule(await wasm);
+    const variant = options.variant === undefined || options.variant === 'auto' ? 'given' : options.variant;
+    return new LocalRuntime(module, variant, hasThreads(module) ? threads : 1, options, platform, notices).start();
+  }
+  const get = (wasm as ModuleGetter | undefined) ?? platform.asset;
+  if (!get) throw new HeddleError('bad_argument', 'this entry brings no module: give it one, compiled, as options.wasm');
+  const best: Variant = options.variant === 'simd128' || !features.relaxed ? 'simd128' : 'relaxed';
+  const { module, variant } = await compileBest(best, options.variant ?? 'auto', threads > 1, get);
+  return new LocalRuntime(module, variant, threads, options, platform, notices).start();
+}
+
+/** The best variant; one step down when the host does not compile it after all. */
+async function compileBest(
+  best: Variant,
+  asked: 'auto' | Variant,
+  threads: boolean,
+  get: ModuleGetter,
+): Promise<{ module: WebAssembly.Module; variant: Variant }> {
+  const name = (variant: Variant): ModuleName => (threads ? `${variant}-threads` : variant);
+  try {
+    return { module: await compileModule(await get(name(best))), variant: best };
+  } catch (error) {
+    const refused = error instanceof HeddleError && error.code === 'unsupported';
+    if (!refused || best === 'simd128' || asked === 'relaxed') throw error;
+    return { module: await compileModule(await get(name('simd128'))), variant: 'simd128' };
+  }
+}
+
+/** How many threads a model may get. Fewer than asked for is no error, but is said. */
+function threadsFor(options: InitOptions, platform: Platform, atomics: boolean, say: (text: string) => void): number {
+  const asked = options.threads ?? 'auto';
+  if (asked !== 'auto' && !(Number.isInteger(asked) && asked >= 1)) throw new HeddleError('bad_argument', `threads: expected 'auto' or a whole number from 1, found ${asked}`);
+  if (asked === 1) return 1;
+  if (!platform.startPool) {
+    if (asked !== 'auto') say('one thread: this entry of the package has no threads');
+    return 1;
+  }
+  const wanted = asked === 'auto' ? Math.min(processors(), mostAutoThreads) : asked;
+  if (wanted === 1) return 1;
+  const why = atomics ? whyNoThreads() : "this host's WebAssembly has no threads";
+  if (why === undefined) return Math.min(wanted, mostThreads);
+  say(`one thread: ${why}`);
+  return 1;
+}
+
+/** The core's own limit (HD_POOL_MAX). */
+const mostThreads = 16;
+

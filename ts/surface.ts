@@ -1,0 +1,12 @@
+/**
+ * surface.ts: what the entries for this thread (`heddle`, `heddle/edge`, `heddle/inline`) export besides their `init`.
+ */
+export { HeddleError } from './errors.js';
+export type { ErrorCode } from './errors.js';
+export { LocalModel } from './model.js';
+export { Network } from './names.js';
+export { LocalRuntime } from './runtime.js';
+export { LocalAdapter, LocalSession } from './session.js';
+export { TextStream, Tokenizer } from './tokenizer.js';
+export type { TokenizerFiles } from './tokenizer.js';
+export type * from './types.js';
