@@ -1,0 +1,290 @@
+/**
+ * remote-model.ts: models, sessions and adapters that live in a worker, under the same names and types as in this thread.
+ */
+import { HeddleError } from './errors.js';
+import { TokenGeneration } from './generation.js';
+import { isMade } from './protocol.js';
+import type { ObjectState, Reference, TokenBatch } from './protocol.js';
+import type { Answer, Connection } from './remote.js';
+import { sendableFile, sendableJson } from './sendable.js';
+import type {
+  Adapter,
+  FileInput,
+  GeneratedToken,
+  GenerateOptions,
+  GenerateUsage,
+  Generation,
+  MemoryReport,
+  Model,
+  ModelDescription,
+  NumbersInput,
+  Session,
+  SessionMemory,
+  SessionOptions,
+  TensorValue,
+  TrainOptions,
+  WeightInfo,
+} from './types.js';
+
+/** An object of the worker: its number, its last known state, and whether it was freed. */
+class Remote {
+  readonly connection: Connection;
+  readonly handle: number;
+  readonly #what: string;
+  state: ObjectState;
+  #freed = false;
+
+  constructor(what: string, connection: Connection, made: Answer) {
+    if (!isMade(made.value)) throw new HeddleError('bad_state', `the worker made no ${what}: its program is of another version`);
+    this.#what = what;
+    this.connection = connection;
+    this.handle = made.value.handle;
+    this.state = made.state ?? {};
+  }
+
+  check(): void {
+    if (this.#freed) throw new HeddleError('bad_state', `the ${this.#what} was freed`);
+  }
+
+  async make(method: string, args: unknown[], transfer: Transferable[] = []): Promise<Answer> {
+    this.check();
+    return this.connection.call(this.handle, method, args, { transfer });
+  }
+
+  async call<T>(method: string, args: unknown[] = []): Promise<T> {
+    const { value, state } = await this.make(method, args);
+    if (state) this.state = state;
+    return value as T;
+  }
+
+  /** Twice is harmless, and so is freeing what went with its worker. What cannot be freed yet stays. */
+  async free(): Promise<void> {
+    if (this.#freed) return;
+    this.#freed = true;
+    try {
+      await this.connection.call(this.handle, 'free', []);
+    } catch (error) {
+      if (!(error instanceof HeddleError && error.code === 'bad_state' && this.#what === 'adapter')) return;
+      this.#freed = false;
+      throw error;
+    }
+  }
+}
+
+export class RemoteAdapter implements Adapter {
+  readonly #remote: Remote;
+
+  constructor(connection: Connection, made: Answer) {
+    this.#remote = new Remote('adapter', connection, made);
+  }
+
+  /** How it goes to the worker as an argument. */
+  get reference(): Reference {
+    this.#remote.check();
+    return { heddle: this.#remote.handle };
+  }
+
+  free(): Promise<void> {
+    return this.#remote.free();
+  }
+
+  [Symbol.dispose](): void {
+    void this.#remote.free();
+  }
+}
+
+function referenceOf(adapter: Adapter): Reference {
+  if (adapter instanceof RemoteAdapter) return adapter.reference;
+  throw new HeddleError('bad_argument', 'the adapter belongs to another runtime');
+}
+
+export class RemoteSession implements Session {
+  readonly #remote: Remote;
+
+  constructor(connection: Connection, made: Answer) {
+    this.#remote = new Remote('session', connection, made);
+  }
+
+  get position(): number {
+    return this.#remote.state.position ?? 0;
+  }
+
+  get outputShape(): readonly number[] {
+    return this.#remote.state.outputShape ?? [];
+  }
+
+  forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array> {
+    return this.#remote.call('forward', [input, shape]);
+  }
+
+  decode(tokens: NumbersInput): Promise<void> {
+    return this.#remote.call('decode', [tokens]);
+  }
+
+  logits(): Promise<Float32Array> {
+    return this.#remote.call('logits');
+  }
+
+  argmax(): Promise<number> {
+    return this.#remote.call('argmax');
+  }
+
+  value(name: string): Promise<TensorValue> {
+    return this.#remote.call('value', [name]);
+  }
+
+  valueNames(): Promise<string[]> {
+    return this.#remote.call('valueNames');
+  }
+
+  async useAdapter(adapter: Adapter | null): Promise<void> {
+    await this.#remote.call('useAdapter', [adapter === null ? null : referenceOf(adapter)]);
+  }
+
+  trainStep(input: NumbersInput, targets: NumbersInput, options?: TrainOptions): Promise<number> {
+    return this.#remote.call('trainStep', [input, targets, options]);
+  }
+
+  backward(input: NumbersInput, targets: NumbersInput, options?: Pick<TrainOptions, 'loss'>): Promise<number> {
+    return this.#remote.call('backward', [input, targets, options]);
+  }
+
+  step(lr: number): Promise<void> {
+    return this.#remote.call('step', [lr]);
+  }
+
+  gradient(weight: string): Promise<TensorValue> {
+    return this.#remote.call('gradient', [weight]);
+  }
+
+  reset(): Promise<void> {
+    return this.#remote.call('reset');
+  }
+
+  rewind(position: number): Promise<void> {
+    return this.#remote.call('rewind', [position]);
+  }
+
+  memory(): Promise<SessionMemory> {
+    return this.#remote.call('memory');
+  }
+
+  free(): Promise<void> {
+    return this.#remote.free();
+  }
+
+  [Symbol.dispose](): void {
+    void this.#remote.free();
+  }
+}
+
+export class RemoteModel implements Model {
+  readonly #remote: Remote;
+
+  constructor(connection: Connection, made: Answer) {
+    this.#remote = new Remote('model', connection, made);
+  }
+
+  get weights(): readonly WeightInfo[] {
+    return this.#remote.state.weights ?? [];
+  }
+
+  get threads(): number {
+    return this.#remote.state.threads ?? 1;
+  }
+
+  describe(): Promise<ModelDescription> {
+    return this.#remote.call('describe');
+  }
+
+  readWeight(name: string): Promise<Float32Array> {
+    return this.#remote.call('readWeight', [name]);
+  }
+
+  writeWeight(name: string, values: NumbersInput): Promise<void> {
+    return this.#remote.call('writeWeight', [name, values]);
+  }
+
+  async createSession(options?: SessionOptions): Promise<Session> {
+    return new RemoteSession(this.#remote.connection, await this.#remote.make('createSession', [options]));
+  }
+
+  forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array> {
+    return this.#remote.call('forward', [input, shape]);
+  }
+
+  generate(prompt: string | NumbersInput, options: GenerateOptions = {}): Generation {
+    this.#remote.check();
+    return new TokenGeneration(this.#tokens(prompt, options));
+  }
+
+  /** Pulls what the worker makes in batches, and gives it out token by token. */
+  async *#tokens(prompt: string | NumbersInput, options: GenerateOptions): AsyncGenerator<GeneratedToken, GenerateUsage, void> {
+    const { signal, onToken, adapter, ...rest } = options;
+    signal?.throwIfAborted();
+    const sent = { ...rest, ...(adapter && { adapter: referenceOf(adapter) }) };
+    const generation = new Remote('generation', this.#remote.connection, await this.#remote.make('generate', [prompt, sent]));
+    const abort = (): void => generation.connection.abort(generation.handle);
+    signal?.addEventListener('abort', abort);
+    try {
+      for (;;) {
+        signal?.throwIfAborted();
+        const { tokens, usage } = await generation.call<TokenBatch>('pull').catch((error: unknown) => {
+          throw signal?.aborted ? signal.reason : error;
+        });
+        for (const token of tokens) {
+          signal?.throwIfAborted();
+          onToken?.(token);
+          yield token;
+        }
+        if (usage) return usage;
+      }
+    } finally {
+      signal?.removeEventListener('abort', abort);
+      await generation.free();
+    }
+  }
+
+  tokenize(text: string): Promise<number[]> {
+    return this.#remote.call('tokenize', [text]);
+  }
+
+  detokenize(tokens: NumbersInput): Promise<string> {
+    return this.#remote.call('detokenize', [tokens]);
+  }
+
+  saveToString(id: string): Promise<string> {
+    return this.#remote.call('saveToString', [id]);
+  }
+
+  async loadAdapter(config: FileInput | object, weights: FileInput): Promise<Adapter> {
+    this.#remote.check();
+    const transfer: Transferable[] = [];
+    const args = [await sendableJson(config, transfer), await sendableFile(weights, transfer)];
+    return new RemoteAdapter(this.#remote.connection, await this.#remote.make('loadAdapter', args, transfer));
+  }
+
+  async mergeAdapter(adapter: Adapter, options?: { dequantize?: boolean }): Promise<void> {
+    await this.#remote.call('mergeAdapter', [referenceOf(adapter), options]);
+  }
+
+  async unmergeAdapter(adapter: Adapter, options?: { dequantize?: boolean }): Promise<void> {
+    await this.#remote.call('unmergeAdapter', [referenceOf(adapter), options]);
+  }
+
+  memory(): Promise<MemoryReport> {
+    return this.#remote.call('memory');
+  }
+
+  threadWork(): Promise<number[]> {
+    return this.#remote.call('threadWork');
+  }
+
+  free(): Promise<void> {
+    return this.#remote.free();
+  }
+
+  [Symbol.dispose](): void {
+    void this.#remote.free();
+  }
+}

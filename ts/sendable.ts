@@ -1,0 +1,83 @@
+/**
+ * sendable.ts: a model's files on their way into a worker. Buffers and streams are moved; Blobs and addresses are copied, which
+ * costs nothing; what cannot cross becomes something that can.
+ */
+import { HeddleError } from './errors.js';
+import { isNode } from './host.js';
+import type { FileInput, SourceInput } from './types.js';
+
+/** `transfer` collects what has to be named to postMessage. */
+export async function sendableFile(input: FileInput, transfer: Transferable[]): Promise<unknown> {
+  if (typeof input === 'string') return absolute(input);
+  if (input instanceof URL) return input.href;
+  if (input instanceof ArrayBuffer) return moved(input, transfer);
+  if (ArrayBuffer.isView(input)) {
+    if (!(input.buffer instanceof ArrayBuffer)) return input;
+    const isWhole = input.byteOffset === 0 && input.byteLength === input.buffer.byteLength;
+    return moved(isWhole ? input.buffer : input.buffer.slice(input.byteOffset, input.byteOffset + input.byteLength), transfer);
+  }
+  if (input instanceof Blob) return input;
+  if (input instanceof ReadableStream) return movedStream(input, transfer);
+  if (input instanceof Response) return sendableResponse(input, transfer);
+  if ('stream' in input && 'size' in input) return { stream: await movedStream(input.stream, transfer), size: input.size };
+  throw new HeddleError('bad_argument', 'expected a URL, text, bytes, a Blob, a Response or a stream');
+}
+
+export async function sendableSource(input: SourceInput, transfer: Transferable[]): Promise<unknown> {
+  if (Array.isArray(input)) return input;
+  const prototype: unknown = typeof input === 'object' && input !== null ? Object.getPrototypeOf(input) : undefined;
+  const isRecord = (prototype === Object.prototype || prototype === null) && !('stream' in (input as object) && 'size' in (input as object));
+  if (!isRecord) return sendableFile(input as FileInput, transfer);
+  const files: Record<string, unknown> = {};
+  for (const [name, file] of Object.entries(input as Record<string, FileInput>)) files[name] = await sendableFile(file, transfer);
+  return files;
+}
+
+/** A description: parsed JSON goes as text. */
+export async function sendableJson(input: FileInput | object, transfer: Transferable[]): Promise<unknown> {
+  const prototype: unknown = typeof input === 'object' ? Object.getPrototypeOf(input) : undefined;
+  const isPlain = (prototype === Object.prototype || prototype === null) && !('stream' in (input as object));
+  return isPlain ? JSON.stringify(input) : sendableFile(input as FileInput, transfer);
+}
+
+/** The worker's own address is another: a page's relative addresses are made absolute. Text and Node's paths stay. */
+function absolute(text: string): string {
+  if (isNode() || /^\uFEFF?\s*\{/.test(text)) return text;
+  return new URL(text, (globalThis as { document?: { baseURI?: string } }).document?.baseURI ?? globalThis.location?.href).href;
+}
+
+function moved(buffer: ArrayBuffer, transfer: Transferable[]): ArrayBuffer {
+  if (!transfer.includes(buffer)) transfer.push(buffer);
+  return buffer;
+}
+
+async function sendableResponse(response: Response, transfer: Transferable[]): Promise<unknown> {
+  if (!response.ok) throw new HeddleError('bad_file', `${response.url}: the server answered ${response.status} ${response.statusText}`.trim());
+  if (!response.body) return new ArrayBuffer(0);
+  const length = response.headers.get('content-length');
+  const stream = await movedStream(response.body, transfer);
+  if (length === null || response.headers.get('content-encoding') !== null || !(stream instanceof ReadableStream)) return stream;
+  return { stream, size: Number(length) };
+}
+
+/** The stream itself where streams can be moved (not in every Safari), else its bytes as a Blob. */
+async function movedStream(stream: ReadableStream<Uint8Array>, transfer: Transferable[]): Promise<unknown> {
+  if (!canMoveStreams()) return new Response(stream).blob();
+  transfer.push(stream as unknown as Transferable);
+  return stream;
+}
+
+let movesStreams: boolean | undefined;
+
+function canMoveStreams(): boolean {
+  if (movesStreams === undefined) {
+    try {
+      const stream = new ReadableStream();
+      structuredClone(stream, { transfer: [stream as unknown as Transferable] });
+      movesStreams = true;
+    } catch {
+      movesStreams = false;
+    }
+  }
+  return movesStreams;
+}

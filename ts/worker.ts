@@ -1,0 +1,101 @@
+/**
+ * heddle/worker: the same runtime, in a worker of its own. A page's thread stays free, and threads are allowed there.
+ *
+ * Every name and type is that of `heddle`; only the synchronous calls (`LoadNetworkFromString`, `ForwardCPU`, `…Sync`) need a
+ * runtime in this thread. ArrayBuffers given to `loadModel` and `loadAdapter` are moved to the worker, not copied: they are empty
+ * afterwards.
+ */
+import { compileModule } from './compile.js';
+import { HeddleError } from './errors.js';
+import { connect } from './remote.js';
+import type { Connection } from './remote.js';
+import { RemoteModel } from './remote-model.js';
+import { sayOnce } from './notices.js';
+import { sendableFile, sendableJson, sendableSource } from './sendable.js';
+import type { FileInfo, InitOptions, LoadOptions, Model, ModuleName, Runtime, SourceInput, WasmInput } from './types.js';
+
+export interface WorkerOptions extends InitOptions {
+  /** Where the worker's program lies, when a bundler has moved it, or a worker already made from it (browsers). */
+  worker?: string | URL | Worker;
+}
+
+class RemoteRuntime implements Runtime {
+  readonly variant: Runtime['variant'];
+  readonly threads: number;
+  readonly notices: readonly string[];
+  readonly #connection: Connection;
+
+  constructor(connection: Connection, started: { variant: Runtime['variant']; threads: number }, notices: string[]) {
+    this.#connection = connection;
+    this.variant = started.variant;
+    this.threads = started.threads;
+    this.notices = notices;
+  }
+
+  async loadModel(source: SourceInput, options: LoadOptions = {}): Promise<Model> {
+    const { progress, signal, config, ...rest } = options;
+    signal?.throwIfAborted();
+    const transfer: Transferable[] = [];
+    const sent = await sendableSource(source, transfer);
+    const description = config === undefined ? {} : { config: await sendableJson(config, transfer) };
+    const made = await this.#connection.call(0, 'loadModel', [sent, { ...rest, ...description }], {
+      transfer,
+      signal,
+      progress: progress as ((value: unknown) => void) | undefined,
+    });
+    return new RemoteModel(this.#connection, made);
+  }
+
+  async buildNetwork(spec: object | string, options: { seed?: number } = {}): Promise<Model> {
+    return new RemoteModel(this.#connection, await this.#connection.call(0, 'buildNetwork', [spec, options]));
+  }
+
+  async inspect(source: SourceInput): Promise<FileInfo> {
+    const transfer: Transferable[] = [];
+    const sent = await sendableSource(source, transfer);
+    return (await this.#connection.call(0, 'inspect', [sent], { transfer })).value as FileInfo;
+  }
+
+  /** Ends the worker, and every model in it. */
+  async free(): Promise<void> {
+    this.#connection.end('the runtime was freed');
+  }
+
+  [Symbol.dispose](): void {
+    this.#connection.end('the runtime was freed');
+  }
+}
+
+/** Starts a runtime in a worker. */
+export async function init(options: WorkerOptions = {}): Promise<Runtime> {
+  const { worker, log, wasm, poolWorker, ...rest } = options;
+  const notices: string[] = [];
+  const connection = connect(worker, {
+    notice(text) {
+      notices.push(text);
+      sayOnce(text, log);
+    },
+    async module(name) {
+      if (typeof wasm !== 'function') throw new HeddleError('bad_state', 'no function gives modules');
+      return sendableModule(await wasm(name as ModuleName));
+    },
+  });
+  try {
+    const given = typeof wasm === 'function' ? { askForModule: true } : wasm === undefined ? {} : { wasm: await sendableModule(await wasm) };
+    const pool = poolWorker === undefined ? {} : { poolWorker: await sendableFile(poolWorker, []) };
+    const { value } = await connection.call(0, 'init', [{ ...rest, ...given, ...pool }]);
+    return new RemoteRuntime(connection, value as { variant: Runtime['variant']; threads: number }, notices);
+  } catch (error) {
+    connection.end('the runtime did not start');
+    throw error;
+  }
+}
+
+/** A module as it may be posted: an address as it is, anything else compiled. */
+async function sendableModule(wasm: WasmInput): Promise<unknown> {
+  return typeof wasm === 'string' || wasm instanceof URL ? sendableFile(wasm, []) : compileModule(wasm);
+}
+
+export { HeddleError } from './errors.js';
+export type { ErrorCode } from './errors.js';
+export type * from './types.js';
