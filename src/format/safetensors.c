@@ -224,7 +224,7 @@ static void read_header(hd_json_reader *r, hd_directory *directory, uint64_t fil
   hd_json_enter_object(r);
   while (hd_json_next_key(r, &name, &n)) {
     bool metadata = strcmp(name, "__metadata__") == 0;
-    if (strlen(name) != n) fail_with(r, HD_BAD_FILE, "expected a tensor's name without NUL characters");
+    if (strlen(name) != n) fail_with(r, HD_BAD_FILE, "expected a name without NUL characters, found one");
     else if (metadata && has_metadata) fail_with(r, HD_BAD_FILE, "expected __metadata__ once, found it twice");
     else if (metadata) read_metadata(r, directory);
     else read_tensor(r, directory, name, header_end, file_bytes);
