@@ -9,7 +9,7 @@
  *     most once; null is as good as a missing key.
  *   - "fmt" is "multiPrecisionB64" for form 2, which we do not read yet; anything else, or nothing, is form 1.
  *   - The first model with the id counts. "layers" of the weights has as many entries as "layers" of cfg.
- *   - Every field is optional, numbers are decimal float32, an empty list is no tensor.
+ *   - Every list of numbers is a tensor; what else a layer object holds is skipped. Every field is optional, numbers are decimal float32, an empty list is no tensor.
  *
  * The outer text is stepped over once, without copying, to find the model; then its cfg becomes a tree and its weights are
  * pulled into float arrays. */
@@ -23,12 +23,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Parallel layers in parallel layers: files nest them two or three deep. The limit bounds what names can grow to. */
-enum { MAX_BRANCH_DEPTH = 8, PATH_ROOM = 512 };
+/* Branches in branches: as deep as cfg's own JSON may nest them, which bounds what names can grow to. */
+enum { MAX_BRANCH_DEPTH = HD_JSON_MAX_DEPTH / 2, PATH_ROOM = 2048 };
 
 static const char bundle_type[] = "modelhost/bundle";
 
-/* What a layer can hold. The last two are not plain lists. */
+/* What Loom's layers hold: found whatever the case of their keys. The last two are not plain lists. Any other list of numbers is a tensor
+ * too, under its key as written: the standard dialect's fields, and those of layers we do not know. */
 static const char *const layer_fields[] = {
     "kernel",        "biases",       "conv_bias",  "gamma",        "beta",       "embedding_weights",                /* dense, conv, norms */
     "q_weights",     "k_weights",    "v_weights",  "output_weight",                                                  /* attention */
@@ -213,7 +214,8 @@ static size_t push_path(weights_reader *w, const char *name, size_t index) {
   size_t before = w->n_path, left = PATH_ROOM - w->n_path;
   int n = name ? snprintf(w->path + before, left, "%s%s", before ? "." : "", name)
                : snprintf(w->path + before, left, ".%zu", index);
-  w->n_path += n > 0 && (size_t)n < left ? (size_t)n : 0; /* MAX_BRANCH_DEPTH keeps it short enough */
+  if (n > 0 && (size_t)n < left) w->n_path += (size_t)n;
+  else fail_with(&w->r, HD_UNSUPPORTED, "expected a shorter field name");
   return before;
 }
 
@@ -309,26 +311,47 @@ static void read_tensor(weights_reader *w, bool rows) {
 
 static size_t read_layers(weights_reader *w, int depth);
 
+/* The known field a key names, whatever its case; −1: none. */
+static int known_field(const char *key, size_t n) {
+  for (int i = 0; i < N_FIELDS; i++)
+    if (same_key(key, layer_fields[i]) && strlen(key) == n) return i;
+  return -1;
+}
+
+/* One member of a layer object: its key was read and is freed here. */
+static void read_member(weights_reader *w, char *key, size_t n, uint64_t *seen, int depth) {
+  int field = known_field(key, n);
+  hd_json_type type = hd_json_peek(&w->r);
+  if (type == HD_JSON_NULL || (field < 0 && type != HD_JSON_ARRAY)) {
+    hd_free(key);
+    hd_json_skip(&w->r, NULL, NULL);
+    return;
+  }
+  if (field >= 0 && *seen >> field & 1) fail_with(&w->r, HD_BAD_FILE, "expected every field once, found one twice");
+  if (field >= 0) *seen |= UINT64_C(1) << field;
+  size_t before = push_path(w, field >= 0 ? layer_fields[field] : key, 0);
+  hd_free(key);
+  if (field == BRANCH_WEIGHTS) read_layers(w, depth + 1);
+  else read_tensor(w, field == CLUSTER_CENTERS);
+  pop_path(w, before);
+}
+
 static void read_layer(weights_reader *w, int depth) {
   uint64_t seen = 0;
-  int field;
+  char *key;
+  size_t n;
   if (hd_json_peek(&w->r) == HD_JSON_NULL) {
     hd_json_skip(&w->r, NULL, NULL);
     return;
   }
   hd_json_enter_object(&w->r);
-  while ((field = next_member(&w->r, layer_fields, N_FIELDS, &seen)) >= 0) {
-    size_t before = push_path(w, layer_fields[field], 0);
-    if (field == BRANCH_WEIGHTS) read_layers(w, depth + 1);
-    else read_tensor(w, field == CLUSTER_CENTERS);
-    pop_path(w, before);
-  }
+  while (hd_json_next_key(&w->r, &key, &n)) read_member(w, key, n, &seen, depth);
 }
 
 /* Returns how many there are. */
 static size_t read_layers(weights_reader *w, int depth) {
   size_t n = 0;
-  if (depth > MAX_BRANCH_DEPTH) fail_with(&w->r, HD_UNSUPPORTED, "expected branch_weights at most 8 deep, found more");
+  if (depth > MAX_BRANCH_DEPTH) fail_with(&w->r, HD_UNSUPPORTED, "expected branch_weights less deep");
   hd_json_enter_array(&w->r);
   while (hd_json_next_item(&w->r)) {
     size_t before = push_path(w, NULL, n++);

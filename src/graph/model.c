@@ -13,7 +13,7 @@
 
 static hd_status fill_from_bundle(hd_parameter *p, const hd_bundle *bundle, hd_dialect dialect, hd_error *err) {
   bool in_out;
-  char name[512], room[HD_NAME_ROOM];
+  char name[2048], room[HD_NAME_ROOM];
   snprintf(name, sizeof name, "%s%s", p->owner->bundle, hd_parameter_field(p, dialect, &in_out));
   const hd_bundle_tensor *tensor = hd_bundle_find(bundle, name);
   size_t want = hd_parameter_count(p), have = tensor ? tensor->n : 0;
@@ -24,8 +24,9 @@ static hd_status fill_from_bundle(hd_parameter *p, const hd_bundle *bundle, hd_d
     p->filled = true;
     return HD_OK;
   }
-  return hd_fail(err, HD_BAD_FILE, "weights.%s: expected %zu numbers for shape [%zu%s%zu], found %zu", hd_short_name(room, name), want,
-                 p->slot.shape[0], p->slot.n_dims > 1 ? ", " : "] × ", p->slot.n_dims > 1 ? p->slot.shape[1] : 1, have);
+  char shape[HD_SHAPE_ROOM];
+  return hd_fail(err, HD_BAD_FILE, "weights.%s: expected %zu numbers for shape %s, found %zu", hd_short_name(room, name), want,
+                 hd_shape_text(shape, p->slot.n_dims, p->slot.shape), have);
 }
 
 static hd_status build_from_bundle(hd_model *model, hd_bundle *bundle, hd_error *err) {

@@ -16,9 +16,9 @@ typedef struct reader {
   hd_model *model;
   hd_status *status;
   hd_error *err;
-  int depth;
 } reader;
 
+/* Recursion is as deep as the JSON, which base/json.h bounds. */
 static hd_spec *read_layer(reader *r, hd_json json, const char *name, const char *bundle);
 
 static void read_children(reader *r, hd_spec *spec, const hd_json *json) {
@@ -49,7 +49,6 @@ static hd_spec *read_layer(reader *r, hd_json json, const char *name, const char
     else hd_json_refuse(&json, "type", HD_UNSUPPORTED, "unknown layer type '%s'", hd_short_name(room, type));
     return NULL;
   }
-  if (++r->depth > 64) hd_json_refuse(&json, "type", HD_UNSUPPORTED, "layers are nested more than 64 deep");
   const char *own_name = hd_json_get_text(&json, "name", name);
   const char *weights = hd_json_get_text(&json, "weights", NULL);
   if (!weights) weights = hd_arena_format(&r->model->arena, "%s.", own_name);
@@ -58,7 +57,6 @@ static hd_spec *read_layer(reader *r, hd_json json, const char *name, const char
   if (layer->has_children) read_children(r, spec, &json);
   hd_parse p = {.json = json, .dialect = r->model->dialect, .batch = r->model->batch, .arena = &r->model->arena, .spec = spec};
   if (*r->status == HD_OK) layer->parse(spec->config, &p);
-  r->depth--;
   return spec;
 }
 

@@ -161,7 +161,7 @@ TEST(names_and_aliases_are_found_and_unknown_ones_are_not) {
 }
 
 static void check_refused(const char *layers, const char *says) {
-  char text[1024];
+  char text[4096];
   hd_error err = {0};
   hd_model *model = NULL;
   int n = snprintf(text, sizeof text, "{\"dialect\":\"standard\",\"layers\":%s}", layers);
@@ -177,4 +177,35 @@ TEST(bad_networks_are_refused_with_the_json_path) {
   check_refused("[{\"type\":\"dense\",\"in_features\":3.5,\"out_features\":2}]", "layers[0].in_features");
   check_refused("[{\"type\":\"residual\",\"branches\":[{\"type\":\"linear\",\"in_features\":3}]}]", "layers[0].branches[0].out_features");
   check_refused("[{\"type\":\"multi_head_attention\",\"d_model\":12,\"num_heads\":5,\"num_kv_heads\":2}]", "layers[0].num_heads");
+}
+
+/* `depth` residuals around one linear. */
+static char *nested(size_t depth) {
+  static const char open[] = "{\"type\":\"residual\",\"branches\":[", inner[] = "{\"type\":\"linear\",\"in_features\":2,\"out_features\":2}";
+  char *text = malloc(depth * (sizeof open + 2) + sizeof inner);
+  char *at = text;
+  for (size_t i = 0; i < depth; i++) at += sprintf(at, "%s", open);
+  at += sprintf(at, "%s", inner);
+  for (size_t i = 0; i < depth; i++) at += sprintf(at, "]}");
+  return text;
+}
+
+TEST(layers_nest_deeply_and_too_deep_is_refused) {
+  char *deep = nested(30), *too_deep = nested(70), *list = malloc(strlen(too_deep) + 3);
+  hd_model *model = NULL;
+  hd_error err = {0};
+  char *text = malloc(strlen(deep) + 100), *saved = NULL;
+  size_t n = (size_t)sprintf(text, "{\"dialect\":\"standard\",\"input_shape\":[1,2],\"layers\":[%s]}", deep), n_saved;
+  if (!CHECK_EQ(hd_model_build(&model, text, n, 1, &err), HD_OK)) printf("# %s\n", err.message);
+  if (model) CHECK_EQ(hd_model_save_bundle(&saved, &n_saved, model, "deep", &err), HD_OK);
+  hd_model_free(model, NULL);
+  if (!CHECK_EQ(hd_model_load_bundle(&model, saved, n_saved, "deep", &err), HD_OK)) printf("# %s\n", err.message);
+  sprintf(list, "[%s]", too_deep);
+  check_refused(list, "levels of nesting");
+  hd_text_free(saved);
+  hd_model_free(model, NULL);
+  free(deep);
+  free(too_deep);
+  free(list);
+  free(text);
 }
