@@ -17,24 +17,14 @@ INLINE void tile(float *out, size_t out_stride, const float *a, size_t a_i, size
     sum[i][0] = v_load(out + i * out_stride);
     sum[i][1] = v_load(out + i * out_stride + V_LANES);
   }
-#define STEP(k)                                                                                  \
-  do {                                                                                           \
-    v_f32 b0 = v_load(panel + (k) * COLUMNS), b1 = v_load(panel + (k) * COLUMNS + V_LANES);      \
-    for (size_t i = 0; i < n_i; i++) {                                                           \
-      v_f32 value = v_splat(a[i * a_i + (k) * a_k]);                                             \
-      sum[i][0] = v_madd(value, b0, sum[i][0]);                                                  \
-      sum[i][1] = v_madd(value, b1, sum[i][1]);                                                  \
-    }                                                                                            \
-  } while (0)
-  size_t k = 0;
-  for (; k + 4 <= n_k; k += 4) {
-    STEP(k);
-    STEP(k + 1);
-    STEP(k + 2);
-    STEP(k + 3);
+  for (size_t k = 0; k < n_k; k++) {
+    v_f32 b0 = v_load(panel + k * COLUMNS), b1 = v_load(panel + k * COLUMNS + V_LANES);
+    for (size_t i = 0; i < n_i; i++) {
+      v_f32 value = v_splat(a[i * a_i + k * a_k]);
+      sum[i][0] = v_madd(value, b0, sum[i][0]);
+      sum[i][1] = v_madd(value, b1, sum[i][1]);
+    }
   }
-  for (; k < n_k; k++) STEP(k);
-#undef STEP
   for (size_t i = 0; i < n_i; i++) {
     v_store(out + i * out_stride, sum[i][0]);
     v_store(out + i * out_stride + V_LANES, sum[i][1]);
