@@ -3,13 +3,14 @@
  *   {"type": "modelhost/bundle", "version": 1, "models": [MODEL, …]}
  *   MODEL    {"id": TEXT, "cfg": OBJECT, "weights": {"fmt": "jsonModelB64", "data": TEXT}}
  *   data     Base64 of a second JSON text: {"type": "float32", "dtype": "", "layers": [LAYER, …]}
- *   LAYER    {FIELD: [NUMBER, …], …, "branch_weights": [LAYER, …], "cluster_centers": [[NUMBER, …], …]}
+ *   LAYER    {FIELD: [NUMBER, …], …, "branch_weights": [LAYER, …]}
  *
  *   - "type" is exactly that; "version" and all keys that are not named here are skipped. Keys match whatever their case, each at
  *     most once; null is as good as a missing key.
  *   - "fmt" is "multiPrecisionB64" for form 2, which we do not read yet; anything else, or nothing, is form 1.
  *   - The first model with the id counts. "layers" of the weights has as many entries as "layers" of cfg.
- *   - Every list of numbers is a tensor; what else a layer object holds is skipped. Every field is optional, numbers are decimal float32, an empty list is no tensor.
+ *   - Every list of numbers is a tensor, numbers are decimal float32, an empty list is no tensor. "cluster_centers" may be a
+ *     list of rows, too. A list of anything else is an error; what else a layer object holds is skipped.
  *
  * The outer text is stepped over once, without copying, to find the model; then its cfg becomes a tree and its weights are
  * pulled into float arrays. */
@@ -23,13 +24,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Branches in branches: as deep as cfg's own JSON may nest them, which bounds what names can grow to. */
-enum { MAX_BRANCH_DEPTH = HD_JSON_MAX_DEPTH / 2, PATH_ROOM = 2048 };
+/* Branches nest as deep as cfg's own JSON may nest them. A name then has a kilobyte, so names are limited in all, too. */
+enum { MAX_BRANCH_DEPTH = HD_JSON_MAX_DEPTH / 2, PATH_ROOM = 2048, MAX_NAME_BYTES = 4 << 20 };
 
 static const char bundle_type[] = "modelhost/bundle";
 
-/* What Loom's layers hold: found whatever the case of their keys. The last two are not plain lists. Any other list of numbers is a tensor
- * too, under its key as written: the standard dialect's fields, and those of layers we do not know. */
+/* What Loom's layers hold: found whatever the case of their keys. The last two need not be plain lists. Any other list of
+ * numbers is a tensor too, under its key as written: the standard dialect's fields, and those of layers we do not know. */
 static const char *const layer_fields[] = {
     "kernel",        "biases",       "conv_bias",  "gamma",        "beta",       "embedding_weights",                /* dense, conv, norms */
     "q_weights",     "k_weights",    "v_weights",  "output_weight",                                                  /* attention */
@@ -205,7 +206,7 @@ typedef struct weights_reader {
   hd_bundle *bundle;
   size_t tensors_room;
   char path[PATH_ROOM];
-  size_t n_path;
+  size_t n_path, name_bytes;
   bool path_told; /* the error's message has the path already */
 } weights_reader;
 
@@ -221,7 +222,8 @@ static size_t push_path(weights_reader *w, const char *name, size_t index) {
 
 static void pop_path(weights_reader *w, size_t before) {
   if (w->r.status != HD_OK && !w->path_told) {
-    hd_fail_in(w->r.err, w->path);
+    char room[HD_NAME_ROOM];
+    hd_fail_in(w->r.err, hd_short_name(room, w->path));
     w->path_told = true;
   }
   w->n_path = before;
@@ -254,19 +256,25 @@ typedef struct numbers {
   size_t n, room;
 } numbers;
 
-static void read_list(hd_json_reader *r, numbers *list) {
-  hd_json_enter_array(r);
-  while (hd_json_next_item(r)) {
-    if (list->n == list->room) fail_with(r, HD_BAD_FILE, "expected fewer numbers"); /* count_numbers makes it impossible */
-    else hd_json_float(r, &list->values[list->n++]);
-  }
+static void read_number(hd_json_reader *r, numbers *list) {
+  if (list->n == list->room) fail_with(r, HD_BAD_FILE, "expected fewer numbers"); /* count_numbers makes it impossible */
+  else hd_json_float(r, &list->values[list->n++]);
 }
 
-/* Rows of equal length, one after the other. */
+static void read_list(hd_json_reader *r, numbers *list) {
+  hd_json_enter_array(r);
+  while (hd_json_next_item(r)) read_number(r, list);
+}
+
+/* Rows of equal length, one after the other; or all in one list, as Loom itself writes them. */
 static void read_rows(hd_json_reader *r, numbers *list) {
   size_t n_rows = 0, width = 0;
   hd_json_enter_array(r);
   while (hd_json_next_item(r)) {
+    if (n_rows == 0 && hd_json_peek(r) != HD_JSON_ARRAY) {
+      read_number(r, list);
+      continue;
+    }
     size_t before = list->n;
     read_list(r, list);
     if (n_rows++ == 0) width = list->n;
@@ -286,6 +294,11 @@ static bool append_tensor(weights_reader *w, const numbers *list) {
     b->tensors = tensors;
     w->tensors_room = room;
   }
+  w->name_bytes += w->n_path;
+  if (w->name_bytes > MAX_NAME_BYTES) {
+    fail_with(&w->r, HD_UNSUPPORTED, "expected shorter names of weights, or fewer");
+    return false;
+  }
   char *name = hd_arena_text(&b->arena, w->path);
   if (!name) return fail_memory(w, w->n_path);
   b->tensors[b->n_tensors++] = (hd_bundle_tensor){name, list->values, list->n};
@@ -294,7 +307,7 @@ static bool append_tensor(weights_reader *w, const numbers *list) {
 
 static void read_tensor(weights_reader *w, bool rows) {
   if (hd_json_peek(&w->r) != HD_JSON_ARRAY) {
-    hd_json_fail(&w->r, rows ? "a list of lists of numbers ('[')" : "a list of numbers ('[')");
+    hd_json_fail(&w->r, "a list of numbers ('[')");
     return;
   }
   numbers list = {.room = count_numbers(&w->r)};
@@ -327,7 +340,7 @@ static void read_member(weights_reader *w, char *key, size_t n, uint64_t *seen, 
     hd_json_skip(&w->r, NULL, NULL);
     return;
   }
-  if (field >= 0 && *seen >> field & 1) fail_with(&w->r, HD_BAD_FILE, "expected every field once, found one twice");
+  if (field >= 0 && *seen >> field & 1) fail_with(&w->r, HD_BAD_FILE, "expected every field once, found it twice");
   if (field >= 0) *seen |= UINT64_C(1) << field;
   size_t before = push_path(w, field >= 0 ? layer_fields[field] : key, 0);
   hd_free(key);
@@ -351,7 +364,7 @@ static void read_layer(weights_reader *w, int depth) {
 /* Returns how many there are. */
 static size_t read_layers(weights_reader *w, int depth) {
   size_t n = 0;
-  if (depth > MAX_BRANCH_DEPTH) fail_with(&w->r, HD_UNSUPPORTED, "expected branch_weights less deep");
+  if (depth > MAX_BRANCH_DEPTH) fail_with(&w->r, HD_UNSUPPORTED, "expected branch_weights nested less deep");
   hd_json_enter_array(&w->r);
   while (hd_json_next_item(&w->r)) {
     size_t before = push_path(w, NULL, n++);
@@ -415,6 +428,16 @@ static int compare_tensors(const void *a, const void *b) {
   return strcmp(x->name, y->name);
 }
 
+/* Also finds the fields that came twice under a key that only we would not know. */
+static hd_status sort_tensors(hd_bundle *bundle, hd_error *err) {
+  char room[HD_NAME_ROOM];
+  if (bundle->n_tensors > 0) qsort(bundle->tensors, bundle->n_tensors, sizeof *bundle->tensors, compare_tensors);
+  for (size_t i = 1; i < bundle->n_tensors; i++)
+    if (compare_tensors(&bundle->tensors[i - 1], &bundle->tensors[i]) == 0)
+      return hd_fail(err, HD_BAD_FILE, "%s: expected every field once, found it twice", hd_short_name(room, bundle->tensors[i].name));
+  return HD_OK;
+}
+
 static hd_status read_model(hd_bundle *bundle, const model_place *place, hd_error *err) {
   if (!place->cfg) return hd_fail(err, HD_BAD_FILE, "expected a cfg, found none");
   if (!place->data) return hd_fail(err, HD_BAD_FILE, "expected weights.data, found none");
@@ -427,8 +450,7 @@ static hd_status read_model(hd_bundle *bundle, const model_place *place, hd_erro
     return status;
   }
   HD_TRY(count_layers(bundle, err));
-  if (bundle->n_tensors > 0) qsort(bundle->tensors, bundle->n_tensors, sizeof *bundle->tensors, compare_tensors);
-  return HD_OK;
+  return sort_tensors(bundle, err);
 }
 
 hd_status hd_bundle_read(hd_bundle **out, const char *text, size_t n, const char *id, hd_error *err) {

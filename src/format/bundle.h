@@ -26,8 +26,9 @@ typedef struct hd_bundle {
 } hd_bundle;
 
 /* Reads the model called `id` (the first, when several have it). Errors: not a bundle, no such id (the ids present are
- * named), broken Base64 or JSON, a field that is not a list of numbers, fewer or more layers than cfg.layers. Keys match
- * whatever their case; unknown ones are skipped. An empty list is a missing one: no tensor. */
+ * named), broken Base64 or JSON, a field that is not a list of numbers, fewer or more layers than cfg.layers. Loom's
+ * keys match whatever their case. Every other list of numbers in a layer is a tensor, too, other unknown members are skipped.
+ * An empty list is as good as none: no tensor. */
 hd_status hd_bundle_read(hd_bundle **out, const char *text, size_t n, const char *id, hd_error *err);
 void hd_bundle_free(hd_bundle *bundle);
 const hd_bundle_tensor *hd_bundle_find(const hd_bundle *bundle, const char *name);
