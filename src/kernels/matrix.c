@@ -46,12 +46,23 @@ static size_t rows_scratch_bytes(const hd_matrix *w, size_t n_x) {
 
 typedef struct element {
   size_t bytes;
-  v_f32 (*load)(const void *from); /* four of them; inlined */
+  v_f32 (*load)(const void *from);               /* four of them; inlined */
+  void (*load_eight)(v_f32 to[2], const void *from);
 } element;
 
 INLINE v_f32 load_f32(const void *from) { return v_load(from); }
 INLINE v_f32 load_f16(const void *from) { return v_load_f16(from); }
 INLINE v_f32 load_bf16(const void *from) { return v_load_bf16(from); }
+
+INLINE void load_eight_f32(v_f32 to[2], const void *from) {
+  to[0] = v_load(from);
+  to[1] = v_load((const float *)from + V_LANES);
+}
+INLINE void load_eight_f16(v_f32 to[2], const void *from) { v_load8_f16(to, from); }
+INLINE void load_eight_bf16(v_f32 to[2], const void *from) {
+  to[0] = v_load_bf16(from);
+  to[1] = v_load_bf16((const uint16_t *)from + V_LANES);
+}
 
 /* The first n (1 to 3) of four; the others are 0, whose bits are zeros in every type. */
 INLINE v_f32 load_part(element e, const char *from, size_t n) {
@@ -74,6 +85,14 @@ INLINE void dot_rows(element e, v_f32 y[2], const float *x, const char *const ro
   v_f32 sum[DOT_ROWS];
   for (size_t r = 0; r < DOT_ROWS; r++) sum[r] = v_zero();
   size_t c = 0;
+  for (; c + 2 * V_LANES <= cols; c += 2 * V_LANES) {
+    v_f32 values[2] = {v_load(x + c), v_load(x + c + V_LANES)};
+    for (size_t r = 0; r < DOT_ROWS; r++) {
+      v_f32 weights[2];
+      e.load_eight(weights, row[r] + c * e.bytes);
+      sum[r] = v_madd(weights[1], values[1], v_madd(weights[0], values[0], sum[r]));
+    }
+  }
   for (; c + V_LANES <= cols; c += V_LANES) {
     v_f32 value = v_load(x + c);
     for (size_t r = 0; r < DOT_ROWS; r++) sum[r] = v_madd(e.load(row[r] + c * e.bytes), value, sum[r]);
@@ -171,7 +190,7 @@ static void rows_matmul_grad(float *d_x, const float *d_y, size_t n_x, const hd_
 /* ---- The layouts ---- */
 
 #define ROWS_OF(type, DTYPE, element_bytes)                                                                              \
-  static const element type = {element_bytes, load_##type};                                                              \
+  static const element type = {element_bytes, load_##type, load_eight_##type};                                                              \
   static void dots_##type(void *context, size_t begin, size_t end, size_t thread) {                                      \
     (void)thread;                                                                                                        \
     dot_range(type, context, begin, end);                                                                                \

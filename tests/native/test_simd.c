@@ -99,6 +99,20 @@ TEST(f16_and_bf16_loads_are_exact_for_all_codes) {
   }
 }
 
+TEST(eight_f16_at_once_are_the_same_values) {
+  uint16_t from[8];
+  for (uint32_t code = 0; code < 65536; code++) {
+    for (uint32_t i = 0; i < 8; i++) from[i] = (uint16_t)(i == code % 8 ? code : code % 3 ? 0x3c00 + i : 0xc000 + i * code % 1024);
+    v_f32 to[2];
+    v_load8_f16(to, from);
+    lanes l[2] = {lanes_of(to[0]), lanes_of(to[1])};
+    for (size_t i = 0; i < 8; i++) {
+      float should = hd_f16_to_f32(from[i]);
+      CHECK_EQ_BITS(&l[i / 4].at[i % 4], &should, sizeof should);
+    }
+  }
+}
+
 TEST(horizontal_sums_have_one_order) {
   float a[4] = {1e8f, 1.0f, -1e8f, 3.0f}, b[4] = {0.1f, 0.2f, 0.3f, 0.4f}, c[4] = {1, 2, 3, 4}, d[4] = {-1, 1e-3f, 7, 1e5f};
   lanes four = lanes_of(v_sum4(v_load(a), v_load(b), v_load(c), v_load(d)));
