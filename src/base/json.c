@@ -62,8 +62,10 @@ static int compare_keys(const void *a, const void *b) {
 }
 
 /* Keys are compared as cJSON will see them: up to their first NUL. */
-static bool refuse_duplicates(hd_json_reader *r, tree_key *keys, size_t n) {
-  if (n < 2) return true;
+static bool refuse_duplicates(hd_json_reader *r, const tree_check *check, size_t first) {
+  size_t n = check->n_keys - first;
+  if (n < 2) return true; /* there may be no keys at all, not even NULL + 0 */
+  tree_key *keys = check->keys + first;
   qsort(keys, n, sizeof *keys, compare_keys);
   for (size_t i = 1; i < n; i++) {
     if (strcmp(keys[i - 1].text, keys[i].text) != 0) continue;
@@ -82,7 +84,7 @@ static void check_object(hd_json_reader *r, tree_check *check) {
   char *key;
   hd_json_enter_object(r);
   while (hd_json_next_key(r, &key, &n) && push_key(r, check, key)) check_value(r, check);
-  if (r->status == HD_OK) refuse_duplicates(r, check->keys + first, check->n_keys - first);
+  if (r->status == HD_OK) refuse_duplicates(r, check, first);
   pop_keys(check, first);
 }
 
