@@ -110,8 +110,17 @@ async function buildTypeScript() {
     // The compiler's memory of what it wrote is worth nothing when its output is gone.
     if (!existsSync(join(distDir, 'index.js'))) rmSync(join(projectDir, 'build/ts.tsbuildinfo'), { force: true });
     await run(process.execPath, [join(projectDir, 'node_modules/typescript/bin/tsc'), '-p', projectDir]);
+    removeOrphans();
     await bundleInline();
   });
+}
+
+/** Removes what the compiler wrote for sources that are gone: it never does, and the package would ship it. */
+function removeOrphans() {
+  for (const name of readdirSync(distDir)) {
+    const stem = /^(.*?)(\.d\.ts|\.js)$/.exec(name)?.[1];
+    if (stem && !existsSync(join(projectDir, 'ts', `${stem}.ts`))) rmSync(join(distDir, name));
+  }
 }
 
 /**
@@ -149,17 +158,20 @@ function embedModule(file) {
 // ---------------------------------------------------------------------------------------------------------------------
 // The demo
 
+/** The package's files that run as workers; they are named by URL, which esbuild does not follow. */
+const workerFiles = ['worker-host.js', 'pool-worker.js'];
+
 /**
- * build/demo: the demo's script and the package's worker, each bundled into one file, since a page cannot resolve the names of
+ * build/demo: the demo's script and the package's workers, each bundled into one file, since a page cannot resolve the names of
  * packages. The rest of demo/ is served as it lies (tools/serve.mjs), and the modules from dist/wasm.
  */
 async function buildDemo() {
-  const entries = [join(projectDir, 'demo/main.js'), join(distDir, 'worker.js')].filter((file) => existsSync(file));
-  if (!entries.includes(join(projectDir, 'demo/main.js'))) return;
+  const script = join(projectDir, 'demo/main.js');
+  if (!existsSync(script)) return;
   await step('bundling the demo', async () => {
     const esbuild = await import('esbuild');
     await esbuild.build({
-      entryPoints: entries, entryNames: '[name]', outdir: join(projectDir, 'build/demo'), bundle: true, format: 'esm', target: 'es2022',
+      entryPoints: [script, ...workerFiles.map((name) => join(distDir, name))], entryNames: '[name]', outdir: join(projectDir, 'build/demo'), bundle: true, format: 'esm', target: 'es2022',
       sourcemap: true, absWorkingDir: projectDir, alias: { heddle: join(distDir, 'index.js') }, logLevel: 'silent',
     });
   });
