@@ -53,8 +53,9 @@ const hd_layout *hd_layout_for(hd_dtype dtype);
 void k_matmul_weight_grad(float *d_w, const float *d_y, const float *x, size_t n_x, size_t rows, size_t cols);
 
 /* The exact definition of the q8_0.x4 product, in plain scalar code: per block of 32 columns the activations become
- * a = round(x / d), nearest even, at most ±127, d = max|x| / 127 (d = 0 or not finite: all a are 0; the latter makes y NaN); y = Σ_blocks (Σ a·q) · d_a · d_w in block order, float32. The kernels equal it bit for
- * bit on every module but `relaxed`, where only the float32 sums may differ in the last bits. Lives in reference.c. */
+ * a = round(x / d), nearest even, at most ±127, d = max|x| / 127 (d = 0 or not finite: all a are 0, and the latter makes y NaN);
+ * y = Σ_blocks (Σ a·q) · d_a · d_w in block order, float32. The kernels equal it bit for bit on every module but `relaxed`,
+ * where only the float32 sums may differ in the last bits. Lives in reference.c. */
 void k_reference_matmul_q8_0(float *y, const float *x, size_t n_x, const hd_matrix *w);
 
 #endif
