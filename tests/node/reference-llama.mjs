@@ -11,9 +11,9 @@ const block = 32;
 
 /** The nearest IEEE half, ties to even, of a float32. */
 export function toF16(value) {
-  if (value === 0) return value;
-  const step = 2 ** (Math.max(Math.floor(Math.log2(Math.abs(value))), -14) - 10);
-  return roundEven(value / step) * step;
+  const size = Math.abs(value);
+  const step = 2 ** (Math.max(Math.floor(Math.log2(size)), -14) - 10);
+  return Math.sign(value) * roundEven(size / step) * step; // sign(−0) is −0
 }
 
 function roundEven(value) {
@@ -32,7 +32,8 @@ export function throughQ8(values) {
     const inverse = d === 0 ? 0 : Math.fround(1 / d);
     for (let i = at; i < at + block; i++) {
       const scaled = Math.fround(values[i] * inverse);
-      out[i] = Math.sign(scaled) * Math.floor(Math.abs(scaled) + 0.5) * toF16(d);
+      const code = Math.sign(scaled) * Math.floor(Math.abs(scaled) + 0.5) + 0; // an integer has no −0
+      out[i] = code * toF16(d);
     }
   }
   return out;
@@ -152,4 +153,23 @@ export function lastLogits(config, weights, ids, treat = exact) {
     });
   });
   return linear(rmsNorm(x, weights.get('model.norm.weight'), epsilon), weights.get('lm_head.weight') ?? embedding, treat, treated);
+}
+
+/**
+ * The logits with rounded activations, once for every way the roundings closer than `margin` (in steps) to a tie can go: float32 may take either
+ * side there, and one step of one activation is far more than float32 noise.
+ */
+export function roundedEitherWay(config, weights, ids, margin, choices = []) {
+  let n = 0;
+  const treat = (x) => perBlock(x, (value, d) => {
+    const ratio = Math.fround(Math.fround(value) / d);
+    const below = Math.floor(ratio);
+    const isOpen = Math.abs(ratio - below - 0.5) < margin;
+    const choice = isOpen ? choices[n++] : undefined;
+    return (choice === undefined ? roundEven(ratio) : below + choice) * d;
+  });
+  const logits = lastLogits(config, weights, ids, treat);
+  if (n <= choices.length) return [logits];
+  if (n > 8) throw new Error(`${n} roundings lie within ${margin} of a tie: the margin is too wide`);
+  return [0, 1].flatMap((choice) => roundedEitherWay(config, weights, ids, margin, [...choices, choice]));
 }
