@@ -1,0 +1,26 @@
+/** figures.js: the live numbers beside the stage. */
+import { byId, bytes, count, milliseconds } from './page.js';
+
+const set = (name, text) => {
+  byId(`figure-${name}`).textContent = text;
+};
+
+/** What stays the same while a model is loaded, and its memory, which does not. */
+export async function showModel(runtime, model, name) {
+  set('model', name);
+  set('parameters', count(model.weights.reduce((sum, { shape }) => sum + shape.reduce((product, n) => product * n, 1), 0)));
+  set('module', runtime.threads > 1 && runtime.variant !== 'given' ? `${runtime.variant}-threads` : runtime.variant);
+  set('threads', runtime.threads > model.threads ? `${model.threads} of ${runtime.threads}` : String(model.threads));
+  await showMemory(model);
+}
+
+export async function showMemory(model) {
+  set('memory', bytes((await model.memory()).heap));
+}
+
+/** How a story goes; what is not known yet is undefined. */
+export function showSpeed({ tokens, tokensPerSecond, firstToken }) {
+  set('tokens', tokens === undefined ? '–' : count(tokens));
+  set('speed', tokensPerSecond === undefined ? '–' : tokensPerSecond < 10 ? tokensPerSecond.toFixed(1) : count(tokensPerSecond));
+  set('first', firstToken === undefined ? '–' : milliseconds(firstToken));
+}
