@@ -195,7 +195,7 @@ TEST(layers_nest_deeply_and_too_deep_is_refused) {
   hd_model *model = NULL;
   hd_error err = {0};
   char *text = malloc(strlen(deep) + 100), *saved = NULL;
-  size_t n = (size_t)sprintf(text, "{\"dialect\":\"standard\",\"input_shape\":[1,2],\"layers\":[%s]}", deep), n_saved;
+  size_t n = (size_t)sprintf(text, "{\"dialect\":\"standard\",\"input_shape\":[1,2],\"layers\":[%s]}", deep), n_saved = 0;
   if (!CHECK_EQ(hd_model_build(&model, text, n, 1, &err), HD_OK)) printf("# %s\n", err.message);
   if (model) CHECK_EQ(hd_model_save_bundle(&saved, &n_saved, model, "deep", &err), HD_OK);
   hd_model_free(model, NULL);

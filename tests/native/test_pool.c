@@ -1,4 +1,5 @@
 /* base/pool.c: ranges cover everything once, whatever the threads do. Run under the thread sanitizer too. */
+#define _DEFAULT_SOURCE /* usleep */
 #include "test.h"
 
 #include "base/pool.h"
