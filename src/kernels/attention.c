@@ -235,8 +235,7 @@ static void kv_heads_grad(void *context, size_t begin, size_t end, size_t thread
 }
 
 void k_attention_grad_f32(float *d_q, float *d_k, float *d_v, const float *d_context, const float *probs, const float *q,
-                          const float *k, const float *v, const hd_attention_shape *shape, float *scratch) {
-  (void)scratch;
+                          const float *k, const float *v, const hd_attention_shape *shape) {
   grad_job g = {shape, d_q, d_k, d_v, d_context, probs, q, k, v};
   hd_pool_run(kv_heads_grad, &g, shape->kv_heads, 1);
 }

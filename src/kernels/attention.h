@@ -25,9 +25,8 @@ void k_attention_f32(float *context, float *probs, const float *q, const float *
 size_t k_attention_scratch_bytes(const hd_attention_shape *shape); /* covers any smaller n and past too */
 
 /* Gradients with past = 0 and the probs of the forward: d_q [n, heads, head_dim], d_k, d_v [n, kv_heads, head_dim], all +=.
- * k, v: [n, kv_heads, head_dim]. Splits the key/value heads over the pool.
- * scratch is not used and may be NULL. */
+ * k, v: [n, kv_heads, head_dim]. Splits the key/value heads over the pool. */
 void k_attention_grad_f32(float *d_q, float *d_k, float *d_v, const float *d_context, const float *probs, const float *q,
-                          const float *k, const float *v, const hd_attention_shape *shape, float *scratch);
+                          const float *k, const float *v, const hd_attention_shape *shape);
 
 #endif

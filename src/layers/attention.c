@@ -37,7 +37,7 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   i->out[1] = (hd_shape){.dtype = HD_F32, .n_dims = 4, .dim = {s.batch, c->heads, s.n, past + s.n}};
   size_t context = c->cache && i->run->context > s.n ? i->run->context : s.n;
   hd_attention_shape shape = kernel_shape(c, s.n, context - s.n, context);
-  i->scratch_bytes = hd_align(k_attention_scratch_bytes(&shape), 64) + s.n * sizeof(float);
+  i->scratch_bytes = k_attention_scratch_bytes(&shape);
   if (!c->cache) i->scratch_bytes += 2 * cache_floats(c, s.n) * sizeof(float) + 64;
   return HD_OK;
 }
@@ -94,7 +94,7 @@ static hd_status backward(const hd_call *call, hd_error *err) {
   for (size_t b = 0; b < s.batch; b++)
     k_attention_grad_f32(call->d_in[0] + b * q_size, call->d_in[1] + b * kv_size, call->d_in[2] + b * kv_size,
                          call->d_out[0] + b * q_size, call->out[1].data + b * c->heads * s.n * s.n, call->in[0].data + b * q_size,
-                         call->in[1].data + b * kv_size, call->in[2].data + b * kv_size, &shape, call->scratch);
+                         call->in[1].data + b * kv_size, call->in[2].data + b * kv_size, &shape);
   return HD_OK;
 }
 
@@ -131,6 +131,8 @@ static void parse(void *config, hd_parse *p) {
   c->out_bias = hd_json_get_bool(j, "out_bias", true);
   c->rope_theta = hd_json_get_number(j, "rope_freq_base", 0);
   if (c->d_model == 0) hd_json_refuse(j, "d_model", HD_BAD_FILE, "expected a size of at least 1");
+  else if (a->heads > 65536 || a->head_dim > 65536 / (a->heads + 1))
+    hd_json_refuse(j, "head_dim", HD_BAD_FILE, "%zu heads of %zu are too wide", a->heads, a->head_dim);
   else if (a->heads == 0 || a->kv_heads == 0 || a->heads % a->kv_heads != 0)
     hd_json_refuse(j, "num_heads", HD_BAD_FILE, "expected a multiple of %zu key/value heads, found %zu", a->kv_heads, a->heads);
   else if (a->head_dim == 0 || (c->rope_theta > 0 && a->head_dim % 2 != 0))

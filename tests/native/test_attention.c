@@ -17,7 +17,7 @@ void k_attention_f32(float *context, float *probs, const float *q, const float *
                      const hd_attention_shape *shape, void *scratch);
 size_t k_attention_scratch_bytes(const hd_attention_shape *shape);
 void k_attention_grad_f32(float *d_q, float *d_k, float *d_v, const float *d_context, const float *probs, const float *q,
-                          const float *k, const float *v, const hd_attention_shape *shape, float *scratch);
+                          const float *k, const float *v, const hd_attention_shape *shape);
 
 #include "kernels/reference.h"
 
@@ -162,10 +162,9 @@ static void check_gradients(const hd_attention_shape *s) {
   size_t n_kv = s->n * s->kv_heads * s->head_dim;
   float *k = by_position(e.keys, s), *v = by_position(e.values, s), *d_context = test_random_floats(e.n_context);
   float *d_q = calloc(e.n_context, sizeof *d_q), *d_k = calloc(n_kv, sizeof *d_k), *d_v = calloc(n_kv, sizeof *d_v);
-  float *scratch = malloc(s->n * sizeof *scratch);
   d_q[0] = d_k[0] = d_v[0] = 1;
   k_attention_f32(e.context, e.probs, e.q, e.keys, e.values, s, e.scratch);
-  k_attention_grad_f32(d_q, d_k, d_v, d_context, e.probs, e.q, k, v, s, scratch);
+  k_attention_grad_f32(d_q, d_k, d_v, d_context, e.probs, e.q, k, v, s);
   for (size_t i = 0; i < e.n_context; i++)
     CHECK_NEAR(d_q[i], (i == 0) + moved(e.q + i, d_context, e.q, e.keys, e.values, s), 3e-6, 1e-5);
   for (size_t h = 0; h < s->kv_heads; h++)
@@ -180,7 +179,6 @@ static void check_gradients(const hd_attention_shape *s) {
   free(d_q);
   free(d_k);
   free(d_v);
-  free(scratch);
   free_example(&e);
 }
 
