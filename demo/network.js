@@ -54,6 +54,12 @@ function readNumbers() {
   return words.length === 0 ? 'There are no numbers yet.' : words.map(Number);
 }
 
+/** Loom takes inputs of any length: what it does with one that does not fit. */
+function differs(given) {
+  if (inputSize === undefined || given === inputSize) return '';
+  return given < inputSize ? `${count(given)} of ${count(inputSize)} numbers given: the others count as 0.` : `${count(given)} numbers given: those after the ${count(inputSize)}th do not count.`;
+}
+
 async function run() {
   const numbers = readNumbers();
   if (typeof numbers === 'string') {
@@ -65,7 +71,7 @@ async function run() {
     const start = performance.now();
     const output = await model.forward(numbers);
     showOutput(output, performance.now() - start);
-    setRunStatus('');
+    setRunStatus(differs(numbers.length));
   } catch (error) {
     setRunStatus('', true);
     showError(error);

@@ -9,11 +9,18 @@ import { chromium } from 'playwright-core';
 import { serve } from '../../tools/serve.mjs';
 import { projectDir } from '../../tools/step.mjs';
 
-const program = process.env.CHROMIUM || ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((path) => existsSync(path));
+export { openSite } from '../bench/site.mjs';
+
+/** The browser's program; undefined where there is none. */
+export const program = process.env.CHROMIUM || ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((path) => existsSync(path));
 
 /** Why browser tests are skipped; false where there is a browser. */
 export const skip = program ? false : 'no Chromium on this machine (set CHROMIUM to its program)';
 
+/** The package as the tests have it: packed and installed (tools/test.mjs), else as it was built. */
+export const packageDir = process.env.HEDDLE_PACKAGE || projectDir;
+
+/** Files that are not the project's; a stranger's clone lacks them. */
 export const sharedDir = join(projectDir, '../shared');
 
 /** Starts the browser with a fresh profile. Close it, or Node does not end. */
@@ -47,7 +54,7 @@ export async function withPage(browser, address, { prepare, expected = [], ...op
     page.on('crash', () => note('the page crashed'));
     page.on('request', (request) => {
       const url = request.url();
-      if (!url.startsWith(address) && !/^(blob|data):/.test(url)) note(`a request to another place: ${url}`);
+      if (new URL(url).origin !== new URL(address).origin && !/^(blob|data):/.test(url)) note(`a request to another place: ${url}`);
     });
     await prepare?.(page);
     await page.goto(address);

@@ -159,12 +159,12 @@ describe('the demo', { skip }, () => {
       await page.locator('#input').fill('1, 2, three');
       await page.locator('#run-form button[type=submit]').click();
       assert.match(await page.locator('#run-status').textContent(), /“three” is no number/);
-      await page.locator('#input').fill('1 2 3');
+      assert.equal(await page.locator('#input').getAttribute('aria-invalid'), 'true');
+      await page.locator('#input').fill('1 2 3'); // Loom fills up what is missing
       await page.locator('#run-form button[type=submit]').click();
-      assert.match(await errors(page).textContent(), /bad_argument/);
+      await page.locator('#run-status').filter({ hasText: '3 of 7 numbers given' }).waitFor();
       await page.locator('#builtin').click();
       await page.locator('#story').waitFor();
-      assert.equal(await errors(page).count(), 0);
     }));
 
   test('of a bundle with several models one can be chosen', () =>
