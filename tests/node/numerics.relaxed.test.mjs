@@ -1,5 +1,3 @@
-/** The numeric tests on the relaxed modules, by the newer Node: see heddle.mjs. */
+/** LoRA and quantisation on the relaxed modules, by the newer Node: see heddle.mjs; suite.relaxed.test.mjs has the other files. */
 import './lora.test.mjs';
 import './quantised.test.mjs';
-import './trace.test.mjs';
-import './training.test.mjs';
