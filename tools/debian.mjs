@@ -65,7 +65,7 @@ export class PrivateSuite {
       'Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false',
       // The download user of a root's apt may not enter a private cache folder.
       ...(isRoot ? ['APT::Sandbox::User=root'] : []),
-    ].flatMap((option) => ['-o', option]);
+    ].flatMap((option) => ['-o', option]).concat('-c', join(folder, 'apt.conf'));
   }
 
   /** Fetches the package lists. Throws when the machine's package source does not serve the suite. */
@@ -75,6 +75,8 @@ export class PrivateSuite {
       mkdirSync(join(this.folder, part), { recursive: true });
     }
     writeFileSync(join(this.folder, 'status'), '');
+    // What the system does after an update (clearing its caches, for one) is none of ours, and fails without root.
+    writeFileSync(join(this.folder, 'apt.conf'), '#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n');
     writeFileSync(join(this.folder, 'sources/suite.sources'), sourceStanza(this.suite));
     await run('apt-get', [...this.options, 'update', '-qq']);
     return this;

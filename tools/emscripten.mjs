@@ -1,5 +1,5 @@
 /**
- * Finds or makes a current Emscripten (3.1.60 or newer: the first with final relaxed SIMD).
+ * Finds or makes a current Emscripten: 5.0.5 or newer, the first that links a bare module (STANDALONE_WASM) with shared memory.
  *
  * Tried in this order: `emcc` on PATH; the distribution's package, where it is new enough and we are root; a private
  * prefix made of the packages of the distribution's next release, which needs no root and touches nothing outside the
@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { PrivateSuite, aptInstall, candidateVersion, isRoot, newerSuites, osRelease } from './debian.mjs';
 import { Stop, ask, atLeast, makeFolder, onPath, run, step, withLock } from './step.mjs';
 
-export const wantedVersion = '3.1.60';
+export const wantedVersion = '5.0.5';
 
 /**
  * { emcc, root, version, env }: the compiler driver, the folder that holds Emscripten's CMake files, and the variables
