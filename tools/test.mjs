@@ -1,7 +1,7 @@
 /**
  * `npm test`: sets up, builds, and runs every test; ends with one line `N passed, N failed, N skipped`.
  *
- *   node tools/test.mjs [--only native|node|browser] [filter]
+ *   node tools/test.mjs [--only native|node|browser|consumers] [filter]
  *
  * `--only native` runs the C tests (natively and as wasm32) and the fuzz replays; a filter picks test programs or files by a
  * part of their name, or, when no file matches, tests by theirs.
@@ -20,7 +20,7 @@ import { build, buildNative, wasmDir } from './build.mjs';
 import { setup } from './setup.mjs';
 import { Stop, onPath, program, projectDir, run } from './step.mjs';
 
-const kinds = ['native', 'node', 'browser'];
+const kinds = ['native', 'node', 'browser', 'consumers'];
 const nativeDir = join(projectDir, 'build/native');
 const consumerDir = join(projectDir, 'build/consumer');
 const packageDir = join(consumerDir, 'node_modules/heddle');
@@ -35,7 +35,7 @@ program(import.meta.url, async (args) => {
   const wants = (kind) => !only || only === kind;
   const found = {};
   if (wants('native')) await nativeStages(filter);
-  if (wants('node') || wants('browser')) {
+  if (wants('node') || wants('browser') || wants('consumers')) {
     const isReady = await stage('the package, packed and installed', async () => {
       Object.assign(found, await build({ wasm: true, ts: true, werror: true }), await setup({ need: ['node22', 'chromium'] }));
       await installPackage();
@@ -43,6 +43,7 @@ program(import.meta.url, async (args) => {
     });
     if (isReady && wants('node')) await stage('package tests in Node', () => nodeTests('tests/node', found, filter));
     if (isReady && wants('browser')) await browserStage(found, filter);
+    if (isReady && wants('consumers')) await stage('applications that use the package', () => nodeTests('tests/consumers', found, filter));
   }
   report();
 });
