@@ -73,8 +73,13 @@ static struct {
 
 #ifdef __wasm__
 
+/* V8 11 (Node 20) forgets every local variable over a wait in code it has not optimised: they read as 0 afterwards. So the wait stands in a
+ * function that reads none after it, and is called through a pointer that no optimiser sees through. */
+static void wait_once(int *word, int value) { __builtin_wasm_memory_atomic_wait32(word, value, -1); }
+static void (*volatile wait_alone)(int *, int) = wait_once;
+
 static void sleep_while(atomic_uint *word, unsigned value) {
-  while (atomic_load(word) == value) __builtin_wasm_memory_atomic_wait32((int *)word, (int)value, -1);
+  while (atomic_load(word) == value) wait_alone((int *)word, (int)value);
 }
 
 static void wake(atomic_uint *word) { __builtin_wasm_memory_atomic_notify((int *)word, UINT32_MAX); }
