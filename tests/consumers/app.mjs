@@ -3,7 +3,7 @@
  * node_modules of its own: the packed package and what npm installed with it (tools/test.mjs).
  */
 import assert from 'node:assert/strict';
-import { cpSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { projectDir } from '../../tools/step.mjs';
 
@@ -24,6 +24,8 @@ export function makeApp(name, { as = name } = {}) {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   cpSync(join(projectDir, 'tests/consumers/apps', name), folder, { recursive: true });
+  // A package of its own: otherwise it would be part of the project, where the name `heddle` means the project itself.
+  writeFileSync(join(folder, 'package.json'), JSON.stringify({ name: `consumer-${as}`, private: true, type: 'module' }));
   cpSync(dirname(packageDir), join(folder, 'node_modules'), { recursive: true });
   return folder;
 }

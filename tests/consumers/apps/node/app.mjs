@@ -21,5 +21,5 @@ const bundle = readFileSync(`${models}/dense_relu.bundle.json`, 'utf8');
 const input = [-1.3482, 1.0796, 0.3358, 1.8424, 0.4032, 1.5665, 0.1431];
 const output = entry === 'heddle' ? LoadNetworkFromString(bundle, 'dense_relu').ForwardCPU(input) : await (await runtime.loadModel(bundle)).forward(input);
 const refused = await runtime.loadModel('{"models": 3}').catch((error) => error);
-console.log(JSON.stringify({ text, tokens: story.usage.tokens, output: [...output], threads: model.threads, isOurs: refused instanceof HeddleError && refused.code }));
+console.log(JSON.stringify({ text, tokens: story.usage.tokens, output: [...output], threads: model.threads, from: import.meta.resolve('heddle'), isOurs: refused instanceof HeddleError && refused.code }));
 // Nothing is freed: Node has to end by itself all the same.
