@@ -113,12 +113,7 @@ static bool spin_while(atomic_uint *word, unsigned value) {
 
 /* ---- Working ---- */
 
-/* Each counter has one writer, so that no read-modify-write is needed; and V8 11 (Node 20) compiles a 64-bit atomic add whose result
- * nobody wants into one at address 0. */
-static void count_work(size_t thread) {
-  _Atomic uint64_t *done = &pool.counters[thread].done;
-  atomic_store_explicit(done, atomic_load_explicit(done, memory_order_relaxed) + 1, memory_order_relaxed);
-}
+static void count_work(size_t thread) { atomic_fetch_add_explicit(&pool.counters[thread].done, 1, memory_order_relaxed); }
 
 static void run_alone(hd_work work, void *context, size_t n) {
   if (n == 0) return;
