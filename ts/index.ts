@@ -32,7 +32,7 @@ function started(): LocalRuntime {
 }
 
 /** The model called `id` from a bundle's text, on the first runtime. Synchronous, after `await init()`. */
-export function LoadNetworkFromString(text: string, id: string): Network {
+export function LoadNetworkFromString(text: string | Uint8Array, id: string): Network {
   return started().LoadNetworkFromString(text, id);
 }
 

@@ -168,8 +168,17 @@ export function textSettings(files: ModelFiles): TextSettings {
 
 // ---- Directories ----
 
-/** Reads a weight file's header; gives the core's directory, which the caller frees, and the file's size. */
+/** Reads a weight file's header; gives the core's directory, which the caller frees, and the file's size. Errors name the file. */
 async function readDirectory(core: Core, source: ByteSource): Promise<{ directory: number; bytes: number }> {
+  try {
+    return await readHeader(core, source);
+  } catch (error) {
+    const aboutFile = error instanceof HeddleError && (error.code === 'bad_file' || error.code === 'unsupported') && !error.message.includes(source.name);
+    throw aboutFile ? new HeddleError(error.code, `${source.name}: ${error.message}`) : error;
+  }
+}
+
+async function readHeader(core: Core, source: ByteSource): Promise<{ directory: number; bytes: number }> {
   if (source.size === undefined) {
     throw new HeddleError('bad_argument', `${source.name}: the size is not known (no Content-Length, or a Content-Encoding); give { stream, size }`);
   }

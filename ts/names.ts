@@ -36,7 +36,7 @@ export interface InstanceLender {
 }
 
 /** The model called `id` from a bundle's text. */
-export function loadNetworkFromString(lend: InstanceLender, text: string, id: string): Network {
+export function loadNetworkFromString(lend: InstanceLender, text: string | Uint8Array, id: string): Network {
   return madeIn(lend, (core) => loadBundle(core, text, id));
 }
 

@@ -40,7 +40,7 @@ function nodeWorker(program: string | URL | undefined): PoolWorker {
   const threads = nodeThreads();
   if (!threads) throw new HeddleError('unsupported', 'this host has no worker_threads');
   const own = './pool-worker.js'; // no literal: bundlers should leave it alone
-  const worker = new threads.Worker(new URL(program ?? own, import.meta.url), { name: 'heddle pool' });
+  const worker = new threads.Worker(new URL(program ?? own, import.meta.url), { name: 'heddle pool', execArgv: [] });
   return {
     post: (message) => worker.postMessage(message),
     onAnswer: (answer) => {

@@ -43,7 +43,7 @@ function openLine(program: string | URL | Worker | undefined, receive: (message:
   const threads = isNode() ? nodeThreads() : undefined;
   if (threads) {
     const own = './worker-host.js'; // no literal: bundlers should leave it alone
-    const worker = new threads.Worker(new URL(typeof program === 'string' || program instanceof URL ? program : own, import.meta.url), { name: 'heddle' });
+    const worker = new threads.Worker(new URL(typeof program === 'string' || program instanceof URL ? program : own, import.meta.url), { name: 'heddle', execArgv: [] });
     worker.on('message', (message) => receive(message as FromWorker));
     worker.on('error', (error) => broken(error.message));
     worker.on('exit', (status) => broken(`it ended with status ${status}`));

@@ -136,8 +136,8 @@ export class LocalRuntime implements Runtime {
 
   // ---- Their Loom names: see names.ts ----
 
-  /** The model called `id` from a bundle's text. Synchronous. */
-  LoadNetworkFromString(text: string, id: string): Network {
+  /** The model called `id` from a bundle's text (or its bytes). Synchronous. */
+  LoadNetworkFromString(text: string | Uint8Array, id: string): Network {
     return loadNetworkFromString(() => this.#lend(), text, id);
   }
 

@@ -16,7 +16,7 @@ export async function sendableFile(input: FileInput, transfer: Transferable[]): 
     const isWhole = input.byteOffset === 0 && input.byteLength === input.buffer.byteLength;
     return moved(isWhole ? input.buffer : input.buffer.slice(input.byteOffset, input.byteOffset + input.byteLength), transfer);
   }
-  if (input instanceof Blob) return input;
+  if (input instanceof Blob) return isClonable(input) ? input : { stream: await movedStream(input.stream(), transfer), size: input.size };
   if (input instanceof ReadableStream) return movedStream(input, transfer);
   if (input instanceof Response) return sendableResponse(input, transfer);
   if ('stream' in input && 'size' in input) return { stream: await movedStream(input.stream, transfer), size: input.size };
@@ -24,7 +24,7 @@ export async function sendableFile(input: FileInput, transfer: Transferable[]): 
 }
 
 export async function sendableSource(input: SourceInput, transfer: Transferable[]): Promise<unknown> {
-  if (Array.isArray(input)) return input;
+  if (Array.isArray(input)) return sendableSource(Object.fromEntries(input.map((file: File) => [file.name, file])), transfer); // Node's clones of Files have no names
   const prototype: unknown = typeof input === 'object' && input !== null ? Object.getPrototypeOf(input) : undefined;
   const isRecord = (prototype === Object.prototype || prototype === null) && !('stream' in (input as object) && 'size' in (input as object));
   if (!isRecord) return sendableFile(input as FileInput, transfer);
@@ -65,6 +65,16 @@ async function movedStream(stream: ReadableStream<Uint8Array>, transfer: Transfe
   if (!canMoveStreams()) return new Response(stream).blob();
   transfer.push(stream as unknown as Transferable);
   return stream;
+}
+
+/** Node's Blobs of a file on disk cannot be cloned; all others can. */
+function isClonable(blob: Blob): boolean {
+  try {
+    structuredClone(blob);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 let movesStreams: boolean | undefined;

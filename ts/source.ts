@@ -42,9 +42,9 @@ function fromBytes(bytes: Uint8Array, name: string): ByteSource {
   };
 }
 
-function fromBlob(blob: Blob): ByteSource {
+function fromBlob(blob: Blob, name: string): ByteSource {
   return {
-    name: blob instanceof File ? blob.name : 'blob',
+    name: blob instanceof File ? blob.name : name,
     size: blob.size,
     async *read(begin, end) {
       for (let at = begin; at < end; at += readBytes) yield new Uint8Array(await blob.slice(at, Math.min(at + readBytes, end)).arrayBuffer());
@@ -149,21 +149,24 @@ function isSizedStream(input: object): input is SizedStream {
   return 'stream' in input && input.stream instanceof ReadableStream && 'size' in input && typeof input.size === 'number';
 }
 
-/** Opens one file. */
-export async function openFile(input: FileInput, signal?: AbortSignal): Promise<ByteSource> {
+/** Opens one file; `name` is for messages where it has none of its own. */
+export async function openFile(input: FileInput, signal?: AbortSignal, name?: string): Promise<ByteSource> {
   if (typeof input === 'string') {
-    if (isText(input)) return fromBytes(new TextEncoder().encode(input), 'text');
+    if (isText(input)) return fromBytes(new TextEncoder().encode(input), name ?? 'the text given');
     return isNode() && !isUrl(input) ? fromPath(input) : fromUrl(input, signal);
   }
   if (input instanceof URL) return fromUrl(input, signal);
-  if (input instanceof ArrayBuffer) return fromBytes(new Uint8Array(input), 'bytes');
-  if (ArrayBuffer.isView(input)) return fromBytes(new Uint8Array(input.buffer, input.byteOffset, input.byteLength), 'bytes');
-  if (typeof SharedArrayBuffer !== 'undefined' && (input as unknown) instanceof SharedArrayBuffer) return fromBytes(new Uint8Array(input as unknown as SharedArrayBuffer), 'bytes');
-  if (input instanceof Blob) return fromBlob(input);
-  if (input instanceof Response) return fromResponse(input, input.url || 'response');
-  if (input instanceof ReadableStream) return fromStream(input, undefined, 'stream');
-  if (typeof input === 'object' && input !== null && isSizedStream(input)) return fromStream(input.stream, input.size, 'stream');
+  if (input instanceof ArrayBuffer || isSharedBuffer(input)) return fromBytes(new Uint8Array(input), name ?? 'the bytes given');
+  if (ArrayBuffer.isView(input)) return fromBytes(new Uint8Array(input.buffer, input.byteOffset, input.byteLength), name ?? 'the bytes given');
+  if (input instanceof Blob) return fromBlob(input, name ?? 'the blob given');
+  if (input instanceof Response) return fromResponse(input, input.url || (name ?? 'the response given'));
+  if (input instanceof ReadableStream) return fromStream(input, undefined, name ?? 'the stream given');
+  if (typeof input === 'object' && input !== null && isSizedStream(input)) return fromStream(input.stream, input.size, name ?? 'the stream given');
   throw new HeddleError('bad_argument', `expected a URL, text, bytes, a Blob, a Response or a stream; found ${describeInput(input)}`);
+}
+
+function isSharedBuffer(input: unknown): input is SharedArrayBuffer {
+  return typeof SharedArrayBuffer !== 'undefined' && input instanceof SharedArrayBuffer;
 }
 
 function describeInput(input: unknown): string {
@@ -198,7 +201,7 @@ function fileMap(files: Map<string, FileInput>, signal: AbortSignal | undefined)
   return {
     open: async (name) => {
       const input = files.get(name);
-      return input === undefined ? undefined : openFile(input, signal);
+      return input === undefined ? undefined : openFile(input, signal, name);
     },
     list: async () => [...files.keys()],
   };

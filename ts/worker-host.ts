@@ -92,13 +92,13 @@ async function answer({ call, target, method, args, progress }: ToWorker & { kin
     const result = await perform(target, method, args.map(resolved), extras);
     const value = keep(result, target);
     const state = stateOf(isObject(result) ? result : objects.get(target), method);
+    if (method === 'free') forget(target);
     post({ kind: 'reply', call, value, ...(state && { state }) }, buffersOf(value));
   } catch (error) {
     const state = stateOf(objects.get(target), method);
     post({ kind: 'failure', call, error: errorToPlain(error), ...(state && { state }) });
   } finally {
     aborts.delete(call);
-    if (method === 'free') forget(target);
   }
 }
 
