@@ -1,0 +1,126 @@
+/**
+ * Loom's bundles through LoadNetworkFromString and ForwardCPU give what Loom itself gave (tests/golden/loom), and broken ones give an
+ * error that names what, where, expected and found (tests/golden/broken-bundles).
+ */
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { golden, heddle, heddleError, readJson, runtimeWith, testOnEveryModule } from './heddle.mjs';
+
+/** Fails unless |got − want| ≤ abs + rel · |want| everywhere. */
+function assertWithin(got, want, { abs, rel }, what) {
+  assert.ok(got instanceof Float32Array, `${what}: a Float32Array`);
+  assert.equal(got.length, want.length, `${what}: number of values`);
+  for (const [i, value] of want.entries()) {
+    assert.ok(Math.abs(got[i] - value) <= abs + rel * Math.abs(value), `${what}: value ${i}: expected ${value}, found ${got[i]}`);
+  }
+}
+
+/** Layer types of Loom's that Heddle has so far. */
+const built = ['dense', 'softmax'];
+
+for (const entry of readJson(golden('loom/cases.json'))) {
+  const text = readFileSync(golden(`loom/${entry.files[0]}`), 'utf8');
+  const io = readJson(golden(`loom/${entry.files[1]}`));
+  for (const model of io.models ?? [io]) {
+    const name = io.models ? `${entry.name}, model ${model.model_id}` : entry.name;
+    const pairs = [model, ...(model.more ?? [])];
+    const { cfg } = JSON.parse(text).models.find(({ id }) => id === model.model_id);
+    const foreign = cfg.layers.find(({ type }) => !built.includes(type));
+
+    if (foreign) {
+      testOnEveryModule(`Loom's ${name} is refused, since ${foreign.type} is not built yet`, (runtime) => {
+        assert.throws(() => runtime.LoadNetworkFromString(text, model.model_id), heddleError('unsupported', new RegExp(`layers\\[\\d+\\].*${foreign.type}`)));
+      });
+      continue;
+    }
+
+    testOnEveryModule(`Loom's ${name} gives Loom's output`, (runtime) => {
+      const network = runtime.LoadNetworkFromString(text, model.model_id);
+      for (const [i, { input, output }] of pairs.entries()) {
+        assertWithin(network.ForwardCPU(input), output, entry.tolerance, `pair ${i}`);
+        assertWithin(network.ForwardCPU(Float32Array.from(input)), output, entry.tolerance, `pair ${i} as a Float32Array`);
+      }
+      network.free();
+    });
+
+    testOnEveryModule(`Loom's ${name}, saved and loaded again, gives the same bits`, async (runtime) => {
+      const network = runtime.LoadNetworkFromString(text, model.model_id);
+      const saved = network.SaveModelToString('again');
+      const again = runtime.LoadNetworkFromString(saved, 'again');
+      assert.deepEqual(again.ForwardCPU(model.input), network.ForwardCPU(model.input));
+      assert.equal(again.SaveModelToString('again'), saved, 'the second save is the first, letter for letter');
+      const loaded = await runtime.loadModel(saved);
+      assert.deepEqual(await loaded.forward(model.input), network.ForwardCPU(model.input), 'through loadModel, without an id');
+      for (const thing of [network, again, loaded]) thing.free();
+    });
+  }
+}
+
+testOnEveryModule('a layer is read one by one in a traced session, as Loom computed it', async (runtime) => {
+  const io = readJson(golden('loom/mlp_batch4.io.json'));
+  const { tolerance } = readJson(golden('loom/cases.json')).find(({ name }) => name === 'mlp_batch4');
+  const model = await runtime.loadModel(readFileSync(golden('loom/mlp_batch4.bundle.json')), { id: 'mlp_batch4' });
+  const session = await model.createSession({ mode: 'trace', input: { shape: [io.input.length] } });
+  await session.forward(io.input);
+  for (const [i, want] of io.layer_outputs.entries()) assertWithin((await session.value(`layers.${i}`)).data, want, tolerance, `layer ${i}`);
+  await model.free();
+});
+
+testOnEveryModule('a bundle of several models wants to know which', async (runtime) => {
+  const bytes = readFileSync(golden('loom/bundle_three_models.bundle.json'));
+  await assert.rejects(runtime.loadModel(bytes), heddleError('bad_argument', /holds 3 models \(.*\): say which as options\.id/));
+});
+
+testOnEveryModule('ForwardCPU plans anew when the length changes', (runtime) => {
+  const text = readFileSync(golden('loom/softmax_standard.bundle.json'), 'utf8');
+  const network = runtime.LoadNetworkFromString(text, 'softmax_standard');
+  for (const n of [1, 6, 3, 6, 40]) assertWithin(network.ForwardCPU(new Array(n).fill(0.5)), new Array(n).fill(1 / n), { abs: 1e-6, rel: 0 }, `${n} values`);
+  const dense = runtime.LoadNetworkFromString(readFileSync(golden('loom/dense_relu.bundle.json'), 'utf8'), 'dense_relu');
+  assert.throws(() => dense.ForwardCPU([]), heddleError('bad_argument', /0 numbers/));
+  network.free();
+  dense.free();
+});
+
+testOnEveryModule('BuildNetworkFromJSON is Loom\'s arithmetic and buildNetwork the textbook\'s', async (runtime) => {
+  const spec = { layers: [{ type: 'dense', in_features: 1, out_features: 1, activation: 'relu' }] };
+  const network = runtime.BuildNetworkFromJSON(JSON.stringify({ grid_rows: 1, grid_cols: 1, layers_per_cell: 1, ...spec }));
+  const model = await runtime.buildNetwork(spec);
+  for (const each of [network.model, model]) {
+    for (const { name, shape } of each.weights) await each.writeWeight(name, [shape.length === 2 ? 2 : 0]);
+  }
+  assert.deepEqual(Array.from(network.ForwardCPU([5])), [11], 'relu is max(0, 1.1·x)');
+  assert.deepEqual(Array.from(await model.forward([5])), [10]);
+  network.free();
+  await model.free();
+});
+
+testOnEveryModule('the same seed makes the same network, another seed another', async (runtime) => {
+  const spec = { layers: [{ type: 'dense', in_features: 3, out_features: 4 }] };
+  const made = async (seed) => {
+    const model = await runtime.buildNetwork(spec, { seed });
+    const output = await model.forward([1, 2, 3]);
+    await model.free();
+    return output;
+  };
+  assert.deepEqual(await made(7), await made(7));
+  assert.notDeepEqual(await made(7), await made(8));
+});
+
+for (const { name, file, id, code, message } of readJson(golden('broken-bundles/cases.json'))) {
+  const bytes = readFileSync(golden(`broken-bundles/${file}`));
+  const says = (error) => heddleError(code)(error) && (assert.ok(error.message.includes(message), `expected "…${message}…", found "${error.message}"`), true);
+  testOnEveryModule(`a broken bundle is refused in words: ${name}`, async (runtime) => {
+    assert.throws(() => runtime.LoadNetworkFromString(bytes, id), says);
+    const text = bytes.toString('utf8');
+    if (Buffer.from(text).equals(bytes)) assert.throws(() => runtime.LoadNetworkFromString(text, id), says, 'as a string');
+    if (/^\s*\{/.test(text)) await assert.rejects(runtime.loadModel(bytes, { id }), says, 'through loadModel');
+  });
+}
+
+testOnEveryModule('the exported LoadNetworkFromString uses the first runtime', async (runtime, module) => {
+  await runtimeWith(module);
+  const text = readFileSync(golden('loom/dense_tanh.bundle.json'), 'utf8');
+  const network = heddle.LoadNetworkFromString(text, 'dense_tanh');
+  assert.deepEqual(network.ForwardCPU(readJson(golden('loom/dense_tanh.io.json')).input).length, readJson(golden('loom/dense_tanh.io.json')).output.length);
+  network.free();
+});
