@@ -67,6 +67,7 @@ async function run() {
     input.focus();
     return;
   }
+  byId('output-box').setAttribute('aria-busy', 'true');
   try {
     const start = performance.now();
     const output = await model.forward(numbers);
@@ -75,6 +76,8 @@ async function run() {
   } catch (error) {
     setRunStatus('', true);
     showError(error);
+  } finally {
+    byId('output-box').setAttribute('aria-busy', 'false');
   }
 }
 
