@@ -1,6 +1,6 @@
 /** engine.js: starts Heddle: in a worker, so that the page never waits, or in the page where no worker can be made. */
-import { init as initHere } from 'heddle';
-import { init as initInWorker } from 'heddle/worker';
+import { init as initHere } from '../dist/index.js';
+import { init as initInWorker } from '../dist/worker.js';
 
 /** A runtime; `notice` hears, once each, what the user should know about it. */
 export async function startEngine(notice) {
