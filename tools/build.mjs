@@ -8,6 +8,7 @@
 import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { availableParallelism } from 'node:os';
+import { bundle } from './bundle.mjs';
 import { setup } from './setup.mjs';
 import { Stop, program, projectDir, run, step } from './step.mjs';
 
@@ -112,6 +113,7 @@ async function buildTypeScript() {
     await run(process.execPath, [join(projectDir, 'node_modules/typescript/bin/tsc'), '-p', projectDir]);
     removeOrphans();
     await bundleInline();
+    await bundle();
   });
 }
 
