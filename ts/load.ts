@@ -8,7 +8,7 @@ import type { Core } from './core.js';
 import { HeddleError } from './errors.js';
 import { Breather } from './host.js';
 import { stagingBytes } from './memory.js';
-import { isByteSource, openFile, openSource, readRange, readText } from './source.js';
+import { isByteSource, openFile, openSource, readRange, readText, sized } from './source.js';
 import type { ByteSource, FileSet } from './source.js';
 import type { TokenizerFiles } from './tokenizer.js';
 import type { FileInfo, FileInput, LoadOptions, SourceInput, TensorInfo } from './types.js';
@@ -45,7 +45,7 @@ export async function openModel(input: SourceInput, options: LoadOptions): Promi
     await opened.close();
     throw new HeddleError('bad_argument', `${opened.name}: weights alone are no model; give their description as options.config`);
   }
-  return { ...files, config: await describe(options.config, options.signal), weights: startingWith(opened, first) };
+  return { ...files, config: await describe(options.config, options.signal), weights: await sized(startingWith(opened, first)) };
 }
 
 async function openSet(set: FileSet, options: LoadOptions): Promise<ModelFiles> {
@@ -66,7 +66,7 @@ async function openSet(set: FileSet, options: LoadOptions): Promise<ModelFiles> 
   const tokenizerConfig = tokenizer === undefined ? undefined : await text('tokenizer_config.json');
   if (options.tokenizer) files.tokenizer = options.tokenizer;
   else if (tokenizer !== undefined) files.tokenizer = { 'tokenizer.json': tokenizer, ...(tokenizerConfig !== undefined && { 'tokenizer_config.json': tokenizerConfig }) };
-  files.weights = await openWeights(set);
+  files.weights = await sized(await openWeights(set));
   return files;
 }
 
@@ -146,6 +146,7 @@ function startingWith(source: ByteSource, first: Uint8Array): ByteSource {
       if (end > first.byteLength) yield* source.read(Math.max(begin, first.byteLength), end);
     },
     close: () => source.close(),
+    ...(source.withSize && { withSize: async () => startingWith(await sized(source), first) }),
   };
 }
 
@@ -179,10 +180,7 @@ async function readDirectory(core: Core, source: ByteSource): Promise<{ director
 }
 
 async function readHeader(core: Core, source: ByteSource): Promise<{ directory: number; bytes: number }> {
-  if (source.size === undefined) {
-    throw new HeddleError('bad_argument', `${source.name}: the size is not known (no Content-Length, or a Content-Encoding); give { stream, size }`);
-  }
-  const bytes = source.size;
+  const bytes = source.size ?? 0; // `sized` went before
   const first = await firstBytes(source);
   const wanted = core.heap.with(first, (p, n) => core.made((x) => x.w_directory_bytes(p, n, bytes)));
   const rest = wanted > first.byteLength ? await readRange(source, first.byteLength, wanted) : new Uint8Array(0);

@@ -14,7 +14,7 @@ import type { Network } from './names.js';
 import type { startPool } from './pool.js';
 import { sayOnce } from './notices.js';
 import { hostFeatures } from './probe.js';
-import { isByteSource, openSource } from './source.js';
+import { isByteSource, openSource, sized } from './source.js';
 import type { FileInfo, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, WasmInput } from './types.js';
 
 /** What an entry of the package brings to its runtimes. */
@@ -123,8 +123,9 @@ export class LocalRuntime implements Runtime {
 
   async inspect(source: SourceInput): Promise<FileInfo> {
     const opened = await openSource(source);
-    const file = isByteSource(opened) ? opened : await opened.open('model.safetensors');
-    if (!file) throw new HeddleError('bad_file', 'no model.safetensors among the files');
+    const found = isByteSource(opened) ? opened : await opened.open('model.safetensors');
+    if (!found) throw new HeddleError('bad_file', 'no model.safetensors among the files');
+    const file = await sized(found);
     const { core, release } = this.#lend();
     try {
       return await inspectFile(core, file);

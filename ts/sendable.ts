@@ -55,9 +55,10 @@ async function sendableResponse(response: Response, transfer: Transferable[]): P
   if (!response.ok) throw new HeddleError('bad_file', `${response.url}: the server answered ${response.status} ${response.statusText}`.trim());
   if (!response.body) return new ArrayBuffer(0);
   const length = response.headers.get('content-length');
+  // A Content-Length beside a Content-Encoding counts the compressed bytes.
+  if (length === null || response.headers.get('content-encoding') !== null) return response.blob();
   const stream = await movedStream(response.body, transfer);
-  if (length === null || response.headers.get('content-encoding') !== null || !(stream instanceof ReadableStream)) return stream;
-  return { stream, size: Number(length) };
+  return stream instanceof ReadableStream ? { stream, size: Number(length) } : stream;
 }
 
 /** The stream itself where streams can be moved (not in every Safari), else its bytes as a Blob. */

@@ -13,8 +13,10 @@ import type { FileInput, SizedStream, SourceInput } from './types.js';
 export interface ByteSource {
   /** For messages. */
   readonly name: string;
-  /** In bytes; undefined when a server does not say. Weight files need it. */
+  /** In bytes; undefined when a server does not say. Weight files need it: see `sized`. */
   readonly size: number | undefined;
+  /** The same file with its size found out. Call it before the next read; the old source is used up. */
+  withSize?(): Promise<ByteSource>;
   read(begin: number, end: number): AsyncIterable<Uint8Array>;
   close(): Promise<void>;
 }
@@ -78,12 +80,12 @@ async function fromPath(path: string | URL): Promise<ByteSource> {
   };
 }
 
-/** Forwards only: bytes between ranges are dropped as they come. */
-function fromStream(stream: ReadableStream<Uint8Array>, size: number | undefined, name: string): ByteSource {
+/** Forwards only: bytes between ranges are dropped as they come. `measure` asks for the size elsewhere. */
+function fromStream(stream: ReadableStream<Uint8Array>, size: number | undefined, name: string, measure?: () => Promise<number | undefined>): ByteSource {
   const reader = stream.getReader();
   let position = 0; // of the first byte in `rest`, or of the next that comes
   let rest: Uint8Array = new Uint8Array(0);
-  return {
+  const source: ByteSource = {
     name,
     size,
     async *read(begin, end) {
@@ -105,15 +107,51 @@ function fromStream(stream: ReadableStream<Uint8Array>, size: number | undefined
     },
     close: () => reader.cancel(),
   };
+  if (measure && size === undefined) {
+    source.withSize = async () => {
+      const found = await measure();
+      return found === undefined ? drained(position, await blobOf(source.read(position, Number.POSITIVE_INFINITY)), name) : { ...source, size: found };
+    };
+  }
+  return source;
+}
+
+/** What is left of a stream: a browser keeps a Blob outside the page's heap, a large one on disk. */
+async function blobOf(chunks: AsyncIterable<Uint8Array>): Promise<Blob> {
+  const parts: BlobPart[] = [];
+  for await (const chunk of chunks) parts.push(new Blob([chunk as Uint8Array<ArrayBuffer>]));
+  return new Blob(parts);
+}
+
+/** A file whose first `begin` bytes are gone. */
+function drained(begin: number, blob: Blob, name: string): ByteSource {
+  const { read, close } = fromBlob(blob, name);
+  return { name, size: begin + blob.size, read: (from, to) => read(from - begin, to - begin), close };
+}
+
+/** The file with its size known; throws `bad_argument` when nothing tells it. */
+export async function sized(source: ByteSource): Promise<ByteSource> {
+  if (source.size !== undefined) return source;
+  if (source.withSize) return source.withSize();
+  throw new HeddleError('bad_argument', `${source.name}: the size is not known; give { stream, size }`);
 }
 
 /** A response's body. Its Content-Length counts the compressed bytes when there is a Content-Encoding, and is then no size. */
-function fromResponse(response: Response, name: string): ByteSource {
+function fromResponse(response: Response, name: string, signal?: AbortSignal): ByteSource {
   if (!response.ok) throw new HeddleError('bad_file', `${name}: the server answered ${response.status} ${response.statusText}`.trim());
   if (!response.body) return fromBytes(new Uint8Array(0), name);
   const length = response.headers.get('content-length');
   const size = length !== null && response.headers.get('content-encoding') === null ? Number(length) : undefined;
-  return fromStream(response.body, size, name);
+  return fromStream(response.body, size, name, () => sizeByRange(response.url, signal));
+}
+
+/** A file's size from a request for its first byte: a server that compresses on the way says no other. */
+async function sizeByRange(url: string, signal: AbortSignal | undefined): Promise<number | undefined> {
+  if (!/^https?:/.test(url)) return undefined;
+  const response = await fetch(url, { headers: { range: 'bytes=0-0' }, ...(signal && { signal }) }).catch(() => undefined);
+  await response?.body?.cancel();
+  const total = response?.status === 206 ? /\/(\d+)$/.exec(response.headers.get('content-range') ?? '') : null;
+  return total ? Number(total[1]) : undefined;
 }
 
 async function fetched(url: string | URL, signal: AbortSignal | undefined): Promise<Response> {
@@ -128,7 +166,7 @@ async function fetched(url: string | URL, signal: AbortSignal | undefined): Prom
 
 async function fromUrl(url: string | URL, signal: AbortSignal | undefined): Promise<ByteSource> {
   if (isFileUrl(url)) return fromPath(new URL(url));
-  return fromResponse(await fetched(url, signal), String(url));
+  return fromResponse(await fetched(url, signal), String(url), signal);
 }
 
 function isFileUrl(url: string | URL): boolean {
@@ -159,7 +197,7 @@ export async function openFile(input: FileInput, signal?: AbortSignal, name?: st
   if (input instanceof ArrayBuffer || isSharedBuffer(input)) return fromBytes(new Uint8Array(input), name ?? 'the bytes given');
   if (ArrayBuffer.isView(input)) return fromBytes(new Uint8Array(input.buffer, input.byteOffset, input.byteLength), name ?? 'the bytes given');
   if (input instanceof Blob) return fromBlob(input, name ?? 'the blob given');
-  if (input instanceof Response) return fromResponse(input, input.url || (name ?? 'the response given'));
+  if (input instanceof Response) return fromResponse(input, input.url || (name ?? 'the response given'), signal);
   if (input instanceof ReadableStream) return fromStream(input, undefined, name ?? 'the stream given');
   if (typeof input === 'object' && input !== null && isSizedStream(input)) return fromStream(input.stream, input.size, name ?? 'the stream given');
   throw new HeddleError('bad_argument', `expected a URL, text, bytes, a Blob, a Response or a stream; found ${describeInput(input)}`);
@@ -179,7 +217,7 @@ function describeInput(input: unknown): string {
 async function openOptionalUrl(url: URL, signal: AbortSignal | undefined): Promise<ByteSource | undefined> {
   const response = await fetched(url, signal);
   const missing = response.status === 404 || response.status === 403 || response.headers.get('content-type')?.startsWith('text/html');
-  if (!missing) return fromResponse(response, url.href);
+  if (!missing) return fromResponse(response, url.href, signal);
   await response.body?.cancel();
   return undefined;
 }
