@@ -80,8 +80,16 @@ async function fromPath(path: string | URL): Promise<ByteSource> {
   };
 }
 
-/** Forwards only: bytes between ranges are dropped as they come. `measure` asks for the size elsewhere. */
-function fromStream(stream: ReadableStream<Uint8Array>, size: number | undefined, name: string, measure?: () => Promise<number | undefined>): ByteSource {
+interface StreamOptions {
+  size?: number | undefined;
+  /** What ends the stream from outside: its reason is thrown as it is. */
+  signal?: AbortSignal | undefined;
+  /** Asks elsewhere for a size that is not known. */
+  measure?: () => Promise<number | undefined>;
+}
+
+/** Forwards only: bytes between ranges are dropped as they come. */
+function fromStream(stream: ReadableStream<Uint8Array>, name: string, { size, signal, measure }: StreamOptions = {}): ByteSource {
   const reader = stream.getReader();
   let position = 0; // of the first byte in `rest`, or of the next that comes
   let rest: Uint8Array = new Uint8Array(0);
@@ -92,7 +100,10 @@ function fromStream(stream: ReadableStream<Uint8Array>, size: number | undefined
       if (begin < position) throw new HeddleError('unsupported', `${name} is a stream: it cannot go back from byte ${position} to ${begin}`);
       while (position < end) {
         if (rest.byteLength === 0) {
-          const { done, value } = await reader.read();
+          const { done, value } = await reader.read().catch((error: unknown) => {
+            signal?.throwIfAborted();
+            throw new HeddleError('bad_file', `${name} broke off after ${position} bytes: ${messageOf(error)}`, { cause: error });
+          });
           if (done && end === Number.POSITIVE_INFINITY) return;
           if (done) throw new HeddleError('bad_file', `${name} ends at byte ${position}, expected ${end}`);
           rest = value;
@@ -142,7 +153,7 @@ function fromResponse(response: Response, name: string, signal?: AbortSignal): B
   if (!response.body) return fromBytes(new Uint8Array(0), name);
   const length = response.headers.get('content-length');
   const size = length !== null && response.headers.get('content-encoding') === null ? Number(length) : undefined;
-  return fromStream(response.body, size, name, () => sizeByRange(response.url, signal));
+  return fromStream(response.body, name, { size, signal, measure: () => sizeByRange(response.url, signal) });
 }
 
 /** A file's size from a request for its first byte: a server that compresses on the way says no other. */
@@ -198,8 +209,8 @@ export async function openFile(input: FileInput, signal?: AbortSignal, name?: st
   if (ArrayBuffer.isView(input)) return fromBytes(new Uint8Array(input.buffer, input.byteOffset, input.byteLength), name ?? 'the bytes given');
   if (input instanceof Blob) return fromBlob(input, name ?? 'the blob given');
   if (input instanceof Response) return fromResponse(input, input.url || (name ?? 'the response given'), signal);
-  if (input instanceof ReadableStream) return fromStream(input, undefined, name ?? 'the stream given');
-  if (typeof input === 'object' && input !== null && isSizedStream(input)) return fromStream(input.stream, input.size, name ?? 'the stream given');
+  if (input instanceof ReadableStream) return fromStream(input, name ?? 'the stream given', { signal });
+  if (typeof input === 'object' && input !== null && isSizedStream(input)) return fromStream(input.stream, name ?? 'the stream given', { size: input.size, signal });
   throw new HeddleError('bad_argument', `expected a URL, text, bytes, a Blob, a Response or a stream; found ${describeInput(input)}`);
 }
 

@@ -5,6 +5,7 @@
 import './bundles.test.mjs';
 import './entries.test.mjs';
 import './generate.test.mjs';
+import './http.test.mjs';
 import './inspect.test.mjs';
 import './lifetimes.test.mjs';
 import './stories.test.mjs';
