@@ -116,7 +116,7 @@ function fromStream(stream: ReadableStream<Uint8Array>, name: string, { size, si
         if (piece.byteLength > 0) yield piece;
       }
     },
-    close: () => reader.cancel(),
+    close: () => reader.cancel().catch(() => undefined), // a stream that failed refuses even that
   };
   if (measure && size === undefined) {
     source.withSize = async () => {
