@@ -1,4 +1,4 @@
-/** The packed package in a plain page: files as npm left them, an import map for its two dependencies, no bundler. */
+/** The packed package in a plain page: files as npm left them, no bundler and no import map. */
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { launch, skip, startServer, withPage } from '../browser/browser.mjs';
