@@ -90,7 +90,7 @@ interface StreamOptions {
 
 /** Forwards only: bytes between ranges are dropped as they come. */
 function fromStream(stream: ReadableStream<Uint8Array>, name: string, { size, signal, measure }: StreamOptions = {}): ByteSource {
-  const reader = stream.getReader();
+  const reader = openReader(stream);
   let position = 0; // of the first byte in `rest`, or of the next that comes
   let rest: Uint8Array = new Uint8Array(0);
   const source: ByteSource = {
@@ -100,12 +100,12 @@ function fromStream(stream: ReadableStream<Uint8Array>, name: string, { size, si
       if (begin < position) throw new HeddleError('unsupported', `${name} is a stream: it cannot go back from byte ${position} to ${begin}`);
       while (position < end) {
         if (rest.byteLength === 0) {
-          const { done, value } = await reader.read().catch((error: unknown) => {
+          const value = await reader.read().catch((error: unknown) => {
             signal?.throwIfAborted();
             throw new HeddleError('bad_file', `${name} broke off after ${position} bytes: ${messageOf(error)}`, { cause: error });
           });
-          if (done && end === Number.POSITIVE_INFINITY) return;
-          if (done) throw new HeddleError('bad_file', `${name} ends at byte ${position}, expected ${end}`);
+          if (!value && end === Number.POSITIVE_INFINITY) return;
+          if (!value) throw new HeddleError('bad_file', `${name} ends at byte ${position}, expected ${end}`);
           rest = value;
         }
         const skipped = Math.min(Math.max(begin - position, 0), rest.byteLength);
@@ -125,6 +125,36 @@ function fromStream(stream: ReadableStream<Uint8Array>, name: string, { size, si
     };
   }
   return source;
+}
+
+interface ChunkReader {
+  /** The next bytes, to be used before the next call; undefined at the end. */
+  read(): Promise<Uint8Array | undefined>;
+  cancel(): Promise<void>;
+}
+
+/**
+ * Reads a stream into one buffer again and again, where it is one of bytes, as a response's is: chunks in new memory each would be
+ * garbage that an engine lets grow to 64 MB and more before it collects.
+ */
+function openReader(stream: ReadableStream<Uint8Array>): ChunkReader {
+  let reader: ReadableStreamBYOBReader;
+  try {
+    reader = stream.getReader({ mode: 'byob' });
+  } catch {
+    const chunks = stream.getReader();
+    return { read: async () => (await chunks.read()).value, cancel: () => chunks.cancel() };
+  }
+  let buffer = new ArrayBuffer(readBytes);
+  return {
+    async read() {
+      const { value } = await reader.read(new Uint8Array(buffer));
+      if (!value) return undefined;
+      buffer = value.buffer;
+      return value.byteLength > 0 ? value : undefined;
+    },
+    cancel: () => reader.cancel(),
+  };
 }
 
 /** What is left of a stream: a browser keeps a Blob outside the page's heap, a large one on disk. */
