@@ -7,7 +7,7 @@
  * u32 dimensions, u64 sizes with the innermost first, u32 type, u64 offset; then, each at a multiple of 32, the tensors' data.
  * The rotation of this format pairs neighbouring rows, Hugging Face's the two halves of a head: rows of q and k change places.
  *
- * The vocabulary is made up: token n ≥ 259 is one character, so that any sequence of tokens can be written as text.
+ * The vocabulary is made up: every token from 3 on is one character, so that any sequence of tokens can be written as text.
  */
 import { closeSync, existsSync, openSync, readSync, renameSync, statSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
@@ -15,7 +15,7 @@ import { Stop, program, step, withLock } from '../../tools/step.mjs';
 import { makeCheckpoint } from './make-checkpoint.mjs';
 
 /** Raise it when the bytes change. */
-const version = 1;
+const version = 2;
 
 /** Numbers of the format. */
 const types = { f32: 0, f16: 1, q8_0: 8, bf16: 30 };
@@ -24,7 +24,7 @@ const alignment = 32;
 
 // ---- The made-up vocabulary ----
 
-const firstCharacter = 259;
+const firstCharacter = 3;
 
 /** The character that is token `id`, from a plane of rare Chinese characters. */
 export function tokenText(id) {
@@ -43,10 +43,9 @@ export function promptTokens(n) {
 
 function vocabulary(size) {
   const special = ['<unk>', '<s>', '</s>'];
-  const tokens = Array.from({ length: size }, (_, i) =>
-    special[i] ?? (i < firstCharacter ? `<0x${(i - 3).toString(16).toUpperCase().padStart(2, '0')}>` : tokenText(i)));
-  // 1: normal, 2: unknown, 3: control, 6: byte.
-  const kind = Array.from({ length: size }, (_, i) => (i === 0 ? 2 : i < 3 ? 3 : i < firstCharacter ? 6 : 1));
+  const tokens = Array.from({ length: size }, (_, i) => special[i] ?? tokenText(i));
+  // 1: normal, 2: unknown, 3: control.
+  const kind = Array.from({ length: size }, (_, i) => (i === 0 ? 2 : i < firstCharacter ? 3 : 1));
   return { tokens, kind };
 }
 
@@ -109,7 +108,7 @@ function pairs(config) {
   ];
 }
 
-function ggufName(name) {
+function tensorName(name) {
   const outer = { 'model.embed_tokens.weight': 'token_embd.weight', 'model.norm.weight': 'output_norm.weight', 'lm_head.weight': 'output.weight' };
   const inner = {
     'input_layernorm': 'attn_norm', 'post_attention_layernorm': 'ffn_norm', 'self_attn.q_proj': 'attn_q', 'self_attn.k_proj': 'attn_k',
@@ -208,7 +207,7 @@ function writeGguf(path, checkpoint, type) {
   let offset = 0;
   const infos = entries.map(([name, entry]) => {
     const kind = typeOf(entry);
-    const info = Buffer.concat([text(ggufName(name)), u32(entry.shape.length), ...entry.shape.toReversed().map(u64), u32(types[kind]), u64(offset)]);
+    const info = Buffer.concat([text(tensorName(name)), u32(entry.shape.length), ...entry.shape.toReversed().map(u64), u32(types[kind]), u64(offset)]);
     const size = bytesOf[kind](entry.shape.reduce((a, b) => a * b));
     offset += Math.ceil(size / alignment) * alignment;
     return info;
@@ -228,10 +227,15 @@ function writeGguf(path, checkpoint, type) {
   close();
 }
 
+/** The file's name in the checkpoint's folder. */
+export function ggufName(type) {
+  return `${type}-v${version}.gguf`;
+}
+
 /** The checkpoint (see makeCheckpoint) as GGUF, beside it in the cache: { path, bytes }. */
 export async function makeGguf(checkpoint, type) {
   if (!types[type] || type === 'f32') throw new Stop(`"${type}" is none of f16, bf16, q8_0`);
-  const path = join(checkpoint.folder, `model-${type}-v${version}.gguf`);
+  const path = join(checkpoint.folder, ggufName(type));
   if (!existsSync(path)) {
     await withLock(`${path}.lock`, async () => {
       if (existsSync(path)) return;

@@ -1,31 +1,22 @@
 /**
- * A headless Chromium and a site for it: blank.html, the package as an application would bundle it, and whatever folders are named.
+ * A headless Chromium and a site for it: blank.html, the package's files as they are, and whatever folders are named.
  */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import * as esbuild from 'esbuild';
 import { chromium } from 'playwright-core';
 import { serve } from '../../tools/serve.mjs';
 
 const flags = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--no-first-run'];
 
-/** The package of folder `dist` bundled into `folder`: a page and a worker cannot resolve the names of npm packages. */
-async function bundle(dist, folder) {
-  const entries = ['index', 'worker', 'worker-host', 'pool-worker'].map((name) => join(dist, `${name}.js`));
-  await esbuild.build({ entryPoints: entries, outdir: folder, bundle: true, splitting: true, format: 'esm', target: 'es2022', logLevel: 'silent' });
-}
-
 /**
- * Opens it all: { browser, address, version, newPage(), processes(), close() }. `folders` as in serve(); the package's bundle lies at
+ * Opens it all: { browser, address, version, newPage(), processes(), close() }. `folders` as in serve(); the files of `dist` lie at
  * /heddle/. Pages are isolated, so that they may have threads.
  */
 export async function openSite({ program, dist, folders = {} }) {
   const folder = mkdtempSync(join(tmpdir(), 'heddle-site-'));
-  mkdirSync(join(folder, 'heddle'));
   writeFileSync(join(folder, 'blank.html'), '<!doctype html><meta charset="utf-8"><title>blank</title>');
-  await bundle(dist, join(folder, 'heddle'));
-  const site = await serve({ folders: { '/heddle/wasm/': [join(dist, 'wasm')], '/': [folder], ...folders }, port: 0 });
+  const site = await serve({ folders: { '/heddle/': [dist], '/': [folder], ...folders }, port: 0 });
   const browser = await chromium.launch({ executablePath: program, headless: true, args: flags });
   const system = await browser.newBrowserCDPSession();
   return {
