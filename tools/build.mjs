@@ -1,14 +1,14 @@
 /**
- * Builds the project: the native library with its tests, the WebAssembly modules, the TypeScript package, the demo.
+ * Builds the project: the native library with its tests, the WebAssembly modules, the TypeScript package. The demo is served as it lies.
  *
- *   node tools/build.mjs [native|wasm|ts|demo]...        (default: wasm ts demo)
+ *   node tools/build.mjs [native|wasm|ts]...        (default: wasm ts)
  *
- * Results: build/native, build/wasm, dist/ (the package) and build/demo. What is up to date is not built again.
+ * Results: build/native, build/wasm and dist/ (the package). What is up to date is not built again.
  */
 import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { availableParallelism } from 'node:os';
-import { bundle } from './bundle.mjs';
+import { bundle, bundled } from './bundle.mjs';
 import { setup } from './setup.mjs';
 import { Stop, program, projectDir, run, step } from './step.mjs';
 
@@ -19,17 +19,16 @@ export const wasmDir = join(projectDir, 'build/wasm');
  * Builds the parts asked for; resolves to what setup() found. `werror`: warnings in our C are errors; undefined keeps what
  * the build folder was configured with, so that `npm start` after `npm test` does not compile everything again.
  */
-export async function build({ native = false, wasm = false, wasmTests = false, ts = false, demo = false, werror } = {}) {
+export async function build({ native = false, wasm = false, wasmTests = false, ts = false, werror } = {}) {
   const withC = native || wasm || wasmTests;
   const found = await setup({
     need: [
-      ...(withC ? ['cmake', 'cjson'] : []), ...(native ? ['cc'] : []), ...(wasm || wasmTests ? ['emcc'] : []), ...(ts || demo ? ['modules'] : []),
+      ...(withC ? ['cmake', 'cjson'] : []), ...(native ? ['cc'] : []), ...(wasm || wasmTests ? ['emcc'] : []), ...(ts ? ['modules'] : []),
     ],
   });
   if (native) await buildNative(found, { werror });
   if (wasm || wasmTests) await buildWasm(found, { werror, tests: wasmTests });
   if (ts) await buildTypeScript();
-  if (demo) await buildDemo();
   return found;
 }
 
@@ -105,85 +104,31 @@ function copyChanged(from, to) {
 // ---------------------------------------------------------------------------------------------------------------------
 // TypeScript
 
+/** What the compiler writes; dist/ is put together from it, so that a bundled file never stands in for a compiled one. */
+const compiledDir = join(projectDir, 'build/ts');
+
 async function buildTypeScript() {
-  if (!existsSync(join(projectDir, 'ts'))) return;
   await step('building the TypeScript package', async () => {
-    // The compiler's memory of what it wrote is worth nothing when its output is gone.
-    if (!existsSync(join(distDir, 'index.js'))) rmSync(join(projectDir, 'build/ts.tsbuildinfo'), { force: true });
     await run(process.execPath, [join(projectDir, 'node_modules/typescript/bin/tsc'), '-p', projectDir]);
-    removeOrphans();
-    await bundleInline();
-    await bundle();
+    mkdirSync(distDir, { recursive: true });
+    const compiled = readdirSync(compiledDir).filter((name) => isOfSource(name));
+    for (const name of compiled) if (!bundled.includes(name)) copyChanged(join(compiledDir, name), join(distDir, name));
+    for (const name of readdirSync(distDir)) if (/\.(js|d\.ts)$/.test(name) && !compiled.includes(name)) rmSync(join(distDir, name));
+    await bundle({ compiledDir, distDir, wasmDir });
   });
 }
 
-/** Removes what the compiler wrote for sources that are gone: it never does, and the package would ship it. */
-function removeOrphans() {
-  for (const name of readdirSync(distDir)) {
-    const stem = /^(.*?)(\.d\.ts|\.js)$/.exec(name)?.[1];
-    if (stem && !existsSync(join(projectDir, 'ts', `${stem}.ts`))) rmSync(join(distDir, name));
-  }
+/** The compiler never deletes what it wrote for sources that are gone, and the package would ship it. */
+function isOfSource(name) {
+  const stem = /^(.*?)(\.d\.ts|\.js)$/.exec(name)?.[1];
+  return stem !== undefined && existsSync(join(projectDir, 'ts', `${stem}.ts`));
 }
 
-/**
- * dist/inline.js, the entry `heddle/inline`: ts/inline.ts with the plain simd128 module inside.
- *
- * That source imports the module's bytes as `import wasm from 'heddle-simd128.wasm'` (a Uint8Array). Its relative imports stay imports,
- * so that `heddle` and `heddle/inline` share their classes.
- */
-async function bundleInline() {
-  const entry = join(projectDir, 'ts/inline.ts');
-  if (!existsSync(entry)) return;
-  const esbuild = await import('esbuild');
-  await esbuild.build({
-    entryPoints: [entry], outfile: join(distDir, 'inline.js'), bundle: true, format: 'esm', platform: 'neutral', target: 'es2022',
-    external: ['./*', '@huggingface/*'],
-    plugins: [embedModule(join(wasmDir, 'heddle-simd128.wasm'))],
-    logLevel: 'silent',
-  });
-}
-
-/** An esbuild plugin: an import of 'heddle-….wasm' becomes the bytes of `file`, as base64 in the bundle. */
-function embedModule(file) {
-  return {
-    name: 'embed-module',
-    setup(bundler) {
-      bundler.onResolve({ filter: /^heddle-.*\.wasm$/ }, () => ({ path: file, namespace: 'embedded' }));
-      bundler.onLoad({ filter: /.*/, namespace: 'embedded' }, () => {
-        if (!existsSync(file)) throw new Stop('heddle/inline embeds build/wasm/heddle-simd128.wasm: build wasm before ts');
-        return { contents: readFileSync(file), loader: 'binary' };
-      });
-    },
-  };
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// The demo
-
-/** The package's files that run as workers; they are named by URL, which esbuild does not follow. */
-const workerFiles = ['worker-host.js', 'pool-worker.js'];
-
-/**
- * build/demo: the demo's script and the package's workers, each bundled into one file, since a page cannot resolve the names of
- * packages. The rest of demo/ is served as it lies (tools/serve.mjs), and the modules from dist/wasm.
- */
-async function buildDemo() {
-  const script = join(projectDir, 'demo/main.js');
-  if (!existsSync(script)) return;
-  await step('bundling the demo', async () => {
-    const esbuild = await import('esbuild');
-    await esbuild.build({
-      entryPoints: [script, ...workerFiles.map((name) => join(distDir, name))], entryNames: '[name]', outdir: join(projectDir, 'build/demo'), bundle: true, format: 'esm', target: 'es2022',
-      sourcemap: true, absWorkingDir: projectDir, alias: { heddle: join(distDir, 'index.js') }, logLevel: 'silent',
-    });
-  });
-}
-
-const parts = ['native', 'wasm', 'ts', 'demo'];
+const parts = ['native', 'wasm', 'ts'];
 
 program(import.meta.url, async (args) => {
   const unknown = args.find((name) => !parts.includes(name));
   if (unknown) throw new Stop(`"${unknown}" is none of ${parts.join(', ')}`);
-  const wanted = args.length ? args : ['wasm', 'ts', 'demo'];
+  const wanted = args.length ? args : ['wasm', 'ts'];
   await build(Object.fromEntries(wanted.map((name) => [name, true])));
 });

@@ -1,34 +1,56 @@
 /**
  * What esbuild does to the compiled package. tools/build.mjs calls it after the TypeScript compiler.
  *
- * dist/tokenizer.js gets the tokenizer library inside: a page without a bundler cannot resolve the names of packages, and a worker in
- * it not even with an import map. Everything else stays as it is, so that all entries share one class of errors, models and runtimes.
+ *   dist/tokenizer.js   gets the tokenizer library inside: a page without a bundler cannot resolve the names of packages, and a worker in it not even
+ *                       with an import map
+ *   dist/inline.js      gets the plain simd128 module inside, for hosts that can fetch nothing
+ *
+ * Everything else stays as it was compiled, and these two keep their relative imports, so that all entries share one class of errors,
+ * models and runtimes.
  */
-import { copyFileSync, readFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { program, projectDir } from './step.mjs';
+import { Stop, projectDir } from './step.mjs';
 
-/** Bundles in place; what is bundled already stays as it is. */
-export async function bundle(distDir = join(projectDir, 'dist')) {
-  const file = join(distDir, 'tokenizer.js');
-  if (!/from ['"]@huggingface\/tokenizers['"]/.test(readFileSync(file, 'utf8'))) return;
+/** The files of the package that are bundled rather than copied. */
+export const bundled = ['tokenizer.js', 'inline.js'];
+
+/** Writes the bundled files of dist/ from the compiler's output. */
+export async function bundle({ compiledDir, distDir, wasmDir }) {
   const esbuild = await import('esbuild');
+  const common = {
+    bundle: true, format: 'esm', platform: 'neutral', target: 'es2022', mainFields: ['module', 'main'], absWorkingDir: projectDir, logLevel: 'silent',
+    external: ['./*'],
+  };
   await esbuild.build({
-    entryPoints: [file], outfile: file, allowOverwrite: true, bundle: true, format: 'esm', platform: 'neutral', target: 'es2022',
-    mainFields: ['module', 'main'], absWorkingDir: projectDir, logLevel: 'silent', plugins: [keepOwnImports(file)],
+    ...common, entryPoints: [join(compiledDir, 'tokenizer.js')], outfile: join(distDir, 'tokenizer.js'), external: [], plugins: [keepOwnImports],
     banner: { js: '/* Contains @huggingface/tokenizers, Copyright The HuggingFace Team, Apache License 2.0: tokenizer.LICENSE */' },
   });
   copyFileSync(join(projectDir, 'node_modules/@huggingface/tokenizers/LICENSE'), join(distDir, 'tokenizer.LICENSE'));
+  await esbuild.build({
+    ...common, entryPoints: [join(compiledDir, 'inline.js')], outfile: join(distDir, 'inline.js'),
+    plugins: [embedModule(join(wasmDir, 'heddle-simd128.wasm'))],
+  });
 }
 
-/** An esbuild plugin: what `importer` imports by a relative path stays an import. */
-function keepOwnImports(importer) {
+/** An esbuild plugin: what the entry imports by a relative path stays an import; the library's own files do not. */
+const keepOwnImports = {
+  name: 'keep-own-imports',
+  setup(bundler) {
+    bundler.onResolve({ filter: /^\.\// }, (args) => (args.importer.includes('node_modules') ? undefined : { path: args.path, external: true }));
+  },
+};
+
+/** An esbuild plugin: an import of 'heddle-….wasm' becomes the bytes of `file`, as base64 in the bundle. */
+function embedModule(file) {
   return {
-    name: 'keep-own-imports',
+    name: 'embed-module',
     setup(bundler) {
-      bundler.onResolve({ filter: /^\.\// }, (args) => (args.importer === importer ? { path: args.path, external: true } : undefined));
+      bundler.onResolve({ filter: /^heddle-.*\.wasm$/ }, () => ({ path: file, namespace: 'embedded' }));
+      bundler.onLoad({ filter: /.*/, namespace: 'embedded' }, () => {
+        if (!existsSync(file)) throw new Stop('heddle/inline embeds build/wasm/heddle-simd128.wasm: build wasm before ts');
+        return { contents: readFileSync(file), loader: 'binary' };
+      });
     },
   };
 }
-
-program(import.meta.url, () => bundle());

@@ -34,7 +34,7 @@ function afterChanges(work) {
 
 async function buildAndReport() {
   try {
-    await build({ wasm: true, ts: true, demo: true });
+    await build({ wasm: true, ts: true });
   } catch (error) {
     console.error(error instanceof Stop ? error.message : error);
   }

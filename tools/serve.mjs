@@ -18,10 +18,10 @@ const mimeTypes = {
   '.ico': 'image/x-icon', '.webmanifest': 'application/manifest+json',
 };
 
-/** What the demo is made of: bundles first, then the files as they lie, then the package (its wasm/ folder beside the page). */
+/** The demo's files and the package's, both as they lie. */
 export const demoFolders = {
   '/dist/': [join(projectDir, 'dist')],
-  '/': [join(projectDir, 'build/demo'), join(projectDir, 'demo'), join(projectDir, 'dist')],
+  '/': [join(projectDir, 'demo')],
 };
 
 /**

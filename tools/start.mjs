@@ -1,5 +1,5 @@
 /**
- * `npm start`: from a fresh clone to something to look at. Sets up, builds the package and the demo, tells one story in
+ * `npm start`: from a fresh clone to something to look at. Sets up, builds the package, tells one story in
  * the terminal, then serves the demo.
  */
 import { existsSync } from 'node:fs';
@@ -10,7 +10,7 @@ import { program, projectDir, run } from './step.mjs';
 
 program(import.meta.url, async (args) => {
   const options = serveOptions(args);
-  await build({ wasm: true, ts: true, demo: true });
+  await build({ wasm: true, ts: true });
   const story = join(projectDir, 'js/story.mjs');
   if (existsSync(story)) await run(process.execPath, [story], { show: true });
   const { address } = await serve(options);

@@ -237,7 +237,7 @@ async function browserStage(found, filter) {
   const files = testFiles('tests/browser');
   if (found.chromium || !files.length) {
     await stage('browser tests', async () => {
-      await build({ demo: true });
+      await build({ wasm: true, ts: true });
       return nodeTests('tests/browser', found, filter);
     });
     return;

@@ -186,12 +186,16 @@ function fromResponse(response: Response, name: string, signal?: AbortSignal): B
   return fromStream(response.body, name, { size, signal, measure: () => sizeByRange(response.url, signal) });
 }
 
-/** A file's size from a request for its first byte: a server that compresses on the way says no other. */
+/**
+ * A file's size from a request for its first byte: a server that compresses on the way says no other. Past the browser's cache, which may hold the
+ * compressed bytes by now and answer with their number.
+ */
 async function sizeByRange(url: string, signal: AbortSignal | undefined): Promise<number | undefined> {
   if (!/^https?:/.test(url)) return undefined;
-  const response = await fetch(url, { headers: { range: 'bytes=0-0' }, ...(signal && { signal }) }).catch(() => undefined);
+  const response = await fetch(url, { headers: { range: 'bytes=0-0' }, cache: 'no-store', ...(signal && { signal }) }).catch(() => undefined);
   await response?.body?.cancel();
-  const total = response?.status === 206 ? /\/(\d+)$/.exec(response.headers.get('content-range') ?? '') : null;
+  const whole = response?.status === 206 && response.headers.get('content-encoding') === null;
+  const total = whole ? /\/(\d+)$/.exec(response.headers.get('content-range') ?? '') : null;
   return total ? Number(total[1]) : undefined;
 }
 

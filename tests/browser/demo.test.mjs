@@ -295,18 +295,6 @@ describe('the demo', { skip }, () => {
     }
   });
 
-  test('runs as it lies, without a build of its own', async () => {
-    const plain = await startServer({ folders: { '/dist/': [join(projectDir, 'dist')], '/': [join(projectDir, 'demo')] } });
-    try {
-      await onDemo({ address: plain.address }, async (page) => {
-        await settle(page);
-        assert.equal(await tell(page, storyCases[0].prompt), storyCases[0].prompt + storyCases[0].greedy_text);
-      });
-    } finally {
-      await plain.close();
-    }
-  });
-
   test('where no worker can be made the page itself tells the story', () =>
     onDemo({ prepare: (page) => page.addInitScript(() => { globalThis.Worker = class { constructor() { throw new Error('not here'); } }; }) }, async (page) => {
       assert.equal(await page.locator('.message-note').filter({ hasText: 'not here' }).count(), 1);

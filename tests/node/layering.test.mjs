@@ -22,7 +22,8 @@ const mayInclude = {
 const mayImport = {
   // The build puts the module's bytes into heddle/inline under that name.
   ts: (to, from) => /^@huggingface\/(tokenizers|jinja)$/.test(to) || (from === 'ts/inline.ts' && to === 'heddle-simd128.wasm'),
-  demo: (to) => /^heddle(\/|$)/.test(to),
+  // The page is served as it lies: no bundler, so it names the package's entries by their addresses.
+  demo: (to) => /^\.\.\/dist\/(index|worker)\.js$/.test(to),
   js: (to) => /^(heddle(\/|$)|node:)/.test(to),
   tools: (to) => /^node:/.test(to) || to === 'esbuild',
 };
