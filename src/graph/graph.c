@@ -3,6 +3,7 @@
 #include "graph/graph.h"
 
 #include "base/status.h"
+#include "layers/rows.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -66,6 +67,8 @@ struct hd_builder {
   hd_model *model;
   const hd_spec *spec; /* being expanded */
   int depth;
+  int chain_depth;     /* of the chain that is being built; its layers are one deeper */
+  hd_value carried;    /* that chain's hidden residual */
   hd_status status;
   hd_error *err;
 };
@@ -143,7 +146,8 @@ static hd_value add_node(hd_builder *b, const hd_layer *layer, const char *name,
   hd_model *m = b->model;
   hd_node node = {.layer = layer, .name = name, .n_in = n_inputs, .n_out = layer->n_outputs ? layer->n_outputs : 1};
   node.config = hd_arena_alloc(&m->arena, layer->config_bytes ? layer->config_bytes : 1);
-  if (!name || !node.config || !grow((void **)&m->nodes, m->n_nodes, sizeof *m->nodes)) return fail_memory(b);
+  node.in = hd_arena_alloc(&m->arena, n_inputs * sizeof *node.in + 1);
+  if (!name || !node.config || !node.in || !grow((void **)&m->nodes, m->n_nodes, sizeof *m->nodes)) return fail_memory(b);
   if (config && layer->config_bytes) memcpy(node.config, config, layer->config_bytes);
   for (size_t i = 0; i < n_inputs; i++) node.in[i] = inputs[i];
   add_weights(b, &node, weights);
@@ -165,7 +169,7 @@ static hd_value build_composite(hd_builder *b, const hd_layer *layer, const char
 hd_value hd_build(hd_builder *b, const hd_layer *layer, const char *name, const char *weights, const void *config,
                   const hd_value *inputs, size_t n_inputs) {
   if (b->status != HD_OK) return HD_NO_VALUE;
-  if (layer->expand) return build_composite(b, layer, name, weights, config, inputs[0]);
+  if (!layer->infer) return build_composite(b, layer, name, weights, config, inputs[0]);
   const char *full = *name ? hd_arena_format(&b->model->arena, "%s.%s", b->spec->name, name) : b->spec->name;
   return add_node(b, layer, full, weights, config, inputs, n_inputs);
 }
@@ -188,6 +192,40 @@ hd_value hd_build_spec(hd_builder *b, const hd_spec *spec, hd_value input) {
   return out;
 }
 
+hd_value hd_build_chain(hd_builder *b, hd_spec *const *specs, size_t n, hd_value input) {
+  const int outer_depth = b->chain_depth;
+  const hd_value outer_carried = b->carried;
+  b->chain_depth = b->depth;
+  b->carried = HD_NO_VALUE;
+  for (size_t i = 0; i < n; i++) input = hd_build_spec(b, specs[i], input);
+  b->chain_depth = outer_depth;
+  b->carried = outer_carried;
+  return input;
+}
+
+void hd_build_weights(hd_builder *b, const hd_spec *spec, hd_value input) {
+  hd_model *m = b->model;
+  const size_t n_nodes = m->n_nodes, n_values = m->n_values;
+  hd_build_spec(b, spec, input);
+  m->n_nodes = n_nodes;
+  m->n_values = n_values;
+}
+
+bool hd_build_in_chain(const hd_builder *b) { return b->depth == b->chain_depth + 1; }
+
+hd_dialect hd_build_dialect(const hd_builder *b) { return b->model->dialect; }
+
+hd_value hd_build_carried(const hd_builder *b) { return hd_build_in_chain(b) ? b->carried : HD_NO_VALUE; }
+
+hd_value hd_build_add_carried(hd_builder *b, const char *name, hd_value v) {
+  const hd_value carried = hd_build_carried(b);
+  return carried == HD_NO_VALUE ? v : hd_build(b, &hd_layer_add_carried, name, "", NULL, (hd_value[]){v, carried}, 2);
+}
+
+void hd_build_carry(hd_builder *b, hd_value v) {
+  if (b->model->dialect == HD_LOOM && hd_build_in_chain(b)) b->carried = v;
+}
+
 hd_value hd_build_shared(hd_builder *b, const hd_layer *layer, const char *name, const void *config, hd_value input) {
   hd_model *m = b->model;
   size_t n_same = 0;
@@ -203,8 +241,7 @@ hd_value hd_build_shared(hd_builder *b, const hd_layer *layer, const char *name,
 
 hd_status hd_graph_expand(hd_model *model, hd_error *err) {
   hd_builder b = {.model = model, .err = err};
-  hd_value x = add_value(&b, "input", -1, 0);
-  for (size_t i = 0; i < model->n_specs; i++) x = hd_build_spec(&b, model->specs[i], x);
+  hd_value x = hd_build_chain(&b, model->specs, model->n_specs, add_value(&b, "input", -1, 0));
   if (b.status == HD_OK && model->n_specs == 0) return hd_fail(err, HD_BAD_FILE, "a network needs at least one layer");
   model->output = x;
   return b.status;

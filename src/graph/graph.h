@@ -22,7 +22,7 @@ typedef struct hd_node {
   const char *name;
   void *config;
   size_t n_in, n_out, n_weights;
-  hd_value in[HD_MAX_INPUTS];
+  hd_value *in;               /* n_in of them, in the model's arena */
   hd_value out[HD_MAX_OUTPUTS];
   int weight[HD_MAX_WEIGHTS]; /* indices of parameters */
 } hd_node;

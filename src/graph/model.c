@@ -9,48 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- From a bundle ---- */
-
-static hd_status fill_from_bundle(hd_parameter *p, const hd_bundle *bundle, hd_dialect dialect, hd_error *err) {
-  bool in_out;
-  char name[2048], room[HD_NAME_ROOM];
-  snprintf(name, sizeof name, "%s%s", p->owner->bundle, hd_parameter_field(p, dialect, &in_out));
-  const hd_bundle_tensor *tensor = hd_bundle_find(bundle, name);
-  size_t want = hd_parameter_count(p), have = tensor ? tensor->n : 0;
-  HD_TRY(hd_parameter_allocate(p, HD_F32, err));
-  if (have == want) return hd_parameter_set(p, tensor->values, in_out, err);
-  /* Loom pads a short or missing kernel with zeros at run time; to a reader that is a file with holes. */
-  if (dialect == HD_LOOM && have == 0) {
-    p->filled = true;
-    return HD_OK;
-  }
-  char shape[HD_SHAPE_ROOM];
-  return hd_fail(err, HD_BAD_FILE, "weights.%s: expected %zu numbers for shape %s, found %zu", hd_short_name(room, name), want,
-                 hd_shape_text(shape, p->slot.n_dims, p->slot.shape), have);
-}
-
-static hd_status build_from_bundle(hd_model *model, hd_bundle *bundle, hd_error *err) {
-  cJSON *cfg = bundle->cfg;
-  bundle->cfg = NULL;
-  HD_TRY(hd_network_parse(model, cfg, "cfg", err));
-  HD_TRY(hd_graph_expand(model, err));
-  for (size_t i = 0; i < model->n_parameters; i++) HD_TRY(fill_from_bundle(&model->parameters[i], bundle, model->dialect, err));
-  return HD_OK;
-}
-
-hd_status hd_model_load_bundle(hd_model **out, const char *text, size_t n, const char *id, hd_error *err) {
-  *out = NULL;
-  hd_bundle *bundle = NULL;
-  HD_TRY(hd_bundle_read(&bundle, text, n, id, err));
-  hd_model *model = hd_model_new();
-  hd_status status = model ? build_from_bundle(model, bundle, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the model");
-  hd_bundle_free(bundle);
-  if (status == HD_OK) *out = model;
-  else hd_model_discard(model);
-  return status;
-}
-
-/* ---- From a spec, with fresh weights ---- */
+/* ---- Fresh weights ---- */
 
 /* SplitMix64 (Steele, Lea and Flood, 2014): small, seedable with anything, the same everywhere. */
 static uint64_t next_random(uint64_t *state) {
@@ -79,6 +38,58 @@ static hd_status initialise(hd_parameter *p, uint64_t *state, hd_error *err) {
   p->filled = true;
   return HD_OK;
 }
+
+/* ---- From a bundle ---- */
+
+/* The weight with zeros where the file's numbers end; what it has too many of is not read. */
+static hd_status set_padded(hd_parameter *p, const float *values, size_t have, bool in_out, hd_error *err) {
+  size_t want = hd_parameter_count(p);
+  float *padded = hd_alloc_zero(want * sizeof *padded);
+  if (!padded) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for weight %s", p->name);
+  if (have) memcpy(padded, values, (have < want ? have : want) * sizeof *padded);
+  hd_status status = hd_parameter_set(p, padded, in_out, err);
+  hd_free(padded);
+  return status;
+}
+
+static hd_status fill_from_bundle(hd_parameter *p, const hd_bundle *bundle, hd_dialect dialect, hd_error *err) {
+  bool in_out;
+  char name[2048], room[HD_NAME_ROOM];
+  snprintf(name, sizeof name, "%s%s", p->owner->bundle, hd_parameter_field(p, dialect, &in_out));
+  const hd_bundle_tensor *tensor = hd_bundle_find(bundle, name);
+  size_t want = hd_parameter_count(p), have = tensor ? tensor->n : 0;
+  uint64_t seed = 1; /* of what Loom draws when it is not there: every load draws the same */
+  if (dialect == HD_LOOM && have == 0 && p->slot.lack == HD_LACK_INIT) return initialise(p, &seed, err);
+  HD_TRY(hd_parameter_allocate(p, HD_F32, err));
+  if (have == want) return hd_parameter_set(p, tensor->values, in_out, err);
+  if (dialect == HD_LOOM && p->slot.lack == HD_LACK_PADDED) return set_padded(p, tensor ? tensor->values : NULL, have, in_out, err);
+  char shape[HD_SHAPE_ROOM];
+  return hd_fail(err, HD_BAD_FILE, "weights.%s: expected %zu numbers for shape %s, found %zu", hd_short_name(room, name), want,
+                 hd_shape_text(shape, p->slot.n_dims, p->slot.shape), have);
+}
+
+static hd_status build_from_bundle(hd_model *model, hd_bundle *bundle, hd_error *err) {
+  cJSON *cfg = bundle->cfg;
+  bundle->cfg = NULL;
+  HD_TRY(hd_network_parse(model, cfg, "cfg", err));
+  HD_TRY(hd_graph_expand(model, err));
+  for (size_t i = 0; i < model->n_parameters; i++) HD_TRY(fill_from_bundle(&model->parameters[i], bundle, model->dialect, err));
+  return HD_OK;
+}
+
+hd_status hd_model_load_bundle(hd_model **out, const char *text, size_t n, const char *id, hd_error *err) {
+  *out = NULL;
+  hd_bundle *bundle = NULL;
+  HD_TRY(hd_bundle_read(&bundle, text, n, id, err));
+  hd_model *model = hd_model_new();
+  hd_status status = model ? build_from_bundle(model, bundle, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the model");
+  hd_bundle_free(bundle);
+  if (status == HD_OK) *out = model;
+  else hd_model_discard(model);
+  return status;
+}
+
+/* ---- From a spec ---- */
 
 hd_status hd_model_build(hd_model **out, const char *text, size_t n, uint64_t seed, hd_error *err) {
   *out = NULL;

@@ -19,17 +19,34 @@ typedef struct reader {
 } reader;
 
 /* Recursion is as deep as the JSON, which base/json.h bounds. */
-static hd_spec *read_layer(reader *r, hd_json json, const char *name, const char *bundle);
+typedef struct spot {
+  const char *name, *bundle; /* what the layer is called there, and where a bundle has its weights */
+  hd_place place;
+  size_t batch;
+} spot;
 
-static void read_children(reader *r, hd_spec *spec, const hd_json *json) {
+static hd_spec *read_layer(reader *r, hd_json json, spot at);
+
+/* The children are the "branches" and, behind them, the "filter_gate" of a layer that has one. */
+static void read_children(reader *r, hd_spec *spec, const hd_json *json, size_t batch) {
   hd_arena *arena = &r->model->arena;
-  size_t n = hd_json_count(json, "branches");
+  const hd_layer *layer = spec->layer;
+  const bool attached = layer->child_place == HD_IN_CHAIN && !hd_json_has(json, "branches") && hd_json_has(json, "attached_layer");
+  const size_t n_branches = attached ? 1 : hd_json_count(json, "branches");
+  spec->has_gate = layer->has_gate && hd_json_has(json, "filter_gate");
+  const size_t n = n_branches + spec->has_gate;
   hd_json list = hd_json_member(json, "branches");
   spec->children = n ? hd_arena_alloc(arena, n * sizeof *spec->children) : NULL;
   for (size_t i = 0; spec->children && i < n && *r->status == HD_OK; i++) {
-    const char *name = hd_arena_format(arena, "%s.branches.%zu", spec->name, i);
-    const char *bundle = hd_arena_format(arena, "%sbranch_weights.%zu.", spec->bundle, i);
-    spec->children[i] = read_layer(r, hd_json_item(&list, i), name, bundle);
+    const bool gate = i == n_branches;
+    const spot at = {
+      .name = gate ? hd_arena_format(arena, "%s.filter_gate", spec->name) : hd_arena_format(arena, "%s.branches.%zu", spec->name, i),
+      .bundle = hd_arena_format(arena, "%sbranch_weights.%zu.", spec->bundle, i),
+      .place = layer->child_place,
+      .batch = layer->child_place == HD_IN_CHAIN ? 1 : batch,
+    };
+    hd_json child = gate ? hd_json_member(json, "filter_gate") : attached ? hd_json_member(json, "attached_layer") : hd_json_item(&list, i);
+    spec->children[i] = read_layer(r, child, at);
     spec->n_children = i + 1;
   }
 }
@@ -39,8 +56,8 @@ static hd_spec *out_of_memory(reader *r) {
   return NULL;
 }
 
-static hd_spec *read_layer(reader *r, hd_json json, const char *name, const char *bundle) {
-  if (!name || !bundle) return out_of_memory(r);
+static hd_spec *read_layer(reader *r, hd_json json, spot at) {
+  if (!at.name || !at.bundle) return out_of_memory(r);
   char room[HD_NAME_ROOM];
   const char *type = hd_json_get_text(&json, "type", "");
   const hd_layer *layer = hd_layer_find(type);
@@ -49,13 +66,13 @@ static hd_spec *read_layer(reader *r, hd_json json, const char *name, const char
     else hd_json_refuse(&json, "type", HD_UNSUPPORTED, "unknown layer type '%s'", hd_short_name(room, type));
     return NULL;
   }
-  const char *own_name = hd_json_get_text(&json, "name", name);
+  const char *own_name = hd_json_get_text(&json, "name", at.name);
   const char *weights = hd_json_get_text(&json, "weights", NULL);
   if (!weights) weights = hd_arena_format(&r->model->arena, "%s.", own_name);
-  hd_spec *spec = weights && *r->status == HD_OK ? hd_spec_new(r->model, layer, own_name, weights, bundle, NULL) : NULL;
+  hd_spec *spec = weights && *r->status == HD_OK ? hd_spec_new(r->model, layer, own_name, weights, at.bundle, NULL) : NULL;
   if (!spec) return out_of_memory(r);
-  if (layer->has_children) read_children(r, spec, &json);
-  hd_parse p = {.json = json, .dialect = r->model->dialect, .batch = r->model->batch, .arena = &r->model->arena, .spec = spec};
+  if (layer->has_children) read_children(r, spec, &json, at.batch);
+  hd_parse p = {.json = json, .dialect = r->model->dialect, .batch = at.batch, .place = at.place, .arena = &r->model->arena, .spec = spec};
   if (*r->status == HD_OK) layer->parse(spec->config, &p);
   return spec;
 }
@@ -110,9 +127,9 @@ hd_status hd_network_parse(hd_model *model, cJSON *cfg, const char *path, hd_err
   hd_json layers = hd_json_member(&j, "layers");
   if (status == HD_OK && n == 0) hd_json_refuse(&j, "layers", HD_BAD_FILE, "expected at least one layer");
   for (size_t i = 0; i < n && status == HD_OK; i++) {
-    const char *name = hd_arena_format(&model->arena, "layers.%zu", i);
-    const char *bundle = hd_arena_format(&model->arena, "layers.%zu.", i);
-    hd_spec *spec = read_layer(&r, hd_json_item(&layers, i), name, bundle);
+    const spot at = {.name = hd_arena_format(&model->arena, "layers.%zu", i), .bundle = hd_arena_format(&model->arena, "layers.%zu.", i),
+                     .place = HD_IN_CHAIN, .batch = model->batch};
+    hd_spec *spec = read_layer(&r, hd_json_item(&layers, i), at);
     if (status == HD_OK) status = hd_model_add_spec(model, spec, err);
   }
   cJSON_DeleteItemFromObjectCaseSensitive(cfg, "layers"); /* the specs hold them now */
@@ -134,11 +151,16 @@ static cJSON *write_layer(const hd_model *model, const hd_spec *spec, const char
   *status = spec->layer->write ? spec->layer->write(spec->config, json, model->dialect, err)
                                : hd_fail(err, HD_UNSUPPORTED, "layer type '%s' cannot be saved", spec->layer->name);
   if (*status != HD_OK) hd_fail_in(err, hd_short_name(room, spec->name));
-  cJSON *branches = spec->n_children ? cJSON_AddArrayToObject(json, "branches") : NULL;
-  for (size_t i = 0; i < spec->n_children && *status == HD_OK; i++) {
-    char name[512];
+  const size_t n_branches = spec->n_children - spec->has_gate;
+  cJSON *branches = n_branches ? cJSON_AddArrayToObject(json, "branches") : NULL;
+  char name[512];
+  for (size_t i = 0; i < n_branches && *status == HD_OK; i++) {
     snprintf(name, sizeof name, "%s.branches.%zu", spec->name, i);
     cJSON_AddItemToArray(branches, write_layer(model, spec->children[i], name, status, err));
+  }
+  if (spec->has_gate && *status == HD_OK) {
+    snprintf(name, sizeof name, "%s.filter_gate", spec->name);
+    cJSON_AddItemToObject(json, "filter_gate", write_layer(model, spec->children[n_branches], name, status, err));
   }
   return json;
 }

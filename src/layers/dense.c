@@ -12,13 +12,20 @@ static const struct { const char *loom, *ours; } loom_names[] = {
 };
 enum { N_LOOM_NAMES = sizeof loom_names / sizeof loom_names[0] };
 
-static const hd_activation *loom_activation(const char *name) {
+const hd_activation *hd_loom_activation(const char *name) {
   for (size_t i = 0; i < N_LOOM_NAMES; i++)
     if (strcmp(loom_names[i].loom, name) == 0) return hd_activation_find(loom_names[i].ours);
   return hd_activation_find("loom_relu");
 }
 
-static const hd_activation *standard_activation(hd_parse *p) {
+const char *hd_loom_activation_name(const hd_activation *activation) {
+  for (size_t i = 0; activation && i < N_LOOM_NAMES; i++)
+    if (strcmp(loom_names[i].ours, activation->name) == 0) return loom_names[i].loom;
+  return NULL;
+}
+
+const hd_activation *hd_parse_activation(hd_parse *p) {
+  if (p->dialect == HD_LOOM) return hd_loom_activation(hd_json_get_text(&p->json, "activation", ""));
   const char *name = hd_json_get_text(&p->json, "activation", "linear");
   if (strcmp(name, "linear") == 0) return NULL;
   const hd_activation *activation = hd_activation_find(name);
@@ -39,27 +46,26 @@ static void parse(void *config, hd_parse *p) {
   hd_dense_config *c = config;
   c->linear.in_features = get_size(p, "input_height", "in_features");
   c->linear.out_features = get_size(p, "output_height", "out_features");
-  if (p->dialect == HD_LOOM) {
-    c->linear.bias = true;
-    c->linear.fixed_rows = p->batch;
-    c->activation = loom_activation(hd_json_get_text(&p->json, "activation", ""));
-  } else {
-    c->linear.bias = hd_json_get_bool(&p->json, "bias", true);
-    c->activation = standard_activation(p);
-  }
+  c->linear.bias = p->dialect == HD_LOOM || hd_json_get_bool(&p->json, "bias", true);
+  if (p->dialect == HD_LOOM) c->linear.fixed_rows = p->batch;
+  c->activation = hd_parse_activation(p);
+}
+
+hd_status hd_write_activation(const hd_activation *activation, cJSON *json, hd_dialect dialect, hd_error *err) {
+  const char *standard = activation ? activation->name : "linear";
+  const char *name = dialect == HD_LOOM ? hd_loom_activation_name(activation) : standard;
+  if (!name) return hd_fail(err, HD_UNSUPPORTED, "the loom dialect has no activation '%s'", standard);
+  cJSON_AddStringToObject(json, "activation", name);
+  return HD_OK;
 }
 
 static hd_status write_loom(const hd_dense_config *c, cJSON *json, hd_error *err) {
-  for (size_t i = 0; i < N_LOOM_NAMES; i++) {
-    if (!c->activation || strcmp(loom_names[i].ours, c->activation->name) != 0) continue;
-    cJSON_AddStringToObject(json, "activation", loom_names[i].loom);
-    cJSON_AddNumberToObject(json, "width", 1);
-    cJSON_AddNumberToObject(json, "height", 1);
-    cJSON_AddNumberToObject(json, "input_height", (double)c->linear.in_features);
-    cJSON_AddNumberToObject(json, "output_height", (double)c->linear.out_features);
-    return HD_OK;
-  }
-  return hd_fail(err, HD_UNSUPPORTED, "the loom dialect has no activation '%s'", c->activation ? c->activation->name : "linear");
+  HD_TRY(hd_write_activation(c->activation, json, HD_LOOM, err));
+  cJSON_AddNumberToObject(json, "width", 1);
+  cJSON_AddNumberToObject(json, "height", 1);
+  cJSON_AddNumberToObject(json, "input_height", (double)c->linear.in_features);
+  cJSON_AddNumberToObject(json, "output_height", (double)c->linear.out_features);
+  return HD_OK;
 }
 
 static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
@@ -68,9 +74,10 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
   cJSON_AddNumberToObject(json, "in_features", (double)c->linear.in_features);
   cJSON_AddNumberToObject(json, "out_features", (double)c->linear.out_features);
   cJSON_AddBoolToObject(json, "bias", c->linear.bias);
-  cJSON_AddStringToObject(json, "activation", c->activation ? c->activation->name : "linear");
-  return HD_OK;
+  return hd_write_activation(c->activation, json, dialect, err);
 }
+
+static size_t out_features(const void *config) { return ((const hd_dense_config *)config)->linear.out_features; }
 
 static hd_value expand(hd_builder *b, const hd_spec *spec, hd_value input) {
   const hd_dense_config *c = spec->config;
@@ -88,5 +95,6 @@ const hd_layer hd_layer_dense = {
   .parse = parse,
   .write = write,
   .bundle_names = bundle_names,
+  .out_features = out_features,
   .expand = expand,
 };

@@ -24,6 +24,8 @@ static const hd_layer *const table[] = {
   &hd_layer_last_rows,            /* select.c      the rows whose logits are wanted */
   /* only made by composite layers */
   &hd_layer_add,                  /* merge.c */
+  &hd_layer_add_carried,          /* merge.c       Loom's hidden residual */
+  &hd_layer_as_rows,              /* select.c      any shape as rows of one width */
   &hd_layer_multiply,             /* merge.c */
   &hd_layer_rope_table,           /* position.c    cos and sin of the call's positions */
   &hd_layer_rope,                 /* position.c    rotates queries and keys */

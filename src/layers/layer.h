@@ -4,6 +4,8 @@
  * There are two kinds of row:
  *   primitive   has `infer` and `forward`: becomes one node of the graph;
  *   composite   has `expand`: is written down as other layers (dense = linear + activation; residual = its children + add).
+ * A primitive with an `expand` is expanded where somebody declares it, and is the node where hd_build asks for it: a norm that has to
+ * tell Loom's hidden residual about itself.
  *
  * A layer that somebody declares, in JSON or in an arch_*.c file, is an hd_spec: a type, a config, children. The spec tree is what
  * gets saved; the nodes it expands to are what runs. */
@@ -17,7 +19,6 @@
 
 typedef struct hd_layer hd_layer;
 
-#define HD_MAX_INPUTS 4
 #define HD_MAX_OUTPUTS 3
 #define HD_MAX_WEIGHTS 4
 
@@ -33,14 +34,23 @@ typedef struct hd_spec {
   void *config;           /* layer->config_bytes, zeroed, filled by parse */
   struct hd_spec **children;
   size_t n_children;
+  bool has_gate;          /* the last child is a parallel's "filter_gate", not one of its branches */
 } hd_spec;
+
+/* Where a layer is declared. Loom's layers differ by it (shared/formats/loom.md, section c); the textbook's do not. */
+typedef enum hd_place {
+  HD_IN_CHAIN,    /* a network's own chain, or that of a network inside it (kmeans) */
+  HD_IN_PARALLEL, /* a branch */
+  HD_IN_SEQUENTIAL,
+} hd_place;
 
 /* ---- From JSON and back ---- */
 
 typedef struct hd_parse {
   hd_json json;           /* the layer's object; its getters record errors with the path */
   hd_dialect dialect;
-  size_t batch;           /* the network's batch_size (HD_LOOM) */
+  size_t batch;           /* the batch_size of the network it belongs to (HD_LOOM); a network inside another has 1 */
+  hd_place place;
   hd_arena *arena;        /* for strings and arrays the config points to */
   hd_spec *spec;          /* being made; children are already there */
 } hd_parse;
@@ -64,6 +74,25 @@ hd_value hd_build_output(hd_builder *b, hd_value v, size_t index);
 hd_value hd_build_spec(hd_builder *b, const hd_spec *spec, hd_value input);
 /* A node that layers share (rotary tables): made once per graph for each type and config, under a name of the graph's own. */
 hd_value hd_build_shared(hd_builder *b, const hd_layer *layer, const char *name, const void *config, hd_value input);
+/* A network inside another (of n declared layers): a chain of its own, with a hidden residual of its own. */
+hd_value hd_build_chain(hd_builder *b, hd_spec *const *specs, size_t n, hd_value input);
+/* A declared child's weights without its nodes: for layers that are kept and saved but never run (Loom's sequential skips most types). */
+void hd_build_weights(hd_builder *b, const hd_spec *spec, hd_value input);
+/* Whether the spec being expanded stands in a chain itself, not in a branch. */
+bool hd_build_in_chain(const hd_builder *b);
+hd_dialect hd_build_dialect(const hd_builder *b);
+
+/* Loom's hidden residual R: a value that travels beside the chain (loom.md, section c). rms_norm sets it; attention and swiglu add it to what they
+ * give and set it; layer_norm adds it to what it takes and, where there is one, sets it. In branches and in the standard dialect there is no R:
+ * carried is HD_NO_VALUE, add gives v back and carry does nothing, so that expand calls them without asking. layer_norm's expand:
+ *   x = hd_build_add_carried(b, "carried", x);
+ *   y = hd_build(b, &hd_layer_layer_norm, "", "", spec->config, &x, 1);
+ *   if (hd_build_carried(b) != HD_NO_VALUE) hd_build_carry(b, y); */
+hd_value hd_build_carried(const hd_builder *b);
+/* v + R where there is an R of the same length when the plan is made; else v. The node is called as in hd_build. */
+hd_value hd_build_add_carried(hd_builder *b, const char *name, hd_value v);
+void hd_build_carry(hd_builder *b, hd_value v);
+
 void hd_build_fail(hd_builder *b, hd_status code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* ---- Shapes ---- */
@@ -89,7 +118,7 @@ typedef struct hd_run {
 typedef struct hd_infer {
   const void *config;
   const char *name;                     /* the node's, for messages */
-  const hd_shape *in[HD_MAX_INPUTS];
+  const hd_shape *const *in;            /* n_in of them */
   size_t n_in;
   const hd_run *run;
   hd_shape out[HD_MAX_OUTPUTS];         /* to fill; out[0].dtype is F32 already */
@@ -104,10 +133,17 @@ hd_status hd_infer_fail(const hd_infer *i, hd_error *err, const char *format, ..
 
 typedef enum hd_init { HD_INIT_ZERO, HD_INIT_ONE, HD_INIT_UNIFORM_FAN_IN, HD_INIT_NORMAL } hd_init;
 
+typedef enum hd_lack {
+  HD_LACK_REFUSED,
+  HD_LACK_PADDED,         /* zeros take the place of what is not there */
+  HD_LACK_INIT,           /* missing as a whole: as `init` says; a part is refused */
+} hd_lack;
+
 typedef struct hd_slot {
   const char *role;       /* "weight", "bias" */
   int n_dims;
   size_t shape[HD_MAX_DIMS]; /* a matrix is [out_features, in_features] whatever a file's order */
+  hd_lack lack;           /* what Loom makes of a bundle that has none, or not all of it */
   bool matrix;            /* goes through the layouts of kernels/matrix.h (n_dims 2); else plain F32 */
   bool optional;          /* may be missing from a file: stays NULL */
   hd_init init;           /* at build from a spec without weights */
@@ -142,7 +178,7 @@ typedef struct hd_call {
   const char *name;
   const hd_run *run;
   size_t n_in;
-  hd_view in[HD_MAX_INPUTS];
+  const hd_view *in;                        /* n_in of them */
   hd_view out[HD_MAX_OUTPUTS];              /* data NULL: an optional output nobody wants */
   const hd_matrix *weight[HD_MAX_WEIGHTS];  /* vectors too: layout rows.f32, one row; NULL where absent */
   const hd_lora *lora[HD_MAX_WEIGHTS];      /* NULL: none active */
@@ -150,7 +186,7 @@ typedef struct hd_call {
   void *state;                              /* state_bytes, the session's */
   void *scratch;                            /* scratch_bytes, 64-aligned, shared by all nodes */
   /* backward: gradients to add to; NULL where nobody wants them */
-  float *d_in[HD_MAX_INPUTS];
+  float *const *d_in;
   const float *d_out[HD_MAX_OUTPUTS];
   float *d_weight[HD_MAX_WEIGHTS];
 } hd_call;
@@ -174,6 +210,9 @@ struct hd_layer {
   hd_status (*write)(const void *config, cJSON *json, hd_dialect dialect, hd_error *err); /* fails for what the dialect cannot hold */
   const hd_bundle_name *bundle_names; /* ends with a NULL weight; NULL: the weight's own names */
   bool has_children;                  /* JSON "branches" become children */
+  bool has_gate;                      /* and JSON "filter_gate" the last of them */
+  hd_place child_place;               /* HD_IN_CHAIN: a network inside; one layer may be written as "attached_layer" */
+  size_t (*out_features)(const void *config); /* the width of its output where the config alone says it; NULL, 0: unknown */
 
   /* composite */
   hd_value (*expand)(hd_builder *b, const hd_spec *spec, hd_value input);

@@ -77,12 +77,16 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   return HD_OK;
 }
 
+static size_t out_features(const void *config) { return ((const hd_linear_config *)config)->out_features; }
+
+/* Only Loom's dense layers, whose rows are fixed, do with a kernel that is too short. */
 static size_t slots(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
   const hd_linear_config *c = config;
-  slot[0] = (hd_slot){.role = "weight", .n_dims = 2, .shape = {c->out_features, c->in_features}, .matrix = true,
+  hd_lack lack = c->fixed_rows ? HD_LACK_PADDED : HD_LACK_REFUSED;
+  slot[0] = (hd_slot){.role = c->weight_role ? c->weight_role : "weight", .n_dims = 2, .shape = {c->out_features, c->in_features}, .matrix = true, .lack = lack,
                       .init = HD_INIT_UNIFORM_FAN_IN, .init_scale = 1};
   if (!c->bias) return 1;
-  slot[1] = (hd_slot){.role = "bias", .n_dims = 1, .shape = {c->out_features}, .init = HD_INIT_ZERO};
+  slot[1] = (hd_slot){.role = c->bias_role ? c->bias_role : "bias", .n_dims = 1, .shape = {c->out_features}, .lack = lack, .init = HD_INIT_ZERO};
   return 2;
 }
 
@@ -131,6 +135,7 @@ const hd_layer hd_layer_linear = {
   .config_bytes = sizeof(hd_linear_config),
   .parse = parse,
   .write = write,
+  .out_features = out_features,
   .infer = infer,
   .slots = slots,
   .forward = forward,

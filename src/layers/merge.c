@@ -2,6 +2,8 @@
 #include "base/status.h"
 #include "layers/rows.h"
 
+#include <string.h>
+
 static hd_status infer_same(hd_infer *i, hd_error *err) {
   const hd_shape *a = i->in[0], *b = i->in[1];
   bool same = a->n_dims == b->n_dims;
@@ -67,6 +69,31 @@ static hd_status write_container(const void *config, cJSON *json, hd_dialect dia
 
 const hd_layer hd_layer_add = {
   .name = "add", .infer = infer_same, .in_place = true, .forward = forward_add, .backward = backward_add,
+};
+
+/* Loom adds its hidden residual only where the lengths agree. */
+static hd_status infer_carried(hd_infer *i, hd_error *err) {
+  (void)err;
+  i->out[0] = *i->in[0];
+  return HD_OK;
+}
+
+static bool carried_fits(const hd_call *call) { return hd_shape_size(call->in[0].shape) == hd_shape_size(call->in[1].shape); }
+
+static hd_status forward_carried(const hd_call *call, hd_error *err) {
+  if (carried_fits(call)) return forward_add(call, err);
+  memmove(call->out[0].data, call->in[0].data, hd_shape_size(call->out[0].shape) * sizeof(float));
+  return HD_OK;
+}
+
+static hd_status backward_carried(const hd_call *call, hd_error *err) {
+  if (carried_fits(call)) return backward_add(call, err);
+  if (call->d_in[0]) k_axpy_f32(call->d_in[0], 1, call->d_out[0], hd_shape_size(call->out[0].shape));
+  return HD_OK;
+}
+
+const hd_layer hd_layer_add_carried = {
+  .name = "add_carried", .infer = infer_carried, .in_place = true, .forward = forward_carried, .backward = backward_carried,
 };
 
 const hd_layer hd_layer_multiply = {

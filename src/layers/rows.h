@@ -7,17 +7,25 @@
 
 extern const hd_layer hd_layer_dense, hd_layer_linear, hd_layer_activation, hd_layer_softmax, hd_layer_embedding,
   hd_layer_rms_norm, hd_layer_multi_head_attention, hd_layer_swiglu, hd_layer_sequential, hd_layer_residual,
-  hd_layer_last_rows, hd_layer_add, hd_layer_multiply, hd_layer_rope_table, hd_layer_rope, hd_layer_attention;
+  hd_layer_last_rows, hd_layer_as_rows, hd_layer_add, hd_layer_add_carried, hd_layer_multiply, hd_layer_rope_table, hd_layer_rope, hd_layer_attention;
 
 typedef struct hd_linear_config {
   size_t in_features, out_features;
   bool bias;
   size_t fixed_rows;   /* Loom: always this many rows; a short input is padded with zeros, the rest of a long one is not read. 0: the input's */
+  const char *weight_role, *bias_role; /* where a file has other names than "weight" and "bias"; they outlive the graph */
 } hd_linear_config;
 
 typedef struct hd_activation_config {
   const hd_activation *activation;
 } hd_activation_config;
+
+/* Loom's activations, by the names its files have; every name it does not know is its relu. And back: NULL for one that Loom lacks. */
+const hd_activation *hd_loom_activation(const char *name);
+const char *hd_loom_activation_name(const hd_activation *activation);
+/* A layer's "activation" in its dialect, NULL for linear; and back. */
+const hd_activation *hd_parse_activation(hd_parse *p);
+hd_status hd_write_activation(const hd_activation *activation, cJSON *json, hd_dialect dialect, hd_error *err);
 
 typedef struct hd_dense_config {
   hd_linear_config linear;
@@ -28,6 +36,10 @@ typedef struct hd_embedding_config {
   size_t vocab_size, embedding_dim;
   bool unknown_is_zero; /* Loom: ids out of range give zeros; else they are an error */
 } hd_embedding_config;
+
+typedef struct hd_as_rows_config {
+  size_t width;
+} hd_as_rows_config;
 
 typedef struct hd_norm_config {
   size_t size;

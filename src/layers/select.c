@@ -1,4 +1,8 @@
-/* select.c: the last rows of a value. Before a language model's head it keeps prefill from computing logits that nobody reads: how many
+/* select.c: a value, or a part of it, seen otherwise: as_rows and last_rows.
+ *
+ * as_rows: a value of any shape as rows of `width`, the way Loom reads the vector that it passes along; a tail shorter than a row is left out.
+ *
+ * last_rows: the last rows of a value. Before a language model's head it keeps prefill from computing logits that nobody reads: how many
  * rows are wanted is the session's choice (hd_session_options.output_rows), not the graph's. */
 #include "layers/rows.h"
 
@@ -29,6 +33,31 @@ static hd_status backward(const hd_call *call, hd_error *err) {
   if (call->d_in[0]) k_axpy_f32(call->d_in[0] + skipped(call), 1, call->d_out[0], hd_shape_size(call->out[0].shape));
   return HD_OK;
 }
+
+static hd_status infer_rows(hd_infer *i, hd_error *err) {
+  const hd_as_rows_config *c = i->config;
+  size_t n = hd_shape_size(i->in[0]) / c->width;
+  if (n == 0) return hd_infer_fail(i, err, "expected rows of %zu values, found %zu values in all", c->width, hd_shape_size(i->in[0]));
+  i->out[0] = (hd_shape){.dtype = HD_F32, .n_dims = 2, .dim = {n, c->width}};
+  return HD_OK;
+}
+
+static hd_status forward_rows(const hd_call *call, hd_error *err) {
+  (void)err;
+  if (call->out[0].data != call->in[0].data)
+    memmove(call->out[0].data, call->in[0].data, hd_shape_size(call->out[0].shape) * sizeof(float));
+  return HD_OK;
+}
+
+static hd_status backward_rows(const hd_call *call, hd_error *err) {
+  (void)err;
+  if (call->d_in[0]) k_axpy_f32(call->d_in[0], 1, call->d_out[0], hd_shape_size(call->out[0].shape));
+  return HD_OK;
+}
+
+const hd_layer hd_layer_as_rows = {
+  .name = "as_rows", .config_bytes = sizeof(hd_as_rows_config), .infer = infer_rows, .in_place = true, .forward = forward_rows, .backward = backward_rows,
+};
 
 static void parse(void *config, hd_parse *p) {
   (void)config;

@@ -20,8 +20,8 @@ static hd_status check_size(const char *name, const hd_shape *shape, hd_error *e
 }
 
 static hd_status infer_node(hd_plan *plan, const hd_node *node, const hd_run *run, hd_error *err) {
-  hd_infer i = {.config = node->config, .name = node->name, .n_in = node->n_in, .run = run};
-  for (size_t k = 0; k < node->n_in; k++) i.in[k] = &plan->shapes[node->in[k]];
+  hd_infer i = {.config = node->config, .name = node->name, .in = plan->inputs, .n_in = node->n_in, .run = run};
+  for (size_t k = 0; k < node->n_in; k++) plan->inputs[k] = &plan->shapes[node->in[k]];
   for (size_t k = 0; k < node->n_weights; k++) {
     const hd_parameter *p = &plan->model->parameters[node->weight[k]];
     i.weight[k] = p->value.data ? &p->value : NULL;
@@ -173,6 +173,13 @@ static void note_maximum(hd_plan *plan) {
   }
 }
 
+static size_t most_inputs(const hd_model *m) {
+  size_t most = 1;
+  for (size_t n = 0; n < m->n_nodes; n++)
+    if (m->nodes[n].n_in > most) most = m->nodes[n].n_in;
+  return most;
+}
+
 hd_status hd_plan_make(hd_plan *plan, const hd_model *model, const hd_shape *input, const hd_run *run, hd_error *err) {
   size_t n = model->n_values;
   *plan = (hd_plan){.model = model};
@@ -180,8 +187,9 @@ hd_status hd_plan_make(hd_plan *plan, const hd_model *model, const hd_shape *inp
   plan->offsets = hd_alloc_zero(n * sizeof *plan->offsets);
   plan->planned_bytes = hd_alloc_zero(n * sizeof *plan->planned_bytes);
   plan->present = hd_alloc_zero(n * sizeof *plan->present);
+  plan->inputs = hd_alloc_zero(most_inputs(model) * sizeof *plan->inputs);
   hd_status status = HD_OK;
-  if (!plan->shapes || !plan->offsets || !plan->planned_bytes || !plan->present) status = hd_fail(err, HD_OUT_OF_MEMORY, "no memory to plan");
+  if (!plan->shapes || !plan->offsets || !plan->planned_bytes || !plan->present || !plan->inputs) status = hd_fail(err, HD_OUT_OF_MEMORY, "no memory to plan");
   if (status == HD_OK) mark_present(plan, run->keep);
   if (status == HD_OK) status = hd_plan_infer(plan, input, run, err);
   if (status == HD_OK) {
@@ -198,5 +206,6 @@ void hd_plan_free(hd_plan *plan) {
   hd_free(plan->offsets);
   hd_free(plan->planned_bytes);
   hd_free(plan->present);
+  hd_free(plan->inputs);
   *plan = (hd_plan){0};
 }

@@ -9,6 +9,7 @@ typedef struct hd_plan {
   hd_shape *shapes;       /* per value: at the planned maximum, later at the current call's size */
   size_t *offsets;        /* per value: bytes into the arena */
   size_t *planned_bytes;  /* per value: what its place holds */
+  const hd_shape **inputs; /* room for one node's, while shapes are inferred */
   bool *present;          /* per value: false for optional outputs nobody keeps */
   size_t arena_bytes;
   size_t scratch_bytes;   /* the most any node needs */

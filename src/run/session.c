@@ -34,11 +34,11 @@ static hd_status check_input(const hd_model *model, const hd_shape *shape, hd_er
 }
 
 /* Where a step's operands lie. Shapes are read through the plan, so they follow each call's size. */
-static void fill_call(hd_session *s, size_t n) {
+static void fill_call(hd_session *s, size_t n, hd_view *in) {
   const hd_node *node = &s->model->nodes[n];
   hd_call *c = &s->calls[n];
-  *c = (hd_call){.config = node->config, .name = node->name, .run = &s->run, .n_in = node->n_in, .scratch = s->scratch};
-  for (size_t k = 0; k < node->n_in; k++) c->in[k] = (hd_view){&s->plan.shapes[node->in[k]], hd_session_data(s, node->in[k])};
+  *c = (hd_call){.config = node->config, .name = node->name, .run = &s->run, .in = in, .n_in = node->n_in, .scratch = s->scratch};
+  for (size_t k = 0; k < node->n_in; k++) in[k] = (hd_view){&s->plan.shapes[node->in[k]], hd_session_data(s, node->in[k])};
   for (size_t o = 0; o < node->n_out; o++) {
     hd_value v = node->out[o];
     c->out[o] = (hd_view){&s->plan.shapes[v], s->plan.present[v] ? hd_session_data(s, v) : NULL};
@@ -71,8 +71,10 @@ static hd_status allocate(hd_session *s, hd_error *err) {
   if (!s->scratch) return no_memory(err, "scratch", s->plan.scratch_bytes);
   s->state = hd_alloc_zero(m->n_nodes * sizeof *s->state);
   s->calls = hd_alloc_zero(m->n_nodes * sizeof *s->calls);
-  if (!s->state || !s->calls) return no_memory(err, "steps", m->n_nodes * sizeof *s->calls);
-  for (size_t n = 0; n < m->n_nodes; n++) fill_call(s, n);
+  s->inputs = hd_alloc_zero(hd_session_input_count(s) * sizeof *s->inputs);
+  if (!s->state || !s->calls || !s->inputs) return no_memory(err, "steps", m->n_nodes * sizeof *s->calls);
+  hd_view *in = s->inputs;
+  for (size_t n = 0; n < m->n_nodes; in += m->nodes[n++].n_in) fill_call(s, n, in);
   return HD_OK;
 }
 
@@ -125,6 +127,7 @@ void hd_session_free(hd_session *s) {
   for (size_t n = 0; s->state && n < s->model->n_nodes; n++) hd_free(s->state[n]);
   hd_free(s->state);
   hd_free(s->calls);
+  hd_free(s->inputs);
   hd_free(s->lora_scratch);
   hd_free(s->scratch);
   hd_free(s->arena);

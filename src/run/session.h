@@ -16,6 +16,7 @@ struct hd_session {
   void *scratch;
   void **state;           /* per node; NULL: stateless */
   hd_call *calls;         /* per node: the plan's steps, pointers filled in */
+  hd_view *inputs;        /* the steps' inputs, one node's after another's */
   bool has_state, can_rewind;
   bool has_output;        /* a forward has run */
 
@@ -23,6 +24,7 @@ struct hd_session {
   float *lora_scratch;
 
   char *gradients;        /* HD_TRAIN: as the arena */
+  float **d_inputs;       /* as `inputs` */
   float **d_weights;      /* per parameter; NULL: not trained */
   bool has_loss;          /* hd_loss has seeded the output's gradient */
 };
@@ -30,6 +32,13 @@ struct hd_session {
 /* Where a value, and its gradient, lie. */
 static inline float *hd_session_data(const hd_session *s, hd_value v) { return (float *)(void *)(s->arena + s->plan.offsets[v]); }
 static inline float *hd_session_grad(const hd_session *s, hd_value v) { return (float *)(void *)(s->gradients + s->plan.offsets[v]); }
+
+/* All nodes' inputs. */
+static inline size_t hd_session_input_count(const hd_session *s) {
+  size_t count = 0;
+  for (size_t n = 0; n < s->model->n_nodes; n++) count += s->model->nodes[n].n_in;
+  return count;
+}
 
 /* train.c */
 hd_status hd_train_prepare(hd_session *s, hd_error *err);

@@ -15,10 +15,11 @@ static float *value_gradient(const hd_session *s, hd_value v) {
   return s->plan.present[v] && s->plan.shapes[v].dtype == HD_F32 ? hd_session_grad(s, v) : NULL;
 }
 
-static void fill_backward(hd_session *s, size_t n) {
+static void fill_backward(hd_session *s, size_t n, float **d_in) {
   const hd_node *node = &s->model->nodes[n];
   hd_call *c = &s->calls[n];
-  for (size_t k = 0; k < node->n_in; k++) c->d_in[k] = value_gradient(s, node->in[k]);
+  for (size_t k = 0; k < node->n_in; k++) d_in[k] = value_gradient(s, node->in[k]);
+  c->d_in = d_in;
   for (size_t o = 0; o < node->n_out; o++) c->d_out[o] = value_gradient(s, node->out[o]);
   for (size_t w = 0; w < node->n_weights; w++) c->d_weight[w] = s->d_weights[node->weight[w]];
 }
@@ -31,20 +32,23 @@ hd_status hd_train_prepare(hd_session *s, hd_error *err) {
       return hd_fail(err, HD_UNSUPPORTED, "layer %s: type '%s' cannot be trained", hd_short_name(room, m->nodes[n].name), m->nodes[n].layer->name);
   s->gradients = hd_alloc_zero(s->plan.arena_bytes);
   s->d_weights = hd_alloc_zero(m->n_parameters * sizeof *s->d_weights);
-  if (!s->gradients || !s->d_weights) return no_memory(err);
+  s->d_inputs = hd_alloc_zero(hd_session_input_count(s) * sizeof *s->d_inputs);
+  if (!s->gradients || !s->d_weights || !s->d_inputs) return no_memory(err);
   for (size_t i = 0; i < m->n_parameters; i++) {
     const hd_parameter *p = &m->parameters[i];
     if (!p->value.data || p->value.layout->dtype != HD_F32) continue;
     s->d_weights[i] = hd_alloc_zero(hd_parameter_count(p) * sizeof(float));
     if (!s->d_weights[i]) return no_memory(err);
   }
-  for (size_t n = 0; n < m->n_nodes; n++) fill_backward(s, n);
+  float **d_in = s->d_inputs;
+  for (size_t n = 0; n < m->n_nodes; d_in += m->nodes[n++].n_in) fill_backward(s, n, d_in);
   return HD_OK;
 }
 
 void hd_train_free(hd_session *s) {
   for (size_t i = 0; s->d_weights && i < s->model->n_parameters; i++) hd_free(s->d_weights[i]);
   hd_free(s->d_weights);
+  hd_free(s->d_inputs);
   hd_free(s->gradients);
 }
 
