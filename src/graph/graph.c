@@ -137,7 +137,7 @@ static void add_weights(hd_builder *b, hd_node *node, const char *weights) {
 
 static const char *value_name(hd_builder *b, const hd_node *node, size_t output) {
   const char *const *names = node->layer->output_names;
-  return names ? hd_arena_format(&b->model->arena, "%s.%s", node->name, names[output]) : node->name;
+  return names && *names[output] ? hd_arena_format(&b->model->arena, "%s.%s", node->name, names[output]) : node->name;
 }
 
 /* A node called `name` (in the arena). */

@@ -22,7 +22,22 @@ static const hd_layer *const table[] = {
   &hd_layer_sequential,           /* merge.c       children in a chain */
   &hd_layer_residual,             /* merge.c       x + children(x) */
   &hd_layer_last_rows,            /* select.c      the rows whose logits are wanted */
+  &hd_layer_conv1d,               /* conv.c */
+  &hd_layer_conv2d,               /* conv.c */
+  &hd_layer_conv_transpose1d,     /* conv.c */
+  &hd_layer_conv_transpose2d,     /* conv.c */
+  &hd_layer_rnn,                  /* recurrent.c */
+  &hd_layer_lstm,                 /* recurrent.c */
+  &hd_layer_gru,                  /* recurrent.c */
+  &hd_layer_layer_norm,           /* moments.c     rows */
+  &hd_layer_group_norm,           /* moments.c     groups of channels */
+  &hd_layer_instance_norm,        /* moments.c     channels of a sample */
+  &hd_layer_batch_norm,           /* moments.c     channels of the batch, or running statistics */
   /* only made by composite layers */
+  &hd_layer_convolution,          /* conv.c */
+  &hd_layer_recurrent,            /* recurrent.c   one layer in one direction */
+  &hd_layer_join,                 /* columns.c     values beside each other */
+  &hd_layer_columns,              /* columns.c     some of a value's columns */
   &hd_layer_add,                  /* merge.c */
   &hd_layer_add_carried,          /* merge.c       Loom's hidden residual */
   &hd_layer_as_rows,              /* select.c      any shape as rows of one width */

@@ -221,7 +221,7 @@ struct hd_layer {
   hd_status (*infer)(hd_infer *i, hd_error *err);
   size_t (*slots)(const void *config, hd_slot slots[HD_MAX_WEIGHTS]);
   size_t n_outputs;       /* 0 means 1 */
-  const char *const *output_names; /* of several outputs: "<node>.<output name>" */
+  const char *const *output_names; /* of several outputs: "<node>.<output name>"; "" is the node's own */
   bool extra_outputs_optional;     /* outputs after the first are only computed where every value is kept */
   bool in_place;          /* the output may lie where the first input lay (elementwise) */
   size_t (*state_bytes)(const void *config, size_t context); /* 0: none */

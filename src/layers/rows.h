@@ -9,6 +9,10 @@ extern const hd_layer hd_layer_dense, hd_layer_linear, hd_layer_activation, hd_l
   hd_layer_rms_norm, hd_layer_multi_head_attention, hd_layer_swiglu, hd_layer_sequential, hd_layer_residual,
   hd_layer_last_rows, hd_layer_as_rows, hd_layer_add, hd_layer_add_carried, hd_layer_multiply, hd_layer_rope_table, hd_layer_rope, hd_layer_attention;
 
+extern const hd_layer hd_layer_conv1d, hd_layer_conv2d, hd_layer_conv_transpose1d, hd_layer_conv_transpose2d, hd_layer_convolution,
+  hd_layer_rnn, hd_layer_lstm, hd_layer_gru, hd_layer_recurrent, hd_layer_layer_norm, hd_layer_group_norm, hd_layer_instance_norm,
+  hd_layer_batch_norm, hd_layer_join, hd_layer_columns;
+
 typedef struct hd_linear_config {
   size_t in_features, out_features;
   bool bias;
@@ -36,6 +40,10 @@ typedef struct hd_embedding_config {
   size_t vocab_size, embedding_dim;
   bool unknown_is_zero; /* Loom: ids out of range give zeros; else they are an error */
 } hd_embedding_config;
+
+typedef struct hd_columns_config {
+  size_t first, n;
+} hd_columns_config;
 
 typedef struct hd_as_rows_config {
   size_t width;

@@ -16,7 +16,7 @@ function assertWithin(got, want, { abs, rel }, what) {
 }
 
 /** Layer types of Loom's that Heddle has so far. */
-const built = ['dense', 'softmax'];
+const built = ['dense', 'softmax', 'conv1d', 'conv2d', 'rnn', 'lstm', 'layer_norm'];
 
 for (const entry of readJson(golden('loom/cases.json'))) {
   const text = readFileSync(golden(`loom/${entry.files[0]}`), 'utf8');
