@@ -132,14 +132,17 @@ hd_status hd_loader_finish(hd_model **out, hd_loader *loader, hd_error *err);
 
 /* ---- Models ------------------------------------------------------------------------------------------------- */
 
-/* Loads the model called `id` from a Loom bundle (JSON text, weight form 1). `text` is not kept. */
+/* Loads the model called `id` from a Loom bundle (JSON text, either form of weights). `text` is not kept. What the bundle says
+ * besides, its version and members nobody here knows, is kept for hd_model_save_bundle. */
 hd_status hd_model_load_bundle(hd_model **out, const char *text, size_t n, const char *id, hd_error *err);
 
 /* Builds a network from its spec (see docs/networks.md); weights are initialised from `seed`. */
 hd_status hd_model_build(hd_model **out, const char *json, size_t n, uint64_t seed, hd_error *err);
 
-/* Writes a one-model Loom bundle (form 1). The caller frees *text with hd_text_free. */
-hd_status hd_model_save_bundle(char **text, size_t *n, const hd_model *model, const char *id, hd_error *err);
+/* Writes a one-model Loom bundle: weights as decimals (form 1) when dtype is NULL, else as one of Loom's encodings (form 2): "float32",
+ * "float64", "float16", "bfloat16", "float8", "float4", "int4" … "int64", "uint8" … "uint64". The integers clip outside −1 … 1, int4
+ * keeps only what is 8 and more. Form 1 refuses what is not finite. The caller frees *text with hd_text_free. */
+hd_status hd_model_save_bundle(char **text, size_t *n, const hd_model *model, const char *id, const char *dtype, hd_error *err);
 void hd_text_free(char *text);
 
 /* Fails with bad_state while sessions are open, and frees nothing then. */

@@ -134,11 +134,11 @@ int w_model_build(const char *json, size_t n, double seed) {
 
 int w_model_free(hd_model *model) { return (int)hd_model_free(model, &error); }
 
-/* transfer: [text, bytes]; give the text back with w_text_free */
-int w_model_save_bundle(const hd_model *model, const char *id) {
+/* dtype NULL: form 1. transfer: [text, bytes]; give the text back with w_text_free */
+int w_model_save_bundle(const hd_model *model, const char *id, const char *dtype) {
   char *text = NULL;
   size_t n = 0;
-  hd_status status = hd_model_save_bundle(&text, &n, model, id, &error);
+  hd_status status = hd_model_save_bundle(&text, &n, model, id, dtype, &error);
   put(0, text);
   transfer[1] = (double)n;
   return (int)status;

@@ -38,7 +38,7 @@ export interface CoreExports extends HeapExports {
 
   w_model_load_bundle(text: Pointer, n: number, id: Pointer): Status;
   w_model_build(json: Pointer, n: number, seed: number): Status;
-  w_model_save_bundle(model: Pointer, id: Pointer): Status;
+  w_model_save_bundle(model: Pointer, id: Pointer, dtype: Pointer): Status;
   w_model_free(model: Pointer): Status;
   w_model_describe(model: Pointer): Status;
   w_model_read_weight(model: Pointer, name: Pointer, values: Pointer, n: number): Status;

@@ -11,11 +11,11 @@
  */
 import { moduleUrl } from './assets.js';
 import { HeddleError } from './errors.js';
-import type { Network } from './names.js';
+import type { LoadedWithDType, Network } from './names.js';
 import { startPool } from './pool.js';
 import { startRuntime } from './runtime.js';
 import type { LocalRuntime } from './runtime.js';
-import type { InitOptions } from './types.js';
+import type { InitOptions, StoredDtype } from './types.js';
 
 let defaultRuntime: LocalRuntime | undefined;
 
@@ -34,6 +34,16 @@ function started(): LocalRuntime {
 /** The model called `id` from a bundle's text, on the first runtime. Synchronous, after `await init()`. */
 export function LoadNetworkFromString(text: string | Uint8Array, id: string): Network {
   return started().LoadNetworkFromString(text, id);
+}
+
+/** LoadNetworkFromString under its other name. */
+export function LoadModelFromString(text: string | Uint8Array, id: string): Network {
+  return started().LoadModelFromString(text, id);
+}
+
+/** The same, with the encoding the bundle kept its weights in. */
+export function LoadModelWithDType(text: string | Uint8Array, id: string, target?: StoredDtype): LoadedWithDType {
+  return started().LoadModelWithDType(text, id, target);
 }
 
 /** A network from its JSON, on the first runtime. Synchronous, after `await init()`. */

@@ -21,7 +21,9 @@ import type {
   Model,
   ModelDescription,
   NumbersInput,
+  SaveOptions,
   SessionOptions,
+  StoredDtype,
   WeightInfo,
 } from './types.js';
 
@@ -79,6 +81,11 @@ export class LocalModel implements Model {
 
   #describe(): ModelDescription {
     return JSON.parse(this.#core.text((x) => x.w_model_describe(this.#handle))) as ModelDescription;
+  }
+
+  /** What a bundle kept the weights as: "float32", "int8"; undefined for other models. */
+  get storedDtype(): StoredDtype | undefined {
+    return this.#description.storedDtype;
   }
 
   get weights(): readonly WeightInfo[] {
@@ -168,13 +175,15 @@ export class LocalModel implements Model {
   }
 
   /** `saveToString`, at once. */
-  saveToStringSync(id: string): string {
+  saveToStringSync(id: string, options: SaveOptions = {}): string {
     this.#lease.check();
-    return this.#core.heap.withText(id, (p) => this.#core.text((x) => x.w_model_save_bundle(this.#handle, p), true));
+    const { heap } = this.#core;
+    const save = (dtype: number): string => heap.withText(id, (p) => this.#core.text((x) => x.w_model_save_bundle(this.#handle, p, dtype), true));
+    return options.dtype === undefined ? save(0) : heap.withText(options.dtype, save);
   }
 
-  async saveToString(id: string): Promise<string> {
-    return this.saveToStringSync(id);
+  async saveToString(id: string, options?: SaveOptions): Promise<string> {
+    return this.saveToStringSync(id, options);
   }
 
   // ---- Running ----

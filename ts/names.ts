@@ -5,7 +5,7 @@
 import type { Core } from './core.js';
 import { loadBundle, withDialect } from './load.js';
 import { LocalModel } from './model.js';
-import type { NumbersInput } from './types.js';
+import type { NumbersInput, StoredDtype } from './types.js';
 
 /** A network under its Loom names. `model` is the same network under Heddle's. */
 export class Network {
@@ -16,9 +16,14 @@ export class Network {
     return this.model.forwardSync(input);
   }
 
-  /** The network as a one-model bundle. */
+  /** The network as a one-model bundle, weights as decimals. */
   SaveModelToString(id: string): string {
     return this.model.saveToStringSync(id);
+  }
+
+  /** The network as a one-model bundle, weights in one of Loom's encodings. */
+  SaveModelWithDType(id: string, dtype: StoredDtype): string {
+    return this.model.saveToStringSync(id, { dtype });
   }
 
   free(): void {
@@ -30,6 +35,12 @@ export class Network {
   }
 }
 
+/** A network and what its bundle kept the weights as. */
+export interface LoadedWithDType {
+  network: Network;
+  storedDtype: StoredDtype;
+}
+
 /** Lends an instance for one model; `release` takes it back. */
 export interface InstanceLender {
   (): { core: Core; release: () => void };
@@ -38,6 +49,12 @@ export interface InstanceLender {
 /** The model called `id` from a bundle's text. */
 export function loadNetworkFromString(lend: InstanceLender, text: string | Uint8Array, id: string): Network {
   return madeIn(lend, (core) => loadBundle(core, text, id));
+}
+
+/** The same, with what the bundle kept its weights as. They become float32, whatever `target` says: so it is in Loom. */
+export function loadModelWithDType(lend: InstanceLender, text: string | Uint8Array, id: string, _target?: StoredDtype): LoadedWithDType {
+  const network = loadNetworkFromString(lend, text, id);
+  return { network, storedDtype: network.model.storedDtype ?? 'float32' };
 }
 
 /** A network from its JSON, weights drawn from `seed`; Loom's arithmetic unless it says otherwise. */

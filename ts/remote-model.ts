@@ -20,6 +20,7 @@ import type {
   NumbersInput,
   Session,
   SessionMemory,
+  SaveOptions,
   SessionOptions,
   TensorValue,
   TrainOptions,
@@ -253,8 +254,8 @@ export class RemoteModel implements Model {
     return this.#remote.call('detokenize', [tokens]);
   }
 
-  saveToString(id: string): Promise<string> {
-    return this.#remote.call('saveToString', [id]);
+  saveToString(id: string, options?: SaveOptions): Promise<string> {
+    return this.#remote.call('saveToString', [id, options]);
   }
 
   async loadAdapter(config: FileInput | object, weights: FileInput): Promise<Adapter> {

@@ -9,13 +9,13 @@ import { processors, whyNoThreads } from './host.js';
 import { inspectFile, loadFiles, openModel, standardDialect, textSettings } from './load.js';
 import { hasThreads } from './loader.js';
 import { LocalModel } from './model.js';
-import { buildNetworkFromJSON, loadNetworkFromString } from './names.js';
-import type { Network } from './names.js';
+import { buildNetworkFromJSON, loadModelWithDType, loadNetworkFromString } from './names.js';
+import type { LoadedWithDType, Network } from './names.js';
 import type { startPool } from './pool.js';
 import { sayOnce } from './notices.js';
 import { hostFeatures } from './probe.js';
 import { isByteSource, openSource, sized } from './source.js';
-import type { FileInfo, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, WasmInput } from './types.js';
+import type { FileInfo, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, StoredDtype, WasmInput } from './types.js';
 
 /** What an entry of the package brings to its runtimes. */
 export interface Platform {
@@ -140,6 +140,16 @@ export class LocalRuntime implements Runtime {
   /** The model called `id` from a bundle's text (or its bytes). Synchronous. */
   LoadNetworkFromString(text: string | Uint8Array, id: string): Network {
     return loadNetworkFromString(() => this.#lend(), text, id);
+  }
+
+  /** LoadNetworkFromString under its other name. Synchronous. */
+  LoadModelFromString(text: string | Uint8Array, id: string): Network {
+    return this.LoadNetworkFromString(text, id);
+  }
+
+  /** The same, with the encoding the bundle kept its weights in. `target` is Loom's and changes nothing there either. Synchronous. */
+  LoadModelWithDType(text: string | Uint8Array, id: string, target?: StoredDtype): LoadedWithDType {
+    return loadModelWithDType(() => this.#lend(), text, id, target);
   }
 
   /** A network from its JSON, in Loom's arithmetic unless it says otherwise. Synchronous. */

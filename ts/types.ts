@@ -238,10 +238,26 @@ export interface WeightInfo {
   bytes: number;
 }
 
+/** Loom's names of the encodings a bundle keeps weights in. */
+export type StoredDtype =
+  | 'float32' | 'float64' | 'float16' | 'bfloat16' | 'float8' | 'float4'
+  | 'int4' | 'int8' | 'int16' | 'int32' | 'int64'
+  | 'uint8' | 'uint16' | 'uint32' | 'uint64';
+
+export interface SaveOptions {
+  /**
+   * How the weights are kept; missing: as decimals, exactly. Loom's scales are constants: the integers clip outside −1 … 1 and int4 keeps
+   * only what is 8 and more.
+   */
+  dtype?: StoredDtype;
+}
+
 /** What `describe` says. */
 export interface ModelDescription {
   /** "network", "llama". */
   family: string;
+  /** What a bundle kept the weights as; missing for other models. */
+  storedDtype?: StoredDtype;
   dialect: string;
   batchSize: number;
   /** Most positions; 0: no limit of its own. */
@@ -273,7 +289,7 @@ export interface Model {
   /** Ids to text, special tokens left out. */
   detokenize(tokens: NumbersInput): Promise<string>;
   /** The model as a one-model Loom bundle. */
-  saveToString(id: string): Promise<string>;
+  saveToString(id: string, options?: SaveOptions): Promise<string>;
   /** A PEFT adapter: adapter_config.json and adapter_model.safetensors. */
   loadAdapter(config: FileInput | object, weights: FileInput): Promise<Adapter>;
   /** W += scale · B · A for good. Weights that are not float32 need `dequantize`, which makes them so. */

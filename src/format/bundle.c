@@ -1,14 +1,19 @@
-/* format/bundle.c: Loom's bundles, weight form 1.
+/* format/bundle.c: Loom's bundles, in both forms of their weights.
  *
  *   {"type": "modelhost/bundle", "version": 1, "models": [MODEL, …]}
  *   MODEL    {"id": TEXT, "cfg": OBJECT, "weights": {"fmt": "jsonModelB64", "data": TEXT}}
- *   data     Base64 of a second JSON text: {"type": "float32", "dtype": "", "layers": [LAYER, …]}
- *   LAYER    {FIELD: [NUMBER, …], …, "branch_weights": [LAYER, …]}
+ *   data     Base64 of a second JSON text
+ *   form 1   {"type": "float32", "dtype": "", "layers": [LAYER, …]},
+ *            LAYER {FIELD: [NUMBER, …], …, "branch_weights": [LAYER, …]}
+ *   form 2   {"dtype": ENCODING, "scale": NUMBER, "layers": [LAYER, …]},
+ *            LAYER {"dtype": ENCODING, FIELD: TEXT, …, "branch_weights": [LAYER, …]}; TEXT is Base64 of codes (precision.h)
  *
- *   - "type" is exactly that; "version" and all keys that are not named here are skipped. Keys match whatever their case, each at
- *     most once; null is as good as a missing key.
- *   - "fmt" is "multiPrecisionB64" for form 2, which we do not read yet; anything else, or nothing, is form 1.
- *   - The first model with the id counts. "layers" of the weights has as many entries as "layers" of cfg.
+ *   - "type" is exactly that; "version" is not checked. Keys match whatever their case, each at most once; null is as good as a missing
+ *     key. Keys of the bundle and of the model that are not named here are kept, letter for letter.
+ *   - "fmt" is "multiPrecisionB64" for form 2; anything else, or nothing, is form 1.
+ *   - The first model with the id counts.
+ *   - Form 1: "layers" of the weights has as many entries as "layers" of cfg. Form 2: the shorter list rules.
+ *   - Form 2: the top "dtype" rules, an unknown one is float32; a scale of 0 or none is 1; what is not Base64 is no tensor.
  *   - Every list of numbers is a tensor, numbers are decimal float32, an empty list is no tensor. "cluster_centers" may be a
  *     list of rows, too. A list of anything else is an error; what else a layer object holds is skipped.
  *
@@ -19,6 +24,7 @@
 #include "base/base64.h"
 #include "base/memory.h"
 #include "base/status.h"
+#include "format/precision.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,26 +66,43 @@ static void fail_with(hd_json_reader *r, hd_status code, const char *problem) {
   if (r->status == HD_OK) r->status = hd_fail(r->err, code, "%s: byte %zu: %s", r->what, r->at, problem);
 }
 
+/* A member nobody here knows, kept as it was written: "<indent>"key": value,". */
+static void keep_member(hd_json_reader *r, const char *key, hd_text *extra, const char *indent) {
+  const char *value;
+  size_t n;
+  if (!hd_json_skip(r, &value, &n) || !extra) return;
+  hd_text_print(extra, "%s", indent);
+  hd_text_quoted(extra, key);
+  hd_text_print(extra, ": %.*s,", (int)n, value);
+}
+
 /* In an object: steps to its next member that is one of `names` and not null, over all others. Its index, or −1 at the
- * end. `seen` has a bit for each name that was there. */
-static int next_member(hd_json_reader *r, const char *const *names, int n_names, uint64_t *seen) {
+ * end. `seen` has a bit for each name that was there. Other members go to `extra`, unless it is NULL. */
+static int next_member_keeping(hd_json_reader *r, const char *const *names, int n_names, uint64_t *seen, hd_text *extra,
+                               const char *indent) {
   char *key;
   size_t n;
   while (hd_json_next_key(r, &key, &n)) {
     int found = 0;
     while (found < n_names && !(same_key(key, names[found]) && strlen(key) == n)) found++;
+    if (found == n_names) keep_member(r, key, extra, indent);
     hd_free(key);
-    if (found < n_names && *seen >> found & 1) {
+    if (found == n_names) continue;
+    if (*seen >> found & 1) {
       char problem[64];
       snprintf(problem, sizeof problem, "expected \"%s\" once, found it twice", names[found]);
       fail_with(r, HD_BAD_FILE, problem);
       return -1;
     }
-    if (found < n_names) *seen |= UINT64_C(1) << found;
-    if (found < n_names && hd_json_peek(r) != HD_JSON_NULL) return found;
+    *seen |= UINT64_C(1) << found;
+    if (hd_json_peek(r) != HD_JSON_NULL) return found;
     hd_json_skip(r, NULL, NULL);
   }
   return -1;
+}
+
+static int next_member(hd_json_reader *r, const char *const *names, int n_names, uint64_t *seen) {
+  return next_member_keeping(r, names, n_names, seen, NULL, "");
 }
 
 /* ---- The outer text ---- */
@@ -89,6 +112,7 @@ typedef struct model_place {
   const char *cfg, *data;
   size_t n_cfg, n_data;
   bool multi_precision;
+  hd_text extra; /* the model's members besides these */
 } model_place;
 
 typedef struct search {
@@ -100,6 +124,8 @@ typedef struct search {
   size_t n_models;
   char ids[512]; /* "a", "b": the first of those that are there */
   size_t n_ids;
+  double version;
+  hd_text extra; /* the bundle's members besides these */
 } search;
 
 static void note_id(search *s, const char *id) {
@@ -137,7 +163,7 @@ static void read_model_place(search *s) {
   uint64_t seen = 0;
   int member;
   hd_json_enter_object(r);
-  while ((member = next_member(r, names, 3, &seen)) >= 0) {
+  while ((member = next_member_keeping(r, names, 3, &seen, &place.extra, "\n      ")) >= 0) {
     char *id;
     size_t n;
     if (member == 0 && hd_json_string(r, &id, &n)) {
@@ -153,18 +179,21 @@ static void read_model_place(search *s) {
     }
   }
   s->n_models++;
-  if (!matches || s->found) return;
+  if (!matches || s->found) {
+    hd_free(place.extra.data);
+    return;
+  }
   s->found = true;
   s->place = place;
 }
 
 static void read_outer(search *s) {
-  static const char *const names[] = {"type", "models"};
+  static const char *const names[] = {"type", "models", "version"};
   hd_json_reader *r = &s->r;
   uint64_t seen = 0;
   int member;
   hd_json_enter_object(r);
-  while ((member = next_member(r, names, 2, &seen)) >= 0) {
+  while ((member = next_member_keeping(r, names, 3, &seen, &s->extra, "\n  ")) >= 0) {
     char *type;
     size_t n;
     if (member == 0 && hd_json_string(r, &type, &n)) {
@@ -174,6 +203,10 @@ static void read_outer(search *s) {
     } else if (member == 1) {
       hd_json_enter_array(r);
       while (hd_json_next_item(r)) read_model_place(s);
+    } else if (member == 2 && hd_json_peek(r) == HD_JSON_NUMBER) {
+      hd_json_number(r, &s->version);
+    } else if (member == 2) {
+      hd_json_skip(r, NULL, NULL);
     }
   }
   hd_json_finish(r);
@@ -203,6 +236,8 @@ static hd_status find_model(search *s, hd_error *err) {
 /* Reads the inner text; `path` is where it is, "layers.2.branch_weights.1". */
 typedef struct weights_reader {
   hd_json_reader r;
+  const hd_precision *precision; /* form 2; NULL: form 1 */
+  double scale;
   hd_bundle *bundle;
   size_t tensors_room;
   char path[PATH_ROOM];
@@ -322,6 +357,38 @@ static void read_tensor(weights_reader *w, bool rows) {
   if (w->r.status == HD_OK && list.n > 0) append_tensor(w, &list);
 }
 
+/* Form 2: text that is not Base64 is no tensor. `text` is a string's inside, unescaped. */
+static void read_coded(weights_reader *w, const char *text, size_t n) {
+  size_t n_bytes = 0;
+  uint8_t *bytes = hd_alloc(hd_base64_decoded_max(n));
+  if (!bytes) {
+    fail_memory(w, hd_base64_decoded_max(n));
+    return;
+  }
+  numbers list = {0};
+  if (hd_base64_decode(text, n, bytes, &n_bytes, NULL) == HD_OK) list.n = hd_precision_count(w->precision, n_bytes);
+  size_t room;
+  if (list.n > 0 && hd_mul_size(list.n, sizeof(float), &room)) list.values = hd_arena_alloc(&w->bundle->arena, room);
+  if (list.values) {
+    hd_precision_decode(w->precision, bytes, list.n, w->scale, list.values);
+    append_tensor(w, &list);
+  } else if (list.n > 0) {
+    fail_memory(w, list.n * sizeof(float));
+  }
+  hd_free(bytes);
+}
+
+static void read_coded_tensor(weights_reader *w) {
+  char *text;
+  size_t n;
+  if (hd_json_peek(&w->r) != HD_JSON_STRING) {
+    hd_json_fail(&w->r, "a string of Base64");
+  } else if (hd_json_string(&w->r, &text, &n)) {
+    read_coded(w, text, n);
+    hd_free(text);
+  }
+}
+
 static size_t read_layers(weights_reader *w, int depth);
 
 /* The known field a key names, whatever its case; −1: none. */
@@ -331,11 +398,17 @@ static int known_field(const char *key, size_t n) {
   return -1;
 }
 
+/* Whether a member under a key we do not know looks like a tensor. A layer's own dtype does, in form 2, and is none. */
+static bool may_be_tensor(const weights_reader *w, const char *key, hd_json_type type) {
+  if (!w->precision) return type == HD_JSON_ARRAY;
+  return type == HD_JSON_STRING && !same_key(key, "dtype");
+}
+
 /* One member of a layer object: its key was read and is freed here. */
 static void read_member(weights_reader *w, char *key, size_t n, uint64_t *seen, int depth) {
   int field = known_field(key, n);
   hd_json_type type = hd_json_peek(&w->r);
-  if (type == HD_JSON_NULL || (field < 0 && type != HD_JSON_ARRAY)) {
+  if (type == HD_JSON_NULL || (field < 0 && !may_be_tensor(w, key, type))) {
     hd_free(key);
     hd_json_skip(&w->r, NULL, NULL);
     return;
@@ -345,6 +418,7 @@ static void read_member(weights_reader *w, char *key, size_t n, uint64_t *seen, 
   size_t before = push_path(w, field >= 0 ? layer_fields[field] : key, 0);
   hd_free(key);
   if (field == BRANCH_WEIGHTS) read_layers(w, depth + 1);
+  else if (w->precision) read_coded_tensor(w);
   else read_tensor(w, field == CLUSTER_CENTERS);
   pop_path(w, before);
 }
@@ -374,17 +448,62 @@ static size_t read_layers(weights_reader *w, int depth) {
   return n;
 }
 
-static hd_status read_weights(hd_bundle *bundle, const char *text, size_t n, hd_error *err) {
-  static const char *const names[] = {"layers"};
-  weights_reader w = {.r = hd_json_open(text, n, "weights", err), .bundle = bundle};
-  uint64_t seen = 0;
-  hd_json_enter_object(&w.r);
-  while (next_member(&w.r, names, 1, &seen) >= 0) {
-    size_t before = push_path(&w, "layers", 0);
-    bundle->n_layers = read_layers(&w, 0);
-    pop_path(&w, before);
+static void read_layer_list(weights_reader *w) {
+  size_t before = push_path(w, "layers", 0);
+  w->bundle->n_layers = read_layers(w, 0);
+  pop_path(w, before);
+}
+
+/* What form 2 says of itself. An encoding without a name, or of an unknown one, is float32, as Loom takes it. */
+static void read_precision(weights_reader *w, int member) {
+  char *name;
+  size_t n;
+  if (member == 1) {
+    hd_json_number(&w->r, &w->scale);
+  } else if (hd_json_string(&w->r, &name, &n)) {
+    const hd_precision *named = hd_precision_find(name);
+    if (named) w->precision = named;
+    hd_free(name);
   }
-  hd_json_finish(&w.r);
+}
+
+/* Form 2: how numbers are coded may stand behind the layers, so these are read in a second pass. */
+static void read_form_2(weights_reader *w) {
+  static const char *const names[] = {"dtype", "scale", "layers"};
+  uint64_t seen = 0;
+  int member;
+  bool found = false;
+  hd_json_reader at_layers = w->r;
+  w->precision = hd_precision_find("float32");
+  hd_json_enter_object(&w->r);
+  while ((member = next_member(&w->r, names, 3, &seen)) >= 0) {
+    if (member < 2) {
+      read_precision(w, member);
+      continue;
+    }
+    found = true;
+    at_layers = w->r;
+    hd_json_skip(&w->r, NULL, NULL);
+  }
+  hd_json_finish(&w->r);
+  w->bundle->precision = w->precision;
+  if (w->r.status != HD_OK || !found) return;
+  w->r = at_layers;
+  read_layer_list(w);
+}
+
+static void read_form_1(weights_reader *w) {
+  static const char *const names[] = {"layers"};
+  uint64_t seen = 0;
+  hd_json_enter_object(&w->r);
+  while (next_member(&w->r, names, 1, &seen) >= 0) read_layer_list(w);
+  hd_json_finish(&w->r);
+}
+
+static hd_status read_weights(hd_bundle *bundle, const char *text, size_t n, hd_error *err) {
+  weights_reader w = {.r = hd_json_open(text, n, "weights", err), .bundle = bundle};
+  if (bundle->multi_precision) read_form_2(&w);
+  else read_form_1(&w);
   return w.r.status;
 }
 
@@ -418,7 +537,7 @@ static hd_status count_layers(const hd_bundle *bundle, hd_error *err) {
   hd_status status = HD_OK;
   hd_json cfg = hd_json_root(bundle->cfg, "cfg", &status, err);
   size_t n = hd_json_count(&cfg, "layers");
-  if (status == HD_OK && n != bundle->n_layers)
+  if (status == HD_OK && n != bundle->n_layers && !bundle->multi_precision)
     return hd_fail(err, HD_BAD_FILE, "expected weights for the %zu layers of cfg, found %zu layers", n, bundle->n_layers);
   return status;
 }
@@ -441,8 +560,7 @@ static hd_status sort_tensors(hd_bundle *bundle, hd_error *err) {
 static hd_status read_model(hd_bundle *bundle, const model_place *place, hd_error *err) {
   if (!place->cfg) return hd_fail(err, HD_BAD_FILE, "expected a cfg, found none");
   if (!place->data) return hd_fail(err, HD_BAD_FILE, "expected weights.data, found none");
-  if (place->multi_precision)
-    return hd_fail(err, HD_UNSUPPORTED, "weights.fmt: expected jsonModelB64, found multiPrecisionB64, which is not read yet");
+  bundle->multi_precision = place->multi_precision;
   HD_TRY(read_data(bundle, place->data, place->n_data, err));
   hd_status status = hd_json_parse(&bundle->cfg, place->cfg, place->n_cfg, err);
   if (status != HD_OK) {
@@ -453,21 +571,38 @@ static hd_status read_model(hd_bundle *bundle, const model_place *place, hd_erro
   return sort_tensors(bundle, err);
 }
 
-hd_status hd_bundle_read(hd_bundle **out, const char *text, size_t n, const char *id, hd_error *err) {
-  *out = NULL;
-  search s = {.r = hd_json_open(text, n, "bundle", err), .id = id};
-  HD_TRY(find_model(&s, err));
+/* What the writer put beside the model, for whoever saves it again. */
+static hd_status keep_metadata(hd_bundle *bundle, const search *s, hd_error *err) {
+  bundle->version = s->version;
+  bundle->extra = hd_arena_text(&bundle->arena, s->extra.data ? s->extra.data : "");
+  bundle->model_extra = hd_arena_text(&bundle->arena, s->place.extra.data ? s->place.extra.data : "");
+  if (bundle->extra && bundle->model_extra && !s->extra.failed && !s->place.extra.failed) return HD_OK;
+  return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a bundle's metadata");
+}
+
+static hd_status read_found(hd_bundle **out, const search *s, hd_error *err) {
   hd_bundle *bundle = hd_alloc_zero(sizeof *bundle);
   if (!bundle) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a bundle");
-  hd_status status = read_model(bundle, &s.place, err);
+  hd_status status = read_model(bundle, &s->place, err);
+  if (status == HD_OK) status = keep_metadata(bundle, s, err);
   if (status == HD_OK) {
     *out = bundle;
     return HD_OK;
   }
   char shown[HD_NAME_ROOM], path[HD_NAME_ROOM + 16];
-  snprintf(path, sizeof path, "model \"%s\"", hd_short_name(shown, id));
+  snprintf(path, sizeof path, "model \"%s\"", hd_short_name(shown, s->id));
   hd_fail_in(err, path);
   hd_bundle_free(bundle);
+  return status;
+}
+
+hd_status hd_bundle_read(hd_bundle **out, const char *text, size_t n, const char *id, hd_error *err) {
+  *out = NULL;
+  search s = {.r = hd_json_open(text, n, "bundle", err), .id = id};
+  hd_status status = find_model(&s, err);
+  if (status == HD_OK) status = read_found(out, &s, err);
+  hd_free(s.extra.data);
+  hd_free(s.place.extra.data);
   return status;
 }
 
@@ -491,23 +626,37 @@ const hd_bundle_tensor *hd_bundle_find(const hd_bundle *bundle, const char *name
   return NULL;
 }
 
+/* ---- Fields by form ---- */
+
+const char *hd_bundle_field(const char *field, bool multi_precision) {
+  if (multi_precision && strcmp(field, "conv_bias") == 0) return "biases";
+  if (multi_precision && strcmp(field, "cluster_centers") == 0) return NULL;
+  if (!multi_precision && strcmp(field, "embedding_weights") == 0) return NULL;
+  return field;
+}
+
 /* ---- Writing ---- */
 
-hd_status hd_bundle_write(char **text, size_t *n, const char *id, const cJSON *cfg, const char *weights, size_t n_weights,
-                          hd_error *err) {
+/* Loom's own numbers say which form it is; another is the user's, and stays. */
+static double version_of(const hd_bundle_parts *parts) { return parts->version > 2 ? parts->version : parts->multi_precision ? 2 : 1; }
+
+hd_status hd_bundle_write(char **text, size_t *n, const hd_bundle_parts *parts, hd_error *err) {
   hd_text t = {0};
-  hd_text_print(&t, "{\n  \"type\": \"%s\",\n  \"version\": 1,\n  \"models\": [\n    {\n      \"id\": ", bundle_type);
-  hd_text_quoted(&t, id);
-  hd_text_print(&t, ",\n      \"cfg\": ");
-  hd_text_json(&t, cfg, 3);
-  hd_text_print(&t, ",\n      \"weights\": {\n        \"fmt\": \"jsonModelB64\",\n        \"data\": \"");
-  hd_text_base64(&t, weights, n_weights);
+  hd_text_print(&t, "{\n  \"type\": \"%s\",\n  \"version\": ", bundle_type);
+  hd_text_double(&t, version_of(parts));
+  hd_text_print(&t, ",%s\n  \"models\": [\n    {\n      \"id\": ", parts->extra ? parts->extra : "");
+  hd_text_quoted(&t, parts->id);
+  hd_text_print(&t, ",%s\n      \"cfg\": ", parts->model_extra ? parts->model_extra : "");
+  hd_text_json(&t, parts->cfg, 3);
+  hd_text_print(&t, ",\n      \"weights\": {\n        \"fmt\": \"%s\",\n        \"data\": \"",
+                parts->multi_precision ? "multiPrecisionB64" : "jsonModelB64");
+  hd_text_base64(&t, parts->weights, parts->n_weights);
   hd_text_print(&t, "\"\n      }\n    }\n  ]\n}");
   *text = NULL;
   *n = 0;
   if (t.failed) {
     hd_free(t.data);
-    return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a bundle of %zu bytes of weights", n_weights);
+    return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a bundle of %zu bytes of weights", parts->n_weights);
   }
   *text = t.data;
   *n = t.n;

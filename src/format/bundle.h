@@ -1,4 +1,4 @@
-/* format/bundle.h: Loom's JSON bundles (shared/formats/loom.md, section a), weight form 1.
+/* format/bundle.h: Loom's JSON bundles (shared/formats/loom.md, section a), with both forms of weights.
  *
  *   {"type":"modelhost/bundle","version":1,"models":[{"id","cfg","weights":{"fmt":"jsonModelB64","data":<Base64 of JSON>}}]}
  *
@@ -9,6 +9,7 @@
 
 #include "base/json.h"
 #include "base/memory.h"
+#include "format/precision.h"
 #include "heddle.h"
 
 typedef struct hd_bundle_tensor {
@@ -22,13 +23,17 @@ typedef struct hd_bundle {
   size_t n_layers;           /* entries of the weights' "layers" */
   hd_bundle_tensor *tensors; /* sorted by name */
   size_t n_tensors;
-  hd_arena arena;            /* owns the tensors' names and values */
+  bool multi_precision;      /* form 2 */
+  const hd_precision *precision; /* its encoding; NULL in form 1 */
+  double version;            /* 0: none */
+  char *extra, *model_extra; /* members of the bundle and of the model that we do not know: "\n  \"key\": value," each */
+  hd_arena arena;            /* owns all but cfg and tensors */
 } hd_bundle;
 
 /* Reads the model called `id` (the first, when several have it). Errors: not a bundle, no such id (the ids present are
- * named), broken Base64 or JSON, a field that is not a list of numbers, fewer or more layers than cfg.layers. Loom's
- * keys match whatever their case. Every other list of numbers in a layer is a tensor, too, other unknown members are skipped.
- * An empty list is as good as none: no tensor. */
+ * named), broken Base64 or JSON, a field that is not a list of numbers (form 2: a text), fewer or more layers than cfg.layers (form 1).
+ * Loom's keys match whatever their case. Every other list of numbers (text) in a layer is a tensor, too, other unknown members are
+ * skipped. An empty list is as good as none: no tensor. A tensor of 4-bit codes has an even count, one more than was written maybe. */
 hd_status hd_bundle_read(hd_bundle **out, const char *text, size_t n, const char *id, hd_error *err);
 void hd_bundle_free(hd_bundle *bundle);
 const hd_bundle_tensor *hd_bundle_find(const hd_bundle *bundle, const char *name);
@@ -50,9 +55,21 @@ void hd_text_json(hd_text *t, const cJSON *node, int level);
 void hd_text_quoted(hd_text *t, const char *text); /* a JSON string, escaped as Go escapes it */
 void hd_text_base64(hd_text *t, const void *bytes, size_t n);
 
-/* Wraps cfg (JSON text, an object) and the weights' JSON text into a one-model bundle as Loom writes it: indented by two
- * spaces. The caller frees *text with hd_free. */
-hd_status hd_bundle_write(char **text, size_t *n, const char *id, const cJSON *cfg, const char *weights, size_t n_weights,
-                          hd_error *err);
+/* What a field of form 1 is called in the form; NULL where the form has no place for it. */
+const char *hd_bundle_field(const char *field, bool multi_precision);
+
+/* A one-model bundle's parts, as in hd_bundle. `extra` and `model_extra` may be NULL. */
+typedef struct hd_bundle_parts {
+  const char *id;
+  const cJSON *cfg;
+  const char *weights; /* the inner JSON text */
+  size_t n_weights;
+  bool multi_precision;
+  double version;
+  const char *extra, *model_extra;
+} hd_bundle_parts;
+
+/* The bundle as Loom writes it: indented by two spaces. The caller frees *text with hd_free. */
+hd_status hd_bundle_write(char **text, size_t *n, const hd_bundle_parts *parts, hd_error *err);
 
 #endif

@@ -39,6 +39,9 @@ struct hd_model {
   hd_dialect dialect;
   size_t batch;
   cJSON *cfg;               /* what a bundle said besides layers; NULL for families */
+  const char *stored_dtype; /* the encoding a bundle kept the weights in: "float32", "int8"; NULL: no bundle */
+  double bundle_version;    /* 0: none */
+  const char *bundle_extra, *bundle_model_extra; /* members nobody here knows, as hd_bundle has them; may be NULL */
   hd_shape input;           /* n_dims 0: up to the caller */
   size_t max_context;       /* positions; 0: no limit of its own */
 

@@ -52,12 +52,25 @@ static hd_status set_padded(hd_parameter *p, const float *values, size_t have, b
   return status;
 }
 
+/* A form that has no place for a field of Loom's may still have it: it is read from where the other form keeps it. */
+static const char *bundle_field(const hd_parameter *p, const hd_bundle *bundle, hd_dialect dialect, bool *in_out) {
+  const char *field = hd_parameter_field(p, dialect, in_out);
+  const char *here = hd_bundle_field(field, bundle->multi_precision);
+  return here ? here : field;
+}
+
+/* An odd number of 4-bit codes fills its last byte and reads back as one more. */
+static size_t without_filler(const hd_bundle *bundle, size_t have, size_t want) {
+  bool halves = bundle->precision && bundle->precision->bits == 4;
+  return halves && want % 2 == 1 && have == want + 1 ? want : have;
+}
+
 static hd_status fill_from_bundle(hd_parameter *p, const hd_bundle *bundle, hd_dialect dialect, hd_error *err) {
   bool in_out;
   char name[2048], room[HD_NAME_ROOM];
-  snprintf(name, sizeof name, "%s%s", p->owner->bundle, hd_parameter_field(p, dialect, &in_out));
+  snprintf(name, sizeof name, "%s%s", p->owner->bundle, bundle_field(p, bundle, dialect, &in_out));
   const hd_bundle_tensor *tensor = hd_bundle_find(bundle, name);
-  size_t want = hd_parameter_count(p), have = tensor ? tensor->n : 0;
+  size_t want = hd_parameter_count(p), have = without_filler(bundle, tensor ? tensor->n : 0, want);
   uint64_t seed = 1; /* of what Loom draws when it is not there: every load draws the same */
   if (dialect == HD_LOOM && have == 0 && p->slot.lack == HD_LACK_INIT) return initialise(p, &seed, err);
   HD_TRY(hd_parameter_allocate(p, HD_F32, err));
@@ -68,8 +81,18 @@ static hd_status fill_from_bundle(hd_parameter *p, const hd_bundle *bundle, hd_d
                  hd_shape_text(shape, p->slot.n_dims, p->slot.shape), have);
 }
 
+static hd_status keep_origin(hd_model *model, const hd_bundle *bundle, hd_error *err) {
+  model->stored_dtype = bundle->precision ? bundle->precision->name : "float32";
+  model->bundle_version = bundle->version;
+  model->bundle_extra = hd_arena_text(&model->arena, bundle->extra);
+  model->bundle_model_extra = hd_arena_text(&model->arena, bundle->model_extra);
+  if (model->bundle_extra && model->bundle_model_extra) return HD_OK;
+  return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the bundle's metadata");
+}
+
 static hd_status build_from_bundle(hd_model *model, hd_bundle *bundle, hd_error *err) {
   cJSON *cfg = bundle->cfg;
+  HD_TRY(keep_origin(model, bundle, err));
   bundle->cfg = NULL;
   HD_TRY(hd_network_parse(model, cfg, "cfg", err));
   HD_TRY(hd_graph_expand(model, err));
@@ -110,20 +133,44 @@ hd_status hd_model_build(hd_model **out, const char *text, size_t n, uint64_t se
 
 /* ---- Into a bundle ---- */
 
-static hd_status write_numbers(hd_text *t, const hd_parameter *p, bool in_out, hd_error *err) {
-  size_t n = hd_parameter_count(p);
-  float *values = hd_alloc(n * sizeof *values);
-  if (!values) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to save weight %s", p->name);
-  hd_status status = hd_parameter_get(p, values, in_out, err);
-  char room[HD_NAME_ROOM];
+static void write_numbers(hd_text *t, const float *values, size_t n) {
   hd_text_add(t, "[", 1);
-  for (size_t i = 0; i < n && status == HD_OK; i++) {
-    if (!isfinite(values[i]))
-      status = hd_fail(err, HD_UNSUPPORTED, "weight %s: value %zu is not finite, JSON cannot hold it", hd_short_name(room, p->name), i);
+  for (size_t i = 0; i < n; i++) {
     if (i) hd_text_add(t, ",", 1);
     hd_text_float(t, values[i]);
   }
   hd_text_add(t, "]", 1);
+}
+
+static hd_status write_codes(hd_text *t, const hd_precision *precision, const float *values, size_t n, hd_error *err) {
+  size_t n_bytes = hd_precision_bytes(precision, n);
+  uint8_t *bytes = hd_alloc(n_bytes);
+  if (!bytes) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for %zu bytes of %s", n_bytes, precision->name);
+  hd_precision_encode(precision, values, n, bytes);
+  hd_text_add(t, "\"", 1);
+  hd_text_base64(t, bytes, n_bytes);
+  hd_text_add(t, "\"", 1);
+  hd_free(bytes);
+  return HD_OK;
+}
+
+static hd_status check_finite(const hd_parameter *p, const float *values, size_t n, hd_error *err) {
+  char room[HD_NAME_ROOM];
+  for (size_t i = 0; i < n; i++)
+    if (!isfinite(values[i]))
+      return hd_fail(err, HD_UNSUPPORTED, "weight %s: value %zu is not finite, JSON cannot hold it", hd_short_name(room, p->name), i);
+  return HD_OK;
+}
+
+/* A weight in the form the precision means: NULL is form 1. */
+static hd_status write_tensor(hd_text *t, const hd_parameter *p, bool in_out, const hd_precision *precision, hd_error *err) {
+  size_t n = hd_parameter_count(p);
+  float *values = hd_alloc(n * sizeof *values);
+  if (!values) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to save weight %s", p->name);
+  hd_status status = hd_parameter_get(p, values, in_out, err);
+  if (status == HD_OK && !precision) status = check_finite(p, values, n, err);
+  if (status == HD_OK && precision) status = write_codes(t, precision, values, n, err);
+  else if (status == HD_OK) write_numbers(t, values, n);
   hd_free(values);
   return status;
 }
@@ -146,46 +193,82 @@ static const hd_parameter *next_field(const hd_model *m, const hd_spec *spec, co
   return best;
 }
 
-static hd_status write_layer_weights(hd_text *t, const hd_model *m, const hd_spec *spec, hd_error *err) {
+/* The field's name in this form. Loom's forms lack some; the standard dialect keeps everything in both. */
+static hd_status field_to_write(const char **out, bool *in_out, const hd_model *m, const hd_parameter *p, const hd_precision *precision, hd_error *err) {
+  const char *field = hd_parameter_field(p, m->dialect, in_out);
+  *out = m->dialect == HD_LOOM ? hd_bundle_field(field, precision != NULL) : field;
+  char room[HD_NAME_ROOM];
+  if (*out) return HD_OK;
+  return hd_fail(err, HD_UNSUPPORTED, "layer %s: the loom dialect's weight form %d cannot hold %s", hd_short_name(room, p->owner->name),
+                 precision ? 2 : 1, field);
+}
+
+static hd_status write_layer_weights(hd_text *t, const hd_model *m, const hd_spec *spec, const hd_precision *precision, hd_error *err) {
+  const char *comma = "", *previous = NULL;
   hd_text_add(t, "{", 1);
-  const char *previous = NULL;
+  if (precision) {
+    hd_text_print(t, "\"dtype\":\"%s\"", precision->name);
+    comma = ",";
+  }
   if (spec->n_children) {
-    hd_text_print(t, "\"branch_weights\":[");
+    hd_text_print(t, "%s\"branch_weights\":[", comma);
     for (size_t i = 0; i < spec->n_children; i++) {
       if (i) hd_text_add(t, ",", 1);
-      HD_TRY(write_layer_weights(t, m, spec->children[i], err));
+      HD_TRY(write_layer_weights(t, m, spec->children[i], precision, err));
     }
     hd_text_add(t, "]", 1);
+    comma = ",";
   }
   for (const hd_parameter *p; (p = next_field(m, spec, previous)) != NULL;) {
     bool in_out;
-    const char *field = hd_parameter_field(p, m->dialect, &in_out);
-    hd_text_print(t, "%s\"%s\":", previous || spec->n_children ? "," : "", field);
-    HD_TRY(write_numbers(t, p, in_out, err));
-    previous = field;
+    const char *field;
+    HD_TRY(field_to_write(&field, &in_out, m, p, precision, err));
+    hd_text_print(t, "%s\"%s\":", comma, field);
+    HD_TRY(write_tensor(t, p, in_out, precision, err));
+    previous = hd_parameter_field(p, m->dialect, &in_out);
+    comma = ",";
   }
   hd_text_add(t, "}", 1);
   return HD_OK;
 }
 
-static hd_status write_weights(hd_text *t, const hd_model *m, hd_error *err) {
-  hd_text_print(t, "{\"type\":\"float32\",\"dtype\":\"\",\"layers\":[");
+static hd_status write_weights(hd_text *t, const hd_model *m, const hd_precision *precision, hd_error *err) {
+  if (precision) {
+    hd_text_print(t, "{\"dtype\":\"%s\",\"scale\":", precision->name);
+    hd_text_double(t, precision->scale);
+    hd_text_print(t, ",\"layers\":[");
+  } else {
+    hd_text_print(t, "{\"type\":\"float32\",\"dtype\":\"\",\"layers\":[");
+  }
   for (size_t i = 0; i < m->n_specs; i++) {
     if (i) hd_text_add(t, ",", 1);
-    HD_TRY(write_layer_weights(t, m, m->specs[i], err));
+    HD_TRY(write_layer_weights(t, m, m->specs[i], precision, err));
   }
   hd_text_print(t, "]}");
   return t->failed ? hd_fail(err, HD_OUT_OF_MEMORY, "no memory to save the weights") : HD_OK;
 }
 
-hd_status hd_model_save_bundle(char **text, size_t *n, const hd_model *model, const char *id, hd_error *err) {
+static hd_status find_precision(const hd_precision **out, const char *dtype, hd_error *err) {
+  char room[HD_NAME_ROOM], known[256];
+  size_t n = 0;
+  *out = dtype ? hd_precision_find(dtype) : NULL;
+  if (!dtype || *out) return HD_OK;
+  for (size_t i = 0; hd_precision_at(i); i++) n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", hd_precision_at(i)->name);
+  return hd_fail(err, HD_BAD_ARGUMENT, "a bundle cannot hold weights as '%s'; it can as %s", hd_short_name(room, dtype), known);
+}
+
+hd_status hd_model_save_bundle(char **text, size_t *n, const hd_model *model, const char *id, const char *dtype, hd_error *err) {
   *text = NULL;
   *n = 0;
   cJSON *cfg = NULL;
+  const hd_precision *precision;
   hd_text weights = {0};
+  HD_TRY(find_precision(&precision, dtype, err));
   hd_status status = hd_network_write(&cfg, model, id, err);
-  if (status == HD_OK) status = write_weights(&weights, model, err);
-  if (status == HD_OK) status = hd_bundle_write(text, n, id, cfg, weights.data, weights.n, err);
+  if (status == HD_OK) status = write_weights(&weights, model, precision, err);
+  const hd_bundle_parts parts = {.id = id, .cfg = cfg, .weights = weights.data, .n_weights = weights.n, .multi_precision = precision != NULL,
+                                 .version = model->bundle_version, .extra = model->bundle_extra, .model_extra = model->bundle_model_extra};
+  if (status == HD_OK) status = hd_bundle_write(text, n, &parts, err);
   hd_free(weights.data);
   cJSON_Delete(cfg);
   return status;
@@ -225,6 +308,7 @@ hd_status hd_model_describe(char **out, const hd_model *model, hd_error *err) {
   cJSON *json = cJSON_CreateObject();
   cJSON_AddStringToObject(json, "family", model->family);
   cJSON_AddStringToObject(json, "dialect", model->dialect == HD_LOOM ? "loom" : "standard");
+  if (model->stored_dtype) cJSON_AddStringToObject(json, "storedDtype", model->stored_dtype);
   cJSON_AddNumberToObject(json, "batchSize", (double)model->batch);
   cJSON_AddNumberToObject(json, "maxContext", (double)model->max_context);
   cJSON_AddStringToObject(json, "inputDtype", hd_dtype_name(model->input.dtype));

@@ -105,7 +105,7 @@ TEST(a_foreign_layer_trains_with_the_rest_and_is_saved) {
   char *text = NULL;
   size_t n = 0;
   hd_model *again = NULL;
-  CHECK_EQ(hd_model_save_bundle(&text, &n, model, "with-sine", NULL), HD_OK);
+  CHECK_EQ(hd_model_save_bundle(&text, &n, model, "with-sine", NULL, NULL), HD_OK);
   CHECK(text && strstr(text, "\"sine\"") != NULL);
   CHECK_EQ(hd_model_load_bundle(&again, text, n, "with-sine", NULL), HD_OK);
   float loaded[4] = {0};

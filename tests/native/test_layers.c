@@ -87,9 +87,9 @@ static void check_saving(const hd_layer *layer) {
   size_t n = 0, n_again = 0;
   CHECK(model != NULL);
   if (!model) return;
-  CHECK_EQ(hd_model_save_bundle(&text, &n, model, "one", &err), HD_OK);
+  CHECK_EQ(hd_model_save_bundle(&text, &n, model, "one", NULL, &err), HD_OK);
   CHECK_EQ(hd_model_load_bundle(&again, text, n, "one", &err), HD_OK);
-  CHECK_EQ(hd_model_save_bundle(&text_again, &n_again, again, "one", &err), HD_OK);
+  CHECK_EQ(hd_model_save_bundle(&text_again, &n_again, again, "one", NULL, &err), HD_OK);
   if (err.code) printf("# %s\n", err.message);
   CHECK(n == n_again && text && text_again && memcmp(text, text_again, n) == 0);
   hd_session *a = test_session(model, HD_INFER), *b = again ? test_session(again, HD_INFER) : NULL;
@@ -197,7 +197,7 @@ TEST(layers_nest_deeply_and_too_deep_is_refused) {
   char *text = malloc(strlen(deep) + 100), *saved = NULL;
   size_t n = (size_t)sprintf(text, "{\"dialect\":\"standard\",\"input_shape\":[1,2],\"layers\":[%s]}", deep), n_saved = 0;
   if (!CHECK_EQ(hd_model_build(&model, text, n, 1, &err), HD_OK)) printf("# %s\n", err.message);
-  if (model) CHECK_EQ(hd_model_save_bundle(&saved, &n_saved, model, "deep", &err), HD_OK);
+  if (model) CHECK_EQ(hd_model_save_bundle(&saved, &n_saved, model, "deep", NULL, &err), HD_OK);
   hd_model_free(model, NULL);
   if (!CHECK_EQ(hd_model_load_bundle(&model, saved, n_saved, "deep", &err), HD_OK)) printf("# %s\n", err.message);
   sprintf(list, "[%s]", too_deep);

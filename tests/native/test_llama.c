@@ -248,7 +248,7 @@ TEST(a_transformer_is_saved_as_a_bundle_and_runs_the_same_from_it) {
   size_t n = 0;
   hd_error err = {0};
   if (!model) return;
-  CHECK_EQ(hd_model_save_bundle(&text, &n, model, "llama", &err), HD_OK);
+  CHECK_EQ(hd_model_save_bundle(&text, &n, model, "llama", NULL, &err), HD_OK);
   if (!CHECK_EQ(hd_model_load_bundle(&again, text, n, "llama", &err), HD_OK)) printf("# %s\n", err.message);
   const hd_session_options options = {.input = {.dtype = HD_I32, .n_dims = 1, .shape = {5}}};
   hd_session *a = NULL, *b = NULL;

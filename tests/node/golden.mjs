@@ -60,6 +60,15 @@ export function assertClose(got, want, tolerance, what) {
   return error;
 }
 
+/** Fails unless |got − want| ≤ abs + rel · |want| everywhere. */
+export function assertWithin(got, want, { abs, rel }, what) {
+  assert.ok(got instanceof Float32Array, `${what}: a Float32Array`);
+  assert.equal(got.length, want.length, `${what}: number of values`);
+  for (const [i, value] of want.entries()) {
+    assert.ok(Math.abs(got[i] - value) <= abs + rel * Math.abs(value), `${what}: value ${i}: expected ${value}, found ${got[i]}`);
+  }
+}
+
 /** Fails unless all bits are the same (so 0 is not −0). */
 export function assertSameBits(got, want, what) {
   assert.ok(Buffer.from(got.buffer, got.byteOffset, got.byteLength).equals(Buffer.from(want.buffer, want.byteOffset, want.byteLength)), `${what}: off by ${distance(got, want)}`);

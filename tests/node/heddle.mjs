@@ -51,11 +51,11 @@ export function runtimeWith(module) {
   return runtimes.get(module);
 }
 
-/** A test for each module; `run` takes the runtime and the module's name. `options` are Node's, for example `skip`. */
+/** A test for each module; `run` takes the runtime, the module's name and Node's test. `options` are Node's, for example `skip`. */
 export function testOnEveryModule(name, ...rest) {
   const run = rest.pop();
   const [options = {}] = rest;
-  for (const module of modules) test(`${name} (${module})`, options, async () => run(await runtimeWith(module), module));
+  for (const module of modules) test(`${name} (${module})`, options, async (t) => run(await runtimeWith(module), module, t));
 }
 
 after(async () => {

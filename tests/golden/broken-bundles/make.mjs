@@ -61,7 +61,7 @@ broken('cfg-not-an-object', text({ cfg: 'dense' }), 'bad_file', 'expected cfg to
 broken('cfg-with-duplicate-keys', whole.replace('"batch_size": 1', '"id": "n"'), 'bad_file', 'expected every key once in an object, found "id" again');
 broken('cfg-layers-not-an-array', text({ cfg: { ...cfg, layers: 3 } }), 'bad_file', 'cfg.layers: expected an array, found 3');
 broken('no-weights', text({ weights: undefined }).replace(/"weights"/, '"wights"'), 'bad_file', 'expected weights.data, found none');
-broken('multi-precision', text({ fmt: 'multiPrecisionB64' }), 'unsupported', 'found multiPrecisionB64, which is not read yet');
+broken('multi-precision', text({ fmt: 'multiPrecisionB64' }), 'bad_file', "layers.0.biases: weights: byte 49: expected a string of Base64, found '['");
 
 // Base64
 broken('data-empty', text({ data: '' }), 'bad_file', 'weights.data: expected Base64 of JSON, found an empty text');
