@@ -116,20 +116,41 @@ const hd_layer hd_layer_attention = {
 
 /* ---- multi_head_attention: q, k, v and output projections around it ---- */
 
-static void parse(void *config, hd_parse *p) {
-  hd_multi_head_attention_config *c = config;
-  hd_json *j = &p->json;
-  c->d_model = hd_json_get_size(j, "d_model", 0);
+#define LOOM_ROPE_THETA 10000.0
+
+static void parse_standard(hd_multi_head_attention_config *c, const hd_json *j) {
   hd_attention_config *a = &c->attention;
-  a->heads = hd_json_get_size(j, "num_heads", 0);
   a->kv_heads = hd_json_get_size(j, "num_kv_heads", a->heads);
   a->head_dim = hd_json_get_size(j, "head_dim", a->heads ? c->d_model / a->heads : 0);
   a->causal = hd_json_get_bool(j, "causal", true);
   a->cache = hd_json_get_bool(j, "cache", false);
-  a->scale = 1.0f / sqrtf((float)a->head_dim);
   c->qkv_bias = hd_json_get_bool(j, "qkv_bias", true);
   c->out_bias = hd_json_get_bool(j, "out_bias", true);
   c->rope_theta = hd_json_get_number(j, "rope_freq_base", 0);
+}
+
+/* Loom's has one key/value head for each head, every bias and rotary positions, and it is causal. */
+static void parse_loom(hd_multi_head_attention_config *c, const hd_json *j) {
+  hd_attention_config *a = &c->attention;
+  if (a->heads == 0) a->heads = 8;
+  a->kv_heads = a->heads;
+  a->head_dim = c->d_model / a->heads;
+  a->causal = c->qkv_bias = c->out_bias = true;
+  c->seq_length = hd_json_get_size(j, "seq_length", 0);
+  c->rope_theta = hd_json_get_number(j, "rope_freq_base", 0);
+  if (!(c->rope_theta > 0)) c->rope_theta = LOOM_ROPE_THETA;
+}
+
+static void parse(void *config, hd_parse *p) {
+  hd_multi_head_attention_config *c = config;
+  hd_json *j = &p->json;
+  c->d_model = hd_json_get_size(j, "d_model", 0);
+  c->place = p->place;
+  hd_attention_config *a = &c->attention;
+  a->heads = hd_json_get_size(j, "num_heads", 0);
+  if (p->dialect == HD_LOOM) parse_loom(c, j);
+  else parse_standard(c, j);
+  a->scale = 1.0f / sqrtf((float)a->head_dim);
   if (c->d_model == 0) hd_json_refuse(j, "d_model", HD_BAD_FILE, "expected a size of at least 1");
   else if (a->heads > 65536 || a->head_dim > 65536 / (a->heads + 1))
     hd_json_refuse(j, "head_dim", HD_BAD_FILE, "%zu heads of %zu are too wide", a->heads, a->head_dim);
@@ -137,13 +158,25 @@ static void parse(void *config, hd_parse *p) {
     hd_json_refuse(j, "num_heads", HD_BAD_FILE, "expected a multiple of %zu key/value heads, found %zu", a->kv_heads, a->heads);
   else if (a->head_dim == 0 || (c->rope_theta > 0 && a->head_dim % 2 != 0))
     hd_json_refuse(j, "head_dim", HD_BAD_FILE, "expected an even size for rotary positions, found %zu", a->head_dim);
-  if (p->dialect == HD_LOOM)
-    hd_json_refuse(j, "type", HD_UNSUPPORTED, "multi_head_attention in the loom dialect (with its hidden residual) is not built yet");
+  else if (p->dialect == HD_LOOM && a->heads * a->head_dim != c->d_model)
+    hd_json_refuse(j, "num_heads", HD_BAD_FILE, "expected a divisor of d_model %zu, found %zu", c->d_model, a->heads);
+}
+
+/* Only a branch's rotary base is read again by Loom (loom.md, section j, 3). */
+static hd_status write_loom(const hd_multi_head_attention_config *c, cJSON *json, hd_error *err) {
+  const bool usual = c->rope_theta == LOOM_ROPE_THETA;
+  if (!usual && c->place == HD_IN_CHAIN) return hd_fail(err, HD_UNSUPPORTED, "the loom dialect has no rotary base but %g here", LOOM_ROPE_THETA);
+  cJSON_AddStringToObject(json, "activation", "relu"); /* Loom writes one for every layer and ignores it here */
+  cJSON_AddNumberToObject(json, "d_model", (double)c->d_model);
+  cJSON_AddNumberToObject(json, "num_heads", (double)c->attention.heads);
+  if (c->seq_length) cJSON_AddNumberToObject(json, "seq_length", (double)c->seq_length);
+  if (!usual) cJSON_AddNumberToObject(json, "rope_freq_base", c->rope_theta);
+  return HD_OK;
 }
 
 static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
   const hd_multi_head_attention_config *c = config;
-  if (dialect == HD_LOOM) return hd_fail(err, HD_UNSUPPORTED, "multi_head_attention in the loom dialect is not built yet");
+  if (dialect == HD_LOOM) return write_loom(c, json, err);
   cJSON_AddNumberToObject(json, "d_model", (double)c->d_model);
   cJSON_AddNumberToObject(json, "num_heads", (double)c->attention.heads);
   cJSON_AddNumberToObject(json, "num_kv_heads", (double)c->attention.kv_heads);
@@ -156,8 +189,21 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
   return HD_OK;
 }
 
+/* Loom's layers take whatever rows they are given, so that a table may not fit the next layer; the others share one. */
+static hd_value rope_table(hd_builder *b, const hd_multi_head_attention_config *c, hd_value x) {
+  hd_rope_table_config table;
+  memset(&table, 0, sizeof table); /* tables are compared byte by byte */
+  table.head_dim = c->attention.head_dim;
+  table.theta = c->rope_theta;
+  table.exact = hd_build_dialect(b) == HD_LOOM;
+  if (table.exact) return hd_build(b, &hd_layer_rope_table, "rope", "", &table, &x, 1);
+  return hd_build_shared(b, &hd_layer_rope_table, "rope", &table, x);
+}
+
 static hd_value expand(hd_builder *b, const hd_spec *spec, hd_value x) {
   const hd_multi_head_attention_config *c = spec->config;
+  const bool loom = hd_build_dialect(b) == HD_LOOM;
+  if (loom) x = hd_build(b, &hd_layer_as_rows, "rows", "", &(hd_as_rows_config){c->d_model}, &x, 1);
   size_t width = c->attention.heads * c->attention.head_dim, kv_width = c->attention.kv_heads * c->attention.head_dim;
   const hd_linear_config to_q = {.in_features = c->d_model, .out_features = width, .bias = c->qkv_bias};
   const hd_linear_config to_kv = {.in_features = c->d_model, .out_features = kv_width, .bias = c->qkv_bias};
@@ -166,15 +212,18 @@ static hd_value expand(hd_builder *b, const hd_spec *spec, hd_value x) {
   hd_value k = hd_build(b, &hd_layer_linear, "k", "k_proj.", &to_kv, &x, 1);
   hd_value v = hd_build(b, &hd_layer_linear, "v", "v_proj.", &to_kv, &x, 1);
   if (c->rope_theta > 0) {
-    const hd_rope_table_config table = {.head_dim = c->attention.head_dim, .theta = c->rope_theta};
     const hd_rope_config rope = {.head_dim = c->attention.head_dim};
-    hd_value cosine = hd_build_shared(b, &hd_layer_rope_table, "rope", &table, x);
+    hd_value cosine = rope_table(b, c, x);
     hd_value sine = hd_build_output(b, cosine, 1);
     q = hd_build(b, &hd_layer_rope, "q_rope", "", &rope, (hd_value[]){q, cosine, sine}, 3);
     k = hd_build(b, &hd_layer_rope, "k_rope", "", &rope, (hd_value[]){k, cosine, sine}, 3);
   }
   hd_value context = hd_build(b, &hd_layer_attention, "", "", &c->attention, (hd_value[]){q, k, v}, 3);
-  return hd_build(b, &hd_layer_linear, "attn_out", "o_proj.", &to_out, &context, 1);
+  const bool last = loom && hd_build_carried(b) == HD_NO_VALUE; /* in the loom dialect a layer's last value has the layer's own name */
+  hd_value out = hd_build(b, &hd_layer_linear, last ? "" : "attn_out", "o_proj.", &to_out, &context, 1);
+  out = hd_build_add_carried(b, "", out);
+  hd_build_carry(b, out);
+  return out;
 }
 
 static const char *const aliases[] = {"mha", NULL};

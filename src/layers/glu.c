@@ -15,15 +15,17 @@ static void parse(void *config, hd_parse *p) {
   if (!c->activation) hd_json_refuse(&p->json, "activation", HD_UNSUPPORTED, "unknown activation '%s'", hd_short_name(room, name));
   if (c->d_model == 0) hd_json_refuse(&p->json, "input_height", HD_BAD_FILE, "expected a size of at least 1");
   if (c->hidden == 0) hd_json_refuse(&p->json, "output_height", HD_BAD_FILE, "expected a size of at least 1");
-  if (p->dialect == HD_LOOM)
-    hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "swiglu in the loom dialect (with its hidden residual) is not built yet");
 }
 
 static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
+  (void)err;
   const hd_swiglu_config *c = config;
-  if (dialect == HD_LOOM) return hd_fail(err, HD_UNSUPPORTED, "swiglu in the loom dialect is not built yet");
   cJSON_AddNumberToObject(json, "input_height", (double)c->d_model);
   cJSON_AddNumberToObject(json, "output_height", (double)c->hidden);
+  if (dialect == HD_LOOM) {
+    cJSON_AddStringToObject(json, "activation", "relu"); /* Loom writes one for every layer and ignores it here */
+    return HD_OK;
+  }
   cJSON_AddBoolToObject(json, "bias", c->bias);
   cJSON_AddStringToObject(json, "activation", c->activation->name);
   return HD_OK;
@@ -31,13 +33,19 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
 
 static hd_value expand(hd_builder *b, const hd_spec *spec, hd_value x) {
   const hd_swiglu_config *c = spec->config;
+  const bool loom = hd_build_dialect(b) == HD_LOOM;
+  if (loom) x = hd_build(b, &hd_layer_as_rows, "rows", "", &(hd_as_rows_config){c->d_model}, &x, 1);
   const hd_linear_config in = {.in_features = c->d_model, .out_features = c->hidden, .bias = c->bias};
   const hd_linear_config out = {.in_features = c->hidden, .out_features = c->d_model, .bias = c->bias};
   hd_value gate = hd_build(b, &hd_layer_linear, "gate", "gate_proj.", &in, &x, 1);
   hd_value up = hd_build(b, &hd_layer_linear, "up", "up_proj.", &in, &x, 1);
   hd_value act = hd_build(b, &hd_layer_activation, "act", "", &(hd_activation_config){c->activation}, &gate, 1);
   hd_value product = hd_build(b, &hd_layer_multiply, "act_mul_up", "", NULL, (hd_value[]){act, up}, 2);
-  return hd_build(b, &hd_layer_linear, "down", "down_proj.", &out, &product, 1);
+  const bool last = loom && hd_build_carried(b) == HD_NO_VALUE; /* in the loom dialect a layer's last value has the layer's own name */
+  hd_value down = hd_build(b, &hd_layer_linear, last ? "" : "down", "down_proj.", &out, &product, 1);
+  down = hd_build_add_carried(b, "", down);
+  hd_build_carry(b, down);
+  return down;
 }
 
 static const hd_bundle_name bundle_names[] = {

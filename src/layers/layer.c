@@ -21,6 +21,8 @@ static const hd_layer *const table[] = {
   &hd_layer_swiglu,               /* glu.c         down(silu(gate) · up) */
   &hd_layer_sequential,           /* merge.c       children in a chain */
   &hd_layer_residual,             /* merge.c       x + children(x) */
+  &hd_layer_parallel,             /* parallel.c    children beside each other, joined */
+  &hd_layer_kmeans,               /* kmeans.c      children, then soft assignment to centres */
   &hd_layer_last_rows,            /* select.c      the rows whose logits are wanted */
   &hd_layer_conv1d,               /* conv.c */
   &hd_layer_conv2d,               /* conv.c */
@@ -41,6 +43,8 @@ static const hd_layer *const table[] = {
   &hd_layer_add,                  /* merge.c */
   &hd_layer_add_carried,          /* merge.c       Loom's hidden residual */
   &hd_layer_as_rows,              /* select.c      any shape as rows of one width */
+  &hd_layer_output,               /* merge.c       a container's last value under the container's name */
+  &hd_layer_loom_gate,            /* parallel.c    the gate of Loom's filter */
   &hd_layer_multiply,             /* merge.c */
   &hd_layer_rope_table,           /* position.c    cos and sin of the call's positions */
   &hd_layer_rope,                 /* position.c    rotates queries and keys */

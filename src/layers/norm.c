@@ -3,20 +3,21 @@
 #include "kernels/elementwise.h"
 #include "layers/rows.h"
 
+#include <string.h>
+
 static void parse(void *config, hd_parse *p) {
   hd_norm_config *c = config;
   c->size = hd_json_get_size(&p->json, "norm_size", 0);
   c->epsilon = (float)hd_json_get_number(&p->json, "epsilon", 0);
   if (c->epsilon == 0) c->epsilon = 1e-6f;
   if (c->size == 0) hd_json_refuse(&p->json, "norm_size", HD_BAD_FILE, "expected a size of at least 1");
-  if (p->dialect == HD_LOOM)
-    hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "rms_norm in the loom dialect (with its hidden residual) is not built yet");
+  c->flat = p->dialect == HD_LOOM;
 }
 
 static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
-  (void)dialect;
   (void)err;
   const hd_norm_config *c = config;
+  if (dialect == HD_LOOM) cJSON_AddStringToObject(json, "activation", "relu"); /* Loom writes one for every layer and ignores it here */
   cJSON_AddNumberToObject(json, "norm_size", (double)c->size);
   cJSON_AddNumberToObject(json, "epsilon", (double)c->epsilon);
   return HD_OK;
@@ -24,7 +25,7 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
 
 static hd_status infer(hd_infer *i, hd_error *err) {
   const hd_norm_config *c = i->config;
-  if (hd_shape_last(i->in[0]) != c->size) {
+  if (!c->flat && hd_shape_last(i->in[0]) != c->size) {
     char room[HD_SHAPE_ROOM];
     return hd_infer_fail(i, err, "expected rows of %zu, found shape %s", c->size, hd_shape_text(room, i->in[0]->n_dims, i->in[0]->dim));
   }
@@ -32,16 +33,20 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   return HD_OK;
 }
 
+static size_t n_rows(const hd_norm_config *c, const hd_shape *in) { return hd_shape_size(in) / c->size; }
+
 static size_t slots(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
   const hd_norm_config *c = config;
-  slot[0] = (hd_slot){.role = "weight", .n_dims = 1, .shape = {c->size}, .init = HD_INIT_ONE};
+  slot[0] = (hd_slot){.role = "weight", .n_dims = 1, .shape = {c->size}, .lack = HD_LACK_INIT, .init = HD_INIT_ONE};
   return 1;
 }
 
 static hd_status forward(const hd_call *call, hd_error *err) {
   (void)err;
   const hd_norm_config *c = call->config;
-  k_rms_norm_f32(call->out[0].data, call->in[0].data, call->weight[0]->data, hd_shape_rows(call->in[0].shape), c->size, c->epsilon);
+  size_t rows = n_rows(c, call->in[0].shape), done = rows * c->size;
+  k_rms_norm_f32(call->out[0].data, call->in[0].data, call->weight[0]->data, rows, c->size, c->epsilon);
+  memset(call->out[0].data + done, 0, (hd_shape_size(call->in[0].shape) - done) * sizeof(float));
   return HD_OK;
 }
 
@@ -49,8 +54,13 @@ static hd_status backward(const hd_call *call, hd_error *err) {
   (void)err;
   const hd_norm_config *c = call->config;
   k_rms_norm_grad_f32(call->d_in[0], call->d_weight[0], call->d_out[0], call->in[0].data, call->weight[0]->data,
-                      hd_shape_rows(call->in[0].shape), c->size, c->epsilon);
+                      n_rows(c, call->in[0].shape), c->size, c->epsilon);
   return HD_OK;
+}
+
+static hd_value expand(hd_builder *b, const hd_spec *spec, hd_value x) {
+  hd_build_carry(b, x);
+  return hd_build(b, &hd_layer_rms_norm, "", "", spec->config, &x, 1);
 }
 
 static const char *const aliases[] = {"rmsnorm", "RMSNorm", NULL};
@@ -64,6 +74,7 @@ const hd_layer hd_layer_rms_norm = {
   .parse = parse,
   .write = write,
   .bundle_names = bundle_names,
+  .expand = expand,
   .infer = infer,
   .slots = slots,
   .forward = forward,

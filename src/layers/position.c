@@ -21,15 +21,23 @@ static hd_status infer_table(hd_infer *i, hd_error *err) {
   return HD_OK;
 }
 
-/* Frequencies and angles are rounded to float32 the way PyTorch rounds them, so that far positions agree with it; cos and sin are exact. */
+/* Rounded to float32 on the way, as PyTorch does it, so that far positions agree with it. The product of two floats is exact in double. */
+static double rounded_frequency(const hd_rope_table_config *c, size_t d) {
+  return (double)(1.0f / (float)pow(c->theta, (double)((float)(2 * d) / (float)c->head_dim)));
+}
+
+static double exact_frequency(const hd_rope_table_config *c, size_t d) { return 1 / pow(c->theta, (double)(2 * d) / (double)c->head_dim); }
+
+/* cos and sin are those of a double, rounded to float32. */
 static hd_status forward_table(const hd_call *call, hd_error *err) {
   (void)err;
   const hd_rope_table_config *c = call->config;
   size_t half = c->head_dim / 2, n = call->out[0].shape->dim[0];
   for (size_t d = 0; d < half; d++) {
-    float frequency = 1.0f / (float)pow(c->theta, (double)((float)(2 * d) / (float)c->head_dim));
+    double frequency = c->exact ? exact_frequency(c, d) : rounded_frequency(c, d);
     for (size_t t = 0; t < n; t++) {
-      double angle = (double)((float)(call->run->past + t) * frequency);
+      double angle = (double)(call->run->past + t) * frequency;
+      if (!c->exact) angle = (double)(float)angle;
       float cosine = (float)cos(angle), sine = (float)sin(angle);
       float *cos_row = call->out[0].data + t * c->head_dim, *sin_row = call->out[1].data + t * c->head_dim;
       cos_row[d] = cos_row[d + half] = cosine;
@@ -49,6 +57,8 @@ static hd_status infer_rope(hd_infer *i, hd_error *err) {
   const hd_rope_config *c = i->config;
   if (i->in[0]->n_dims < 2 || hd_shape_last(i->in[0]) % c->head_dim != 0)
     return hd_infer_fail(i, err, "expected positions × heads of %zu, found rows of %zu", c->head_dim, hd_shape_last(i->in[0]));
+  if (i->in[1]->dim[0] < n_positions(i->in[0]))
+    return hd_infer_fail(i, err, "the rotary table has %zu positions, found %zu", i->in[1]->dim[0], n_positions(i->in[0]));
   i->out[0] = *i->in[0];
   return HD_OK;
 }

@@ -7,7 +7,7 @@
 
 extern const hd_layer hd_layer_dense, hd_layer_linear, hd_layer_activation, hd_layer_softmax, hd_layer_embedding,
   hd_layer_rms_norm, hd_layer_multi_head_attention, hd_layer_swiglu, hd_layer_sequential, hd_layer_residual,
-  hd_layer_last_rows, hd_layer_as_rows, hd_layer_add, hd_layer_add_carried, hd_layer_multiply, hd_layer_rope_table, hd_layer_rope, hd_layer_attention;
+  hd_layer_parallel, hd_layer_loom_gate, hd_layer_kmeans, hd_layer_last_rows, hd_layer_as_rows, hd_layer_output, hd_layer_add, hd_layer_add_carried, hd_layer_multiply, hd_layer_rope_table, hd_layer_rope, hd_layer_attention;
 
 extern const hd_layer hd_layer_conv1d, hd_layer_conv2d, hd_layer_conv_transpose1d, hd_layer_conv_transpose2d, hd_layer_convolution,
   hd_layer_rnn, hd_layer_lstm, hd_layer_gru, hd_layer_recurrent, hd_layer_layer_norm, hd_layer_group_norm, hd_layer_instance_norm,
@@ -23,6 +23,9 @@ typedef struct hd_linear_config {
 typedef struct hd_activation_config {
   const hd_activation *activation;
 } hd_activation_config;
+
+/* Loom's answer to a layer that cannot run: the outermost layer around the spec being expanded passes its input through. parallel.c */
+hd_value hd_build_failure(hd_builder *b, hd_value input);
 
 /* Loom's activations, by the names its files have; every name it does not know is its relu. And back: NULL for one that Loom lacks. */
 const hd_activation *hd_loom_activation(const char *name);
@@ -45,6 +48,32 @@ typedef struct hd_columns_config {
   size_t first, n;
 } hd_columns_config;
 
+enum { HD_SOFTMAX_UNUSED = 3 };
+
+typedef struct hd_softmax_config {
+  const char *name;         /* the variant as declared */
+  const struct hd_softmax_variant *variant;
+  double temperature;       /* as declared; `applied` is what counts */
+  float applied;
+  bool loom, cannot_run;    /* Loom: settings are missing, so that it is plain softmax */
+  size_t parts;             /* Loom: of the whole value; 0: rows */
+  size_t fit;               /* Loom's gates: so many values, cut or filled up with zeros. 0: the input's */
+  double alpha;
+  size_t rows, cols;
+  const bool *mask;         /* true: kept */
+  size_t n_mask;
+  const size_t *levels;
+  size_t n_levels;
+  uint64_t seed;
+  const char *unused[HD_SOFTMAX_UNUSED]; /* JSON that is only kept */
+} hd_softmax_config;
+
+/* Sets `variant` and `applied` for c->loom; false: no such variant. */
+bool hd_softmax_set_variant(hd_softmax_config *c, const char *name, double temperature);
+/* Whether the variant has the settings it needs. */
+bool hd_softmax_can_run(const hd_softmax_config *c, hd_place place);
+
+
 typedef struct hd_as_rows_config {
   size_t width;
 } hd_as_rows_config;
@@ -52,11 +81,13 @@ typedef struct hd_as_rows_config {
 typedef struct hd_norm_config {
   size_t size;
   float epsilon;
+  bool flat;           /* Loom: rows of `size` whatever the shape; a tail shorter than a row becomes 0 */
 } hd_norm_config;
 
 typedef struct hd_rope_table_config {
   size_t head_dim;
   double theta;
+  bool exact;          /* Loom: angles in double; else rounded to float32 as PyTorch's are */
 } hd_rope_table_config;
 
 typedef struct hd_rope_config {
@@ -75,6 +106,8 @@ typedef struct hd_multi_head_attention_config {
   hd_attention_config attention;
   bool qkv_bias, out_bias;
   double rope_theta; /* 0: no positions */
+  hd_place place;
+  size_t seq_length; /* Loom's: kept, never used */
 } hd_multi_head_attention_config;
 
 typedef struct hd_swiglu_config {

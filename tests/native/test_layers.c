@@ -142,8 +142,9 @@ TEST(every_declarable_layer_has_an_example) {
   for (size_t i = 0; (layer = hd_layer_at(i)) != NULL; i++) {
     CHECK(!layer->parse == !layer->example);
     CHECK(!layer->parse == !layer->write);
-    CHECK(!layer->expand == (layer->infer && layer->forward));
-    CHECK(layer->expand || layer->backward);
+    CHECK(layer->expand || (layer->infer && layer->forward));
+    CHECK(!layer->infer == !layer->forward);
+    CHECK(!layer->infer || layer->backward);
   }
 }
 
