@@ -108,12 +108,16 @@ static bool same_shape(const hd_slot *a, const hd_slot *b) {
   return true;
 }
 
+/* The spec that somebody declared: what owns weights, whatever composites lie between. */
+static const hd_spec *declared(const hd_builder *b) { return b->spec->maker ? b->spec->maker : b->spec; }
+
 /* The parameter of that name, made if it is new. */
 static int parameter(hd_builder *b, const char *weights, const hd_slot *slot) {
   hd_model *m = b->model;
-  char *local = hd_arena_format(&m->arena, "%s%s", weights, slot->role);
-  char *name = local ? hd_arena_format(&m->arena, "%s%s", b->spec->weights, local) : NULL;
+  const hd_spec *owner = declared(b);
+  char *name = hd_arena_format(&m->arena, "%s%s%s", b->spec->weights, weights, slot->role);
   if (!name) return fail_memory(b);
+  const char *local = name + strlen(owner->weights);
   int index = hd_parameter_find(m, name);
   if (index >= 0) {
     if (same_shape(&m->parameters[index].slot, slot)) return index;
@@ -124,7 +128,7 @@ static int parameter(hd_builder *b, const char *weights, const hd_slot *slot) {
     return -1;
   }
   if (!grow((void **)&m->parameters, m->n_parameters, sizeof *m->parameters)) return fail_memory(b);
-  m->parameters[m->n_parameters] = (hd_parameter){.name = name, .local = local, .owner = b->spec, .slot = *slot};
+  m->parameters[m->n_parameters] = (hd_parameter){.name = name, .local = local, .owner = owner, .slot = *slot};
   return (int)m->n_parameters++;
 }
 
@@ -163,7 +167,9 @@ static hd_value build_composite(hd_builder *b, const hd_layer *layer, const char
   const char *full = *name ? hd_arena_format(&m->arena, "%s.%s", b->spec->name, name) : b->spec->name;
   const char *full_weights = hd_arena_format(&m->arena, "%s%s", b->spec->weights, weights);
   hd_spec *spec = full && full_weights ? hd_spec_new(m, layer, full, full_weights, b->spec->bundle, config) : NULL;
-  return spec ? hd_build_spec(b, spec, input) : fail_memory(b);
+  if (!spec) return fail_memory(b);
+  spec->maker = declared(b);
+  return hd_build_spec(b, spec, input);
 }
 
 hd_value hd_build(hd_builder *b, const hd_layer *layer, const char *name, const char *weights, const void *config,

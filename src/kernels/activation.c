@@ -30,6 +30,30 @@ static inline __attribute__((always_inline)) void map_add(float *d_x, const floa
   static void name##_forward(float *y, const float *x, size_t n) { map(y, x, n, name); }                            \
   static void name##_backward(float *d_x, const float *d_y, const float *x, size_t n) { map_add(d_x, d_y, x, n, name##_slope); }
 
+/* The same with parameters. */
+typedef v_f32 (*lanes_function_with)(v_f32 x, const float *p);
+
+static inline __attribute__((always_inline)) void map_with(float *y, const float *x, size_t n, const float *p, lanes_function_with f) {
+  size_t i = 0;
+  for (; i + V_LANES <= n; i += V_LANES) v_store(y + i, f(v_load(x + i), p));
+  if (i < n) v_store_part(y + i, f(v_load_part(x + i, n - i), p), n - i);
+}
+
+static inline __attribute__((always_inline)) void map_add_with(float *d_x, const float *d_y, const float *x, size_t n, const float *p, lanes_function_with f) {
+  size_t i = 0;
+  for (; i + V_LANES <= n; i += V_LANES) v_store(d_x + i, v_madd(v_load(d_y + i), f(v_load(x + i), p), v_load(d_x + i)));
+  if (i == n) return;
+  size_t left = n - i;
+  v_f32 d = v_madd(v_load_part(d_y + i, left), f(v_load_part(x + i, left), p), v_load_part(d_x + i, left));
+  v_store_part(d_x + i, d, left);
+}
+
+#define EACH_WAY_WITH(name)                                                                                                           \
+  static void name##_forward_with(float *y, const float *x, size_t n, const float *p) { map_with(y, x, n, p, name##_with); }           \
+  static void name##_backward_with(float *d_x, const float *d_y, const float *x, size_t n, const float *p) {                          \
+    map_add_with(d_x, d_y, x, n, p, name##_slope_with);                                                                               \
+  }
+
 /* ---- linear and its kinks ---- */
 
 static inline v_f32 linear(v_f32 x) { return x; }
@@ -40,6 +64,31 @@ static inline v_f32 relu_slope(v_f32 x) { return v_select(v_lt(v_zero(), x), v_s
 
 static inline v_f32 leaky_relu(v_f32 x) { return v_select(v_lt(x, v_zero()), v_mul(x, v_splat(0.01f)), x); }
 static inline v_f32 leaky_relu_slope(v_f32 x) { return v_select(v_lt(v_zero(), x), v_splat(1.0f), v_splat(0.01f)); }
+
+static inline v_f32 leaky_relu_with(v_f32 x, const float *p) { return v_select(v_lt(x, v_zero()), v_mul(x, v_splat(p[0])), x); }
+static inline v_f32 leaky_relu_slope_with(v_f32 x, const float *p) { return v_select(v_lt(v_zero(), x), v_splat(1.0f), v_splat(p[0])); }
+
+static inline v_f32 relu6(v_f32 x) { return v_min(relu(x), v_splat(6.0f)); }
+static inline v_f32 relu6_slope(v_f32 x) { return v_select(v_lt(x, v_splat(6.0f)), relu_slope(x), v_zero()); }
+
+static inline v_f32 relu_squared(v_f32 x) { return v_mul(relu(x), relu(x)); }
+static inline v_f32 relu_squared_slope(v_f32 x) { return v_add(relu(x), relu(x)); }
+
+/* 6 · (1/6) is 1 in float32. */
+static inline v_f32 hardsigmoid(v_f32 x) { return v_mul(relu6(v_add(x, v_splat(3.0f))), v_splat(1.0f / 6)); }
+static inline v_f32 hardsigmoid_slope(v_f32 x) { return v_mul(relu6_slope(v_add(x, v_splat(3.0f))), v_splat(1.0f / 6)); }
+
+static inline v_f32 hardswish(v_f32 x) { return v_mul(v_max(x, v_splat(-3.0f)), hardsigmoid(x)); }
+static inline v_f32 hardswish_slope(v_f32 x) {
+  v_f32 within = v_madd(x, v_splat(1.0f / 3), v_splat(0.5f));
+  return v_select(v_lt(x, v_splat(3.0f)), v_select(v_lt(v_splat(-3.0f), x), within, v_zero()), v_splat(1.0f));
+}
+
+static inline v_f32 softsign(v_f32 x) { return v_div(x, v_add(v_splat(1.0f), v_abs(x))); }
+static inline v_f32 softsign_slope(v_f32 x) {
+  v_f32 root = v_div(v_splat(1.0f), v_add(v_splat(1.0f), v_abs(x)));
+  return v_mul(root, root);
+}
 
 /* ---- exp's family ---- */
 
@@ -56,6 +105,30 @@ static inline v_f32 tanh__slope(v_f32 x) { return v_mul(v_splat(4.0f), sigmoid_s
 static inline v_f32 softplus(v_f32 x) { return v_add(v_max(x, v_zero()), v_log1p_unit(v_exp(v_neg(v_abs(x))))); }
 static inline v_f32 softplus_slope(v_f32 x) { return v_sigmoid(x); }
 
+/* Parameters: beta, threshold; from beta · x = threshold on it is x. */
+static inline v_f32 softplus_with(v_f32 x, const float *p) {
+  v_f32 z = v_mul(x, v_splat(p[0]));
+  return v_select(v_lt(v_splat(p[1]), z), x, v_div(softplus(z), v_splat(p[0])));
+}
+static inline v_f32 softplus_slope_with(v_f32 x, const float *p) {
+  v_f32 z = v_mul(x, v_splat(p[0]));
+  return v_select(v_lt(v_splat(p[1]), z), v_splat(1.0f), v_sigmoid(z));
+}
+
+static inline v_f32 logsigmoid(v_f32 x) { return v_neg(softplus(v_neg(x))); }
+static inline v_f32 logsigmoid_slope(v_f32 x) { return v_sigmoid(v_neg(x)); }
+
+static inline v_f32 elu_with(v_f32 x, const float *p) { return v_select(v_lt(v_zero(), x), x, v_mul(v_splat(p[0]), v_expm1(x))); }
+static inline v_f32 elu_slope_with(v_f32 x, const float *p) { return v_select(v_lt(v_zero(), x), v_splat(1.0f), v_mul(v_splat(p[0]), v_exp(x))); }
+static inline v_f32 elu(v_f32 x) { return v_select(v_lt(v_zero(), x), x, v_expm1(x)); }
+static inline v_f32 elu_slope(v_f32 x) { return v_select(v_lt(v_zero(), x), v_splat(1.0f), v_exp(x)); }
+
+/* "Self-Normalizing Neural Networks" (Klambauer et al., 2017). */
+#define SELU_SCALE 1.05070099f
+#define SELU_LOW 1.75809932f /* scale · alpha */
+static inline v_f32 selu(v_f32 x) { return v_select(v_lt(v_zero(), x), v_mul(v_splat(SELU_SCALE), x), v_mul(v_splat(SELU_LOW), v_expm1(x))); }
+static inline v_f32 selu_slope(v_f32 x) { return v_select(v_lt(v_zero(), x), v_splat(SELU_SCALE), v_mul(v_splat(SELU_LOW), v_exp(x))); }
+
 /* Below this e^x is 0 in float32, and so is x · e^x. */
 static inline v_f32 not_below(v_f32 x) { return v_max(x, v_splat(-200.0f)); }
 
@@ -63,6 +136,29 @@ static inline v_f32 silu(v_f32 x) { return v_mul(not_below(x), v_sigmoid(x)); }
 static inline v_f32 silu_slope(v_f32 x) {
   x = v_min(not_below(x), v_splat(200.0f));
   return v_add(v_sigmoid(x), v_mul(x, sigmoid_slope(x)));
+}
+
+#define QUICK_GELU 1.702f
+static inline v_f32 quick_gelu(v_f32 x) { return v_mul(not_below(x), v_sigmoid(v_mul(v_splat(QUICK_GELU), x))); }
+static inline v_f32 quick_gelu_slope(v_f32 x) {
+  x = v_min(not_below(x), v_splat(200.0f));
+  v_f32 inner = v_mul(v_splat(QUICK_GELU), x);
+  return v_add(v_sigmoid(inner), v_mul(inner, sigmoid_slope(inner)));
+}
+
+/* mish (Misra, 2019): x · tanh(softplus(x)), and tanh(softplus(x)) = m / (m + 2) with m = e^2x + 2·e^x. */
+static inline v_f32 mish_m(v_f32 x) {
+  v_f32 e = v_exp(v_min(x, v_splat(20.0f)));
+  return v_mul(e, v_add(e, v_splat(2.0f)));
+}
+static inline v_f32 mish(v_f32 x) {
+  v_f32 m = mish_m(x);
+  return v_mul(not_below(x), v_div(m, v_add(m, v_splat(2.0f))));
+}
+static inline v_f32 mish_slope(v_f32 x) {
+  x = v_min(not_below(x), v_splat(200.0f));
+  v_f32 m = mish_m(x), below = v_div(v_splat(2.0f), v_add(m, v_splat(2.0f))), t = v_mul(m, v_mul(below, v_splat(0.5f)));
+  return v_madd(v_mul(x, v_mul(below, v_add(v_splat(1.0f), t))), v_sigmoid(x), t);
 }
 
 /* ---- gelu: x · Φ(x), and its approximation with tanh ---- */
@@ -120,28 +216,56 @@ static inline v_f32 loom_softplus_slope(v_f32 x) { return v_sigmoid(x); }
 
 EACH_WAY(linear)
 EACH_WAY(relu)
+EACH_WAY(relu6)
+EACH_WAY(relu_squared)
 EACH_WAY(leaky_relu)
+EACH_WAY(hardsigmoid)
+EACH_WAY(hardswish)
+EACH_WAY(softsign)
 EACH_WAY(sigmoid)
 EACH_WAY(tanh_)
 EACH_WAY(softplus)
+EACH_WAY(logsigmoid)
+EACH_WAY(elu)
+EACH_WAY(selu)
 EACH_WAY(silu)
+EACH_WAY(mish)
 EACH_WAY(gelu)
 EACH_WAY(gelu_tanh)
+EACH_WAY(quick_gelu)
 EACH_WAY(loom_softplus)
 
+EACH_WAY_WITH(leaky_relu)
+EACH_WAY_WITH(softplus)
+EACH_WAY_WITH(elu)
+
+#define ROW(name, torch) {#name, name##_forward, name##_backward, torch, {NULL, NULL}, {0, 0}, NULL, NULL}
+#define ROW_WITH(name, torch, key, value, key2, value2) \
+  {#name, name##_forward, name##_backward, torch, {key, key2}, {value, value2}, name##_forward_with, name##_backward_with}
+
 static const hd_activation activations[] = {
-    {"linear", linear_forward, linear_backward},
-    {"relu", relu_forward, relu_backward},
-    {"leaky_relu", leaky_relu_forward, leaky_relu_backward},
-    {"sigmoid", sigmoid_forward, sigmoid_backward},
-    {"tanh", tanh__forward, tanh__backward},
-    {"softplus", softplus_forward, softplus_backward},
-    {"silu", silu_forward, silu_backward},
-    {"gelu", gelu_forward, gelu_backward},
-    {"gelu_tanh", gelu_tanh_forward, gelu_tanh_backward},
-    {"loom_relu", loom_relu_forward, loom_relu_backward},
-    {"loom_leaky_relu", loom_leaky_relu_forward, loom_leaky_relu_backward},
-    {"loom_softplus", loom_softplus_forward, loom_softplus_backward},
+    ROW(linear, "Identity"),
+    ROW(relu, "ReLU"),
+    ROW(relu6, "ReLU6"),
+    ROW(relu_squared, NULL),
+    ROW_WITH(leaky_relu, "LeakyReLU", "negative_slope", 0.01f, NULL, 0),
+    ROW(hardsigmoid, "Hardsigmoid"),
+    ROW(hardswish, "Hardswish"),
+    ROW(softsign, "Softsign"),
+    ROW(sigmoid, "Sigmoid"),
+    {"tanh", tanh__forward, tanh__backward, "Tanh", {NULL, NULL}, {0, 0}, NULL, NULL},
+    ROW_WITH(softplus, "Softplus", "beta", 1, "threshold", 20),
+    ROW(logsigmoid, "LogSigmoid"),
+    ROW_WITH(elu, "ELU", "alpha", 1, NULL, 0),
+    ROW(selu, "SELU"),
+    ROW(silu, "SiLU"),
+    ROW(mish, "Mish"),
+    ROW(gelu, "GELU"),
+    ROW(gelu_tanh, NULL),
+    ROW(quick_gelu, NULL),
+    ROW(loom_relu, NULL),
+    ROW(loom_leaky_relu, NULL),
+    ROW(loom_softplus, NULL),
 };
 
 const hd_activation *hd_activation_at(size_t index) {
@@ -150,7 +274,7 @@ const hd_activation *hd_activation_at(size_t index) {
 
 const hd_activation *hd_activation_find(const char *name) {
   for (size_t i = 0; i < sizeof activations / sizeof *activations; i++)
-    if (strcmp(activations[i].name, name) == 0) return &activations[i];
+    if (strcmp(activations[i].name, name) == 0 || (activations[i].torch && strcmp(activations[i].torch, name) == 0)) return &activations[i];
   return NULL;
 }
 

@@ -16,10 +16,16 @@ typedef struct hd_activation {
   const char *name;
   void (*forward)(float *y, const float *x, size_t n);
   void (*backward)(float *d_x, const float *d_y, const float *x, size_t n); /* d_x += d_y · f'(x) */
+  const char *torch;      /* PyTorch's module; NULL: it has none */
+  /* Of those with parameters: PyTorch's names for them, the values that `forward` has, and the functions that take others. */
+  const char *keys[2];
+  float defaults[2];
+  void (*forward_with)(float *y, const float *x, size_t n, const float *parameters);
+  void (*backward_with)(float *d_x, const float *d_y, const float *x, size_t n, const float *parameters);
 } hd_activation;
 
-/* linear relu leaky_relu sigmoid tanh softplus silu gelu gelu_tanh, and Loom's own loom_relu (max(0, 1.1·x)), loom_leaky_relu (slope
- * 0.1), loom_softplus (ln(1 + e^x) without guard). leaky_relu has PyTorch's slope 0.01; softplus is stable. NULL: unknown name. */
+/* By our name or PyTorch's. Loom's own are loom_relu (max(0, 1.1·x)), loom_leaky_relu (slope 0.1), loom_softplus (ln(1 + e^x) without guard).
+ * leaky_relu has PyTorch's slope 0.01; softplus is stable. NULL: unknown name. */
 const hd_activation *hd_activation_find(const char *name);
 const hd_activation *hd_activation_at(size_t index); /* NULL past the last */
 

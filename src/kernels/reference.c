@@ -68,6 +68,16 @@ double k_reference_activation(const char *name, double x) {
   if (strcmp(name, "silu") == 0) return times(x, sigmoid(x));
   if (strcmp(name, "gelu") == 0) return times(x, erfc(-x / sqrt(2.0)) / 2);
   if (strcmp(name, "gelu_tanh") == 0) return gelu_tanh(x);
+  if (strcmp(name, "quick_gelu") == 0) return times(x, sigmoid((double)1.702f * x));
+  if (strcmp(name, "relu6") == 0) return fmin(fmax(x, 0), 6);
+  if (strcmp(name, "relu_squared") == 0) return x > 0 ? x * x : 0;
+  if (strcmp(name, "hardsigmoid") == 0) return fmin(fmax(x + 3, 0), 6) / 6;
+  if (strcmp(name, "hardswish") == 0) return times(x, fmin(fmax(x + 3, 0), 6) / 6);
+  if (strcmp(name, "softsign") == 0) return x / (1 + fabs(x));
+  if (strcmp(name, "logsigmoid") == 0) return -softplus(-x);
+  if (strcmp(name, "elu") == 0) return x > 0 ? x : expm1(x);
+  if (strcmp(name, "selu") == 0) return x > 0 ? 1.0507009873554805 * x : 1.0507009873554805 * 1.6732632423543772 * expm1(x);
+  if (strcmp(name, "mish") == 0) return times(x, tanh(softplus(x)));
   if (strcmp(name, "loom_relu") == 0) return x > 0 ? 1.1 * x : 0;
   if (strcmp(name, "loom_leaky_relu") == 0) return x >= 0 ? x : 0.1 * x;
   if (strcmp(name, "loom_softplus") == 0) return log(1 + exp(x));

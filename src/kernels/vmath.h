@@ -25,6 +25,18 @@ static inline v_f32 v_exp2part(v_f32 x, v_f32 low) {
 
 static inline v_f32 v_exp(v_f32 x) { return v_exp2part(x, v_zero()); }
 
+/* e^x − 1: near 0 what e's polynomial has before the 1 is added, so that nothing cancels. */
+static inline v_f32 v_expm1(v_f32 x) {
+  v_f32 p = v_splat(1.9875691500e-4f);
+  p = v_madd(p, x, v_splat(1.3981999507e-3f));
+  p = v_madd(p, x, v_splat(8.3334519073e-3f));
+  p = v_madd(p, x, v_splat(4.1665795894e-2f));
+  p = v_madd(p, x, v_splat(1.6666665459e-1f));
+  p = v_madd(p, x, v_splat(5.0000001201e-1f));
+  v_f32 near = v_madd(p, v_mul(x, x), x), far = v_sub(v_exp(x), v_splat(1.0f));
+  return v_select(v_lt(v_abs(x), v_splat(0.34f)), near, far);
+}
+
 /* ln(1 + u) for 0 ≤ u ≤ 1: 2 · atanh(s) with s = u / (2 + u) ≤ 1/3, by its series. */
 static inline v_f32 v_log1p_unit(v_f32 u) {
   v_f32 s = v_div(u, v_add(v_splat(2.0f), u)), z = v_mul(s, s);

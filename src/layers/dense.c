@@ -83,7 +83,7 @@ static hd_value expand(hd_builder *b, const hd_spec *spec, hd_value input) {
   const hd_dense_config *c = spec->config;
   if (!c->activation) return hd_build(b, &hd_layer_linear, "", "", &c->linear, &input, 1);
   hd_value x = hd_build(b, &hd_layer_linear, "linear", "", &c->linear, &input, 1);
-  return hd_build(b, &hd_layer_activation, "", "", &(hd_activation_config){c->activation}, &x, 1);
+  return hd_build(b, &hd_layer_activation, "", "", &(hd_activation_config){.activation = c->activation}, &x, 1);
 }
 
 static const hd_bundle_name bundle_names[] = {{"weight", "kernel", true}, {"bias", "biases", false}, {NULL, NULL, false}};

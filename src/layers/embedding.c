@@ -11,6 +11,11 @@ static void parse(void *config, hd_parse *p) {
   c->vocab_size = hd_json_get_size(&p->json, hd_json_has(&p->json, "num_embeddings") ? "num_embeddings" : "vocab_size", 0);
   c->embedding_dim = hd_json_get_size(&p->json, "embedding_dim", 0);
   c->unknown_is_zero = p->dialect == HD_LOOM;
+  c->has_padding = hd_json_has(&p->json, "padding_idx");
+  double padding = hd_json_get_number(&p->json, "padding_idx", 0);
+  if (padding < 0) padding += (double)c->vocab_size; /* as PyTorch counts */
+  c->padding = padding >= 0 && padding < (double)c->vocab_size ? (size_t)padding : c->vocab_size;
+  if (c->has_padding && c->padding == c->vocab_size) hd_json_refuse(&p->json, "padding_idx", HD_BAD_FILE, "expected a row of the table");
   if (c->vocab_size == 0) hd_json_refuse(&p->json, "vocab_size", HD_BAD_FILE, "expected a size of at least 1");
   if (c->embedding_dim == 0) hd_json_refuse(&p->json, "embedding_dim", HD_BAD_FILE, "expected a size of at least 1");
 }
@@ -21,6 +26,7 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
   (void)err;
   cJSON_AddNumberToObject(json, "vocab_size", (double)c->vocab_size);
   cJSON_AddNumberToObject(json, "embedding_dim", (double)c->embedding_dim);
+  if (c->has_padding) cJSON_AddNumberToObject(json, "padding_idx", (double)c->padding);
   return HD_OK;
 }
 
@@ -78,10 +84,88 @@ static hd_status backward(const hd_call *call, hd_error *err) {
   size_t n = hd_shape_size(call->in[0].shape);
   for (size_t t = 0; call->d_weight[0] && t < n; t++) {
     int64_t id = id_at(call, t);
-    if (id >= 0) k_axpy_f32(call->d_weight[0] + (size_t)id * c->embedding_dim, 1, call->d_out[0] + t * c->embedding_dim, c->embedding_dim);
+    bool is_padding = c->has_padding && id == (int64_t)c->padding;
+    if (id >= 0 && !is_padding) k_axpy_f32(call->d_weight[0] + (size_t)id * c->embedding_dim, 1, call->d_out[0] + t * c->embedding_dim, c->embedding_dim);
   }
   return HD_OK;
 }
+
+/* ---- embedding_bag: the mean or the sum of the rows that the last dimension's ids name, as PyTorch's EmbeddingBag ---- */
+
+typedef struct bag_config {
+  hd_embedding_config embedding;
+  bool mean;
+} bag_config;
+
+static void parse_bag(void *config, hd_parse *p) {
+  bag_config *c = config;
+  const char *mode = hd_json_get_text(&p->json, "mode", "mean");
+  char room[HD_NAME_ROOM];
+  parse(&c->embedding, p);
+  c->mean = strcmp(mode, "mean") == 0;
+  if (!c->mean && strcmp(mode, "sum") != 0)
+    hd_json_refuse(&p->json, "mode", HD_UNSUPPORTED, "expected mean or sum, found '%s'", hd_short_name(room, mode));
+  if (c->embedding.has_padding) hd_json_refuse(&p->json, "padding_idx", HD_UNSUPPORTED, "bags with padding are not built");
+  if (p->dialect == HD_LOOM) hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "the loom dialect has no 'embedding_bag'");
+}
+
+static hd_status write_bag(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
+  const bag_config *c = config;
+  HD_TRY(write(&c->embedding, json, dialect, err));
+  cJSON_AddStringToObject(json, "mode", c->mean ? "mean" : "sum");
+  return HD_OK;
+}
+
+static hd_value expand_bag(hd_builder *b, const hd_spec *spec, hd_value ids) {
+  const bag_config *c = spec->config;
+  hd_value rows = hd_build(b, &hd_layer_embedding, "rows", "", &c->embedding, &ids, 1);
+  return hd_build(b, &hd_layer_sum_rows, "", "", &(hd_sum_rows_config){c->mean}, &rows, 1);
+}
+
+static hd_status infer_sum(hd_infer *i, hd_error *err) {
+  const hd_shape *in = i->in[0];
+  if (in->n_dims < 2 || in->dim[in->n_dims - 2] == 0) return hd_infer_fail(i, err, "expected rows to sum, found %d dimensions", in->n_dims);
+  i->out[0] = *in;
+  i->out[0].n_dims--;
+  i->out[0].dim[in->n_dims - 2] = in->dim[in->n_dims - 1];
+  return HD_OK;
+}
+
+/* Rows that come together, and what each counts. */
+static size_t n_summed(const hd_call *call) { return call->in[0].shape->dim[call->in[0].shape->n_dims - 2]; }
+static float share(const hd_call *call) { return ((const hd_sum_rows_config *)call->config)->mean ? 1.0f / (float)n_summed(call) : 1.0f; }
+
+static hd_status forward_sum(const hd_call *call, hd_error *err) {
+  (void)err;
+  size_t width = hd_shape_last(call->in[0].shape), rows = hd_shape_rows(call->in[0].shape);
+  memset(call->out[0].data, 0, hd_shape_size(call->out[0].shape) * sizeof(float));
+  for (size_t r = 0; r < rows; r++) k_axpy_f32(call->out[0].data + r / n_summed(call) * width, share(call), call->in[0].data + r * width, width);
+  return HD_OK;
+}
+
+static hd_status backward_sum(const hd_call *call, hd_error *err) {
+  (void)err;
+  size_t width = hd_shape_last(call->in[0].shape), rows = hd_shape_rows(call->in[0].shape);
+  for (size_t r = 0; call->d_in[0] && r < rows; r++)
+    k_axpy_f32(call->d_in[0] + r * width, share(call), call->d_out[0] + r / n_summed(call) * width, width);
+  return HD_OK;
+}
+
+const hd_layer hd_layer_sum_rows = {
+  .name = "sum_rows", .config_bytes = sizeof(hd_sum_rows_config), .infer = infer_sum, .forward = forward_sum, .backward = backward_sum,
+};
+
+static const char *const bag_aliases[] = {"EmbeddingBag", NULL};
+
+const hd_layer hd_layer_embedding_bag = {
+  .name = "embedding_bag",
+  .example = "{\"type\":\"embedding_bag\",\"num_embeddings\":9,\"embedding_dim\":4,\"input_shape\":[2,3]}",
+  .aliases = bag_aliases,
+  .config_bytes = sizeof(bag_config),
+  .parse = parse_bag,
+  .write = write_bag,
+  .expand = expand_bag,
+};
 
 static const char *const aliases[] = {"Embedding", NULL};
 static const hd_bundle_name bundle_names[] = {{"weight", "embedding_weights", false}, {NULL, NULL, false}};

@@ -39,7 +39,7 @@ static hd_value expand(hd_builder *b, const hd_spec *spec, hd_value x) {
   const hd_linear_config out = {.in_features = c->hidden, .out_features = c->d_model, .bias = c->bias};
   hd_value gate = hd_build(b, &hd_layer_linear, "gate", "gate_proj.", &in, &x, 1);
   hd_value up = hd_build(b, &hd_layer_linear, "up", "up_proj.", &in, &x, 1);
-  hd_value act = hd_build(b, &hd_layer_activation, "act", "", &(hd_activation_config){c->activation}, &gate, 1);
+  hd_value act = hd_build(b, &hd_layer_activation, "act", "", &(hd_activation_config){.activation = c->activation}, &gate, 1);
   hd_value product = hd_build(b, &hd_layer_multiply, "act_mul_up", "", NULL, (hd_value[]){act, up}, 2);
   const bool last = loom && hd_build_carried(b) == HD_NO_VALUE; /* in the loom dialect a layer's last value has the layer's own name */
   hd_value down = hd_build(b, &hd_layer_linear, last ? "" : "down", "down_proj.", &out, &product, 1);

@@ -24,6 +24,23 @@ static const hd_layer *const table[] = {
   &hd_layer_parallel,             /* parallel.c    children beside each other, joined */
   &hd_layer_kmeans,               /* kmeans.c      children, then soft assignment to centres */
   &hd_layer_last_rows,            /* select.c      the rows whose logits are wanted */
+  &hd_layer_prelu,                /* activation.c */
+  &hd_layer_max_pool1d,           /* pool.c */
+  &hd_layer_max_pool2d,           /* pool.c */
+  &hd_layer_avg_pool1d,           /* pool.c */
+  &hd_layer_avg_pool2d,           /* pool.c */
+  &hd_layer_adaptive_avg_pool1d,  /* pool.c */
+  &hd_layer_adaptive_avg_pool2d,  /* pool.c */
+  &hd_layer_flatten,              /* shape.c */
+  &hd_layer_dropout,              /* shape.c       as in eval: nothing */
+  &hd_layer_glu,                  /* shape.c       a · σ(b) */
+  &hd_layer_embedding_bag,        /* embedding.c   mean or sum of rows of a table */
+  &hd_layer_sinusoidal_positions, /* positions.c   x + sines and cosines */
+  &hd_layer_learned_positions,    /* positions.c   x + rows of a weight */
+  &hd_layer_rotary_positions,     /* positions.c   x turned by its positions */
+  &hd_layer_torch_attention,      /* encoder.c     PyTorch's MultiheadAttention of x to itself */
+  &hd_layer_transformer_encoder_layer, /* encoder.c */
+  &hd_layer_transformer_encoder,  /* encoder.c */
   &hd_layer_conv1d,               /* conv.c */
   &hd_layer_conv2d,               /* conv.c */
   &hd_layer_conv_transpose1d,     /* conv.c */
@@ -39,6 +56,8 @@ static const hd_layer *const table[] = {
   &hd_layer_convolution,          /* conv.c */
   &hd_layer_recurrent,            /* recurrent.c   one layer in one direction */
   &hd_layer_join,                 /* columns.c     values beside each other */
+  &hd_layer_sum_rows,             /* embedding.c */
+  &hd_layer_swap,                 /* encoder.c     the first two of three dimensions */
   &hd_layer_columns,              /* columns.c     some of a value's columns */
   &hd_layer_add,                  /* merge.c */
   &hd_layer_add_carried,          /* merge.c       Loom's hidden residual */

@@ -32,6 +32,7 @@ typedef struct hd_spec {
   const char *weights;    /* what its weights' names begin with: "layers.0.", "model.layers.0.self_attn." */
   const char *bundle;     /* where a bundle keeps them: "layers.0.", "layers.0.branch_weights.1." */
   void *config;           /* layer->config_bytes, zeroed, filled by parse */
+  const struct hd_spec *maker; /* of a composite inside another: the declared one; NULL: it is declared itself */
   struct hd_spec **children;
   size_t n_children;
   bool has_gate;          /* the last child is a parallel's "filter_gate", not one of its branches */

@@ -117,7 +117,7 @@ static void parse_residual(void *config, hd_parse *p) {
 
 static hd_value expand_residual(hd_builder *b, const hd_spec *spec, hd_value input) {
   const container_config *c = spec->config;
-  if (c->loom) return hd_build(b, &hd_layer_activation, "", "", &(hd_activation_config){c->activation}, &input, 1);
+  if (c->loom) return hd_build(b, &hd_layer_activation, "", "", &(hd_activation_config){.activation = c->activation}, &input, 1);
   hd_value y = chain(b, spec, input);
   return hd_build(b, &hd_layer_add, "", "", NULL, (hd_value[]){input, y}, 2);
 }

@@ -231,6 +231,11 @@ static hd_status backward(const hd_call *call, hd_error *err) {
   return HD_OK;
 }
 
+hd_value hd_build_layer_norm(hd_builder *b, const char *name, const char *weights, size_t size, float epsilon, bool bias, hd_value x) {
+  const moments_config c = {.over = OVER_ROWS, .n_dims = 1, .shape = {size}, .size = size, .epsilon = epsilon, .weight = true, .bias = bias};
+  return hd_build(b, &hd_layer_layer_norm, name, weights, &c, &x, 1);
+}
+
 /* ---- Rows ---- */
 
 static const char *const layer_aliases[] = {"layernorm", "LayerNorm", NULL}, *const group_aliases[] = {"GroupNorm", NULL};

@@ -3,11 +3,31 @@
 #include "kernels/elementwise.h"
 #include "layers/rows.h"
 
+#include <float.h>
+
 #include <string.h>
+
+/* PyTorch's RMSNorm: its shape may be a list of one size, its epsilon null for the machine's. */
+static void parse_torch(hd_norm_config *c, hd_parse *p) {
+  hd_json shape = hd_json_member(&p->json, "normalized_shape");
+  bool is_list = shape.node && cJSON_IsArray(shape.node);
+  size_t n = hd_json_count(&p->json, "normalized_shape");
+  if (is_list && n == 1) shape = hd_json_item(&shape, 0);
+  bool fits = shape.node && cJSON_IsNumber(shape.node) && shape.node->valuedouble >= 1 && shape.node->valuedouble <= 1 << 24;
+  if (fits) c->size = (size_t)shape.node->valuedouble;
+  else hd_json_refuse(&p->json, "normalized_shape", HD_UNSUPPORTED, "expected one size of at least 1");
+  c->epsilon = (float)hd_json_get_number(&p->json, "eps", (double)FLT_EPSILON);
+  c->no_weight = !hd_json_get_bool(&p->json, "elementwise_affine", true);
+}
 
 static void parse(void *config, hd_parse *p) {
   hd_norm_config *c = config;
+  if (hd_json_has(&p->json, "normalized_shape")) {
+    parse_torch(c, p);
+    return;
+  }
   c->size = hd_json_get_size(&p->json, "norm_size", 0);
+  c->no_weight = p->dialect == HD_STANDARD && !hd_json_get_bool(&p->json, "elementwise_affine", true);
   c->epsilon = (float)hd_json_get_number(&p->json, "epsilon", 0);
   if (c->epsilon == 0) c->epsilon = 1e-6f;
   if (c->size == 0) hd_json_refuse(&p->json, "norm_size", HD_BAD_FILE, "expected a size of at least 1");
@@ -20,6 +40,7 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
   if (dialect == HD_LOOM) cJSON_AddStringToObject(json, "activation", "relu"); /* Loom writes one for every layer and ignores it here */
   cJSON_AddNumberToObject(json, "norm_size", (double)c->size);
   cJSON_AddNumberToObject(json, "epsilon", (double)c->epsilon);
+  if (c->no_weight) cJSON_AddBoolToObject(json, "elementwise_affine", false);
   return HD_OK;
 }
 
@@ -37,15 +58,18 @@ static size_t n_rows(const hd_norm_config *c, const hd_shape *in) { return hd_sh
 
 static size_t slots(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
   const hd_norm_config *c = config;
+  if (c->no_weight) return 0;
   slot[0] = (hd_slot){.role = "weight", .n_dims = 1, .shape = {c->size}, .lack = HD_LACK_INIT, .init = HD_INIT_ONE};
   return 1;
 }
+
+static const float *gamma_of(const hd_call *call) { return call->weight[0] ? call->weight[0]->data : NULL; }
 
 static hd_status forward(const hd_call *call, hd_error *err) {
   (void)err;
   const hd_norm_config *c = call->config;
   size_t rows = n_rows(c, call->in[0].shape), done = rows * c->size;
-  k_rms_norm_f32(call->out[0].data, call->in[0].data, call->weight[0]->data, rows, c->size, c->epsilon);
+  k_rms_norm_f32(call->out[0].data, call->in[0].data, gamma_of(call), rows, c->size, c->epsilon);
   memset(call->out[0].data + done, 0, (hd_shape_size(call->in[0].shape) - done) * sizeof(float));
   return HD_OK;
 }
@@ -53,7 +77,7 @@ static hd_status forward(const hd_call *call, hd_error *err) {
 static hd_status backward(const hd_call *call, hd_error *err) {
   (void)err;
   const hd_norm_config *c = call->config;
-  k_rms_norm_grad_f32(call->d_in[0], call->d_weight[0], call->d_out[0], call->in[0].data, call->weight[0]->data,
+  k_rms_norm_grad_f32(call->d_in[0], call->d_weight[0], call->d_out[0], call->in[0].data, gamma_of(call),
                       n_rows(c, call->in[0].shape), c->size, c->epsilon);
   return HD_OK;
 }

@@ -11,7 +11,14 @@ extern const hd_layer hd_layer_dense, hd_layer_linear, hd_layer_activation, hd_l
 
 extern const hd_layer hd_layer_conv1d, hd_layer_conv2d, hd_layer_conv_transpose1d, hd_layer_conv_transpose2d, hd_layer_convolution,
   hd_layer_rnn, hd_layer_lstm, hd_layer_gru, hd_layer_recurrent, hd_layer_layer_norm, hd_layer_group_norm, hd_layer_instance_norm,
-  hd_layer_batch_norm, hd_layer_join, hd_layer_columns;
+  hd_layer_batch_norm, hd_layer_join, hd_layer_columns, hd_layer_prelu,
+  hd_layer_max_pool1d, hd_layer_max_pool2d, hd_layer_avg_pool1d, hd_layer_avg_pool2d, hd_layer_adaptive_avg_pool1d, hd_layer_adaptive_avg_pool2d,
+  hd_layer_flatten, hd_layer_dropout, hd_layer_glu, hd_layer_embedding_bag, hd_layer_sum_rows, hd_layer_swap,
+  hd_layer_sinusoidal_positions, hd_layer_learned_positions, hd_layer_rotary_positions, hd_layer_torch_attention,
+  hd_layer_transformer_encoder_layer, hd_layer_transformer_encoder;
+
+/* A layer_norm over rows of `size` inside another layer. */
+hd_value hd_build_layer_norm(hd_builder *b, const char *name, const char *weights, size_t size, float epsilon, bool bias, hd_value x);
 
 typedef struct hd_linear_config {
   size_t in_features, out_features;
@@ -22,6 +29,8 @@ typedef struct hd_linear_config {
 
 typedef struct hd_activation_config {
   const hd_activation *activation;
+  bool has_parameters;  /* other ones than its defaults */
+  float parameters[2];
 } hd_activation_config;
 
 /* Loom's answer to a layer that cannot run: the outermost layer around the spec being expanded passes its input through. parallel.c */
@@ -42,7 +51,13 @@ typedef struct hd_dense_config {
 typedef struct hd_embedding_config {
   size_t vocab_size, embedding_dim;
   bool unknown_is_zero; /* Loom: ids out of range give zeros; else they are an error */
+  bool has_padding;     /* the row `padding` gets no gradient */
+  size_t padding;
 } hd_embedding_config;
+
+typedef struct hd_sum_rows_config {
+  bool mean;
+} hd_sum_rows_config;
 
 typedef struct hd_columns_config {
   size_t first, n;
@@ -81,6 +96,7 @@ typedef struct hd_as_rows_config {
 typedef struct hd_norm_config {
   size_t size;
   float epsilon;
+  bool no_weight;
   bool flat;           /* Loom: rows of `size` whatever the shape; a tail shorter than a row becomes 0 */
 } hd_norm_config;
 

@@ -98,6 +98,7 @@ TEST(exp_is_within_two_ulps_of_libm) {
 /* The error allowed to each: what the rounding of its argument alone may cost is in the relative part. */
 static double relative_tolerance(const char *name, double x) {
   if (strcmp(name, "gelu_tanh") == 0 && x < -1) return 1e-6 + 2.4e-7 * fabs(x * x * x * 0.0714); /* the exponent's own rounding */
+  if (strcmp(name, "quick_gelu") == 0 && x < -1) return 1e-6 + 2.4e-7 * fabs(x);
   return strcmp(name, "linear") == 0 ? 0 : 1e-6;
 }
 
@@ -141,6 +142,7 @@ TEST(derivatives_are_the_slopes_of_the_functions) {
       f->backward(&d_x, &d_y, &x, 1);
       if (!CHECK_NEAR(d_x, 0.25 + 2 * slope(f->name, (double)x), 1e-6, 1e-6)) printf("# %s'(%g)\n", f->name, (double)x);
     }
+    if (strcmp(f->name, "relu_squared") == 0 || strcmp(f->name, "softsign") == 0) continue; /* their slopes go on changing */
     const float far[] = {1e4f, -1e4f, 3e38f, -3e38f, INFINITY, -INFINITY}, ones[] = {1, 1, 1, 1, 1, 1};
     float d_far[6] = {0};
     f->backward(d_far, ones, far, 6);

@@ -1,0 +1,172 @@
+/* positions.c: what tells a network where in a sequence its rows stand. sinusoidal_positions adds the table of "Attention Is All You Need"
+ * (Vaswani et al., 2017), learned_positions a weight's rows; rotary_positions turns x, as position.c does inside attention layers.
+ * x: [positions, width], or [batch, positions, width]; with batch_first false [positions, batch, width]. */
+#include "base/status.h"
+#include "layers/rows.h"
+
+#include <math.h>
+
+typedef struct positions_config {
+  size_t width;
+  size_t most;      /* learned: rows of the weight */
+  bool positions_first;
+} positions_config;
+
+static void parse(positions_config *c, hd_parse *p, const char *key) {
+  c->width = hd_json_get_size(&p->json, key, 0);
+  c->positions_first = !hd_json_get_bool(&p->json, "batch_first", true);
+  if (c->width == 0 || c->width > 1 << 24) hd_json_refuse(&p->json, key, HD_BAD_FILE, "expected a size of at least 1");
+  if (p->dialect == HD_LOOM) hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "the loom dialect has no '%s'", p->spec->layer->name);
+}
+
+static void parse_sinusoidal(void *config, hd_parse *p) { parse(config, p, "d_model"); }
+
+static void parse_learned(void *config, hd_parse *p) {
+  positions_config *c = config;
+  parse(c, p, "dim");
+  c->most = hd_json_get_size(&p->json, "max_len", 0);
+  if (c->most == 0) hd_json_refuse(&p->json, "max_len", HD_BAD_FILE, "expected a size of at least 1");
+}
+
+static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
+  const positions_config *c = config;
+  if (dialect == HD_LOOM) return hd_fail(err, HD_UNSUPPORTED, "the loom dialect has no positions");
+  cJSON_AddNumberToObject(json, c->most ? "dim" : "d_model", (double)c->width);
+  if (c->most) cJSON_AddNumberToObject(json, "max_len", (double)c->most);
+  cJSON_AddBoolToObject(json, "batch_first", !c->positions_first);
+  return HD_OK;
+}
+
+static hd_status infer(hd_infer *i, hd_error *err) {
+  const positions_config *c = i->config;
+  const hd_shape *in = i->in[0];
+  char room[HD_SHAPE_ROOM];
+  if (in->n_dims < 2 || hd_shape_last(in) != c->width)
+    return hd_infer_fail(i, err, "expected positions of width %zu, found shape %s", c->width, hd_shape_text(room, in->n_dims, in->dim));
+  size_t positions = c->positions_first ? in->dim[0] : in->dim[in->n_dims - 2];
+  if (c->most && i->run->past + positions > c->most)
+    return hd_infer_fail(i, err, "expected at most %zu positions, found %zu", c->most, i->run->past + positions);
+  i->out[0] = *in;
+  i->scratch_bytes = c->width * sizeof(float);
+  return HD_OK;
+}
+
+/* The position of a row of the input. */
+static size_t position_of(const hd_call *call, size_t row) {
+  const positions_config *c = call->config;
+  const hd_shape *in = call->in[0].shape;
+  size_t n = c->positions_first ? in->dim[0] : in->dim[in->n_dims - 2];
+  size_t rows_apart = c->positions_first ? hd_shape_rows(in) / n : 1;
+  return call->run->past + row / rows_apart % n;
+}
+
+/* p[2i] = sin(position / 10000^(2i / width)), p[2i + 1] = cos of the same */
+static void sinusoid(float *to, size_t position, size_t width) {
+  for (size_t d = 0; d < width; d++) {
+    double angle = (double)position * exp(-(double)(d & ~(size_t)1) * log(10000.0) / (double)width);
+    to[d] = (float)(d & 1 ? cos(angle) : sin(angle));
+  }
+}
+
+static hd_status forward_sinusoidal(const hd_call *call, hd_error *err) {
+  (void)err;
+  size_t width = ((const positions_config *)call->config)->width, rows = hd_shape_rows(call->in[0].shape);
+  for (size_t r = 0; r < rows; r++) {
+    sinusoid(call->scratch, position_of(call, r), width);
+    k_add_f32(call->out[0].data + r * width, call->in[0].data + r * width, call->scratch, width);
+  }
+  return HD_OK;
+}
+
+static hd_status backward(const hd_call *call, hd_error *err) {
+  (void)err;
+  if (call->d_in[0]) k_axpy_f32(call->d_in[0], 1, call->d_out[0], hd_shape_size(call->out[0].shape));
+  return HD_OK;
+}
+
+static size_t slots_learned(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
+  const positions_config *c = config;
+  slot[0] = (hd_slot){.role = "weight", .n_dims = 2, .shape = {c->most, c->width}, .init = HD_INIT_NORMAL, .init_scale = 1};
+  return 1;
+}
+
+static hd_status forward_learned(const hd_call *call, hd_error *err) {
+  (void)err;
+  const float *weight = call->weight[0]->data;
+  size_t width = ((const positions_config *)call->config)->width, rows = hd_shape_rows(call->in[0].shape);
+  for (size_t r = 0; r < rows; r++)
+    k_add_f32(call->out[0].data + r * width, call->in[0].data + r * width, weight + position_of(call, r) * width, width);
+  return HD_OK;
+}
+
+static hd_status backward_learned(const hd_call *call, hd_error *err) {
+  size_t width = ((const positions_config *)call->config)->width, rows = hd_shape_rows(call->in[0].shape);
+  for (size_t r = 0; call->d_weight[0] && r < rows; r++)
+    k_axpy_f32(call->d_weight[0] + position_of(call, r) * width, 1, call->d_out[0] + r * width, width);
+  return backward(call, err);
+}
+
+/* ---- rotary_positions ---- */
+
+static void parse_rotary(void *config, hd_parse *p) {
+  hd_rope_table_config *c = config;
+  c->head_dim = hd_json_get_size(&p->json, "dim", 0);
+  c->theta = hd_json_get_number(&p->json, "base", 10000);
+  if (c->head_dim == 0 || c->head_dim % 2) hd_json_refuse(&p->json, "dim", HD_BAD_FILE, "expected an even size, found %zu", c->head_dim);
+  if (!(c->theta > 0)) hd_json_refuse(&p->json, "base", HD_BAD_FILE, "expected a number above 0");
+  if (hd_json_get_bool(&p->json, "interleaved", false))
+    hd_json_refuse(&p->json, "interleaved", HD_UNSUPPORTED, "rotating neighbouring pairs is not built, only halves are");
+  if (p->dialect == HD_LOOM) hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "the loom dialect has no '%s'", p->spec->layer->name);
+}
+
+static hd_status write_rotary(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
+  const hd_rope_table_config *c = config;
+  if (dialect == HD_LOOM) return hd_fail(err, HD_UNSUPPORTED, "the loom dialect has no positions");
+  cJSON_AddNumberToObject(json, "dim", (double)c->head_dim);
+  cJSON_AddNumberToObject(json, "base", c->theta);
+  return HD_OK;
+}
+
+static hd_value expand_rotary(hd_builder *b, const hd_spec *spec, hd_value x) {
+  const hd_rope_table_config *c = spec->config;
+  hd_value cosine = hd_build(b, &hd_layer_rope_table, "rope", "", c, &x, 1);
+  hd_value inputs[] = {x, cosine, hd_build_output(b, cosine, 1)};
+  return hd_build(b, &hd_layer_rope, "", "", &(hd_rope_config){.head_dim = c->head_dim}, inputs, 3);
+}
+
+static const char *const sinusoidal_aliases[] = {"PositionalEncoding", NULL};
+
+const hd_layer hd_layer_sinusoidal_positions = {
+  .name = "sinusoidal_positions",
+  .example = "{\"type\":\"sinusoidal_positions\",\"d_model\":5,\"batch_first\":false,\"input_shape\":[4,2,5]}",
+  .aliases = sinusoidal_aliases,
+  .config_bytes = sizeof(positions_config),
+  .parse = parse_sinusoidal,
+  .write = write,
+  .infer = infer,
+  .in_place = true,
+  .forward = forward_sinusoidal,
+  .backward = backward,
+};
+
+const hd_layer hd_layer_learned_positions = {
+  .name = "learned_positions",
+  .example = "{\"type\":\"learned_positions\",\"dim\":4,\"max_len\":7,\"input_shape\":[2,5,4]}",
+  .config_bytes = sizeof(positions_config),
+  .parse = parse_learned,
+  .write = write,
+  .infer = infer,
+  .slots = slots_learned,
+  .in_place = true,
+  .forward = forward_learned,
+  .backward = backward_learned,
+};
+
+const hd_layer hd_layer_rotary_positions = {
+  .name = "rotary_positions",
+  .example = "{\"type\":\"rotary_positions\",\"dim\":6,\"input_shape\":[2,5,6]}",
+  .config_bytes = sizeof(hd_rope_table_config),
+  .parse = parse_rotary,
+  .write = write_rotary,
+  .expand = expand_rotary,
+};
