@@ -4,7 +4,7 @@
 enum { LAST = HD_AXES - 1, MOST = 1 << 24 }; /* products of a few sizes stay far from overflow */
 
 static size_t size_of(const cJSON *node) {
-  bool whole = node && cJSON_IsNumber(node) && node->valuedouble >= 0 && node->valuedouble <= MOST && node->valuedouble == (double)(size_t)node->valuedouble;
+  bool whole = node && cJSON_IsNumber(node) && node->valuedouble >= 0 && node->valuedouble <= (double)MOST && node->valuedouble == (double)(size_t)node->valuedouble;
   return whole ? (size_t)node->valuedouble : SIZE_MAX;
 }
 

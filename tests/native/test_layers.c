@@ -150,6 +150,36 @@ TEST(every_declarable_layer_has_an_example) {
   }
 }
 
+/* Settings that make another layer of a type, each checked like the type's own example. */
+#define TWO_BRANCHES "\"branches\":[{\"type\":\"linear\",\"in_features\":4,\"out_features\":3},{\"type\":\"dense\",\"in_features\":4,\"out_features\":3,\"activation\":\"tanh\"}]}"
+#define KMEANS_REST "\"input_shape\":[2,4],\"branches\":[{\"type\":\"linear\",\"in_features\":4,\"out_features\":3}]}"
+static const struct { const hd_layer *layer; const char *example; } settings[] = {
+  {&hd_layer_softmax, "{\"type\":\"softmax\",\"softmax_variant\":\"grid\",\"softmax_rows\":2,\"softmax_cols\":3,\"temperature\":0.7,\"input_shape\":[2,6]}"},
+  {&hd_layer_softmax, "{\"type\":\"softmax\",\"softmax_variant\":\"hierarchical\",\"hierarchy_levels\":[3,2],\"input_shape\":[2,6]}"},
+  {&hd_layer_softmax, "{\"type\":\"softmax\",\"softmax_variant\":\"masked\",\"mask\":[true,false,true,true],\"input_shape\":[2,4]}"},
+  {&hd_layer_softmax, "{\"type\":\"softmax\",\"softmax_variant\":\"gumbel\",\"seed\":3,\"temperature\":2,\"input_shape\":[2,4]}"},
+  {&hd_layer_softmax, "{\"type\":\"softmax\",\"softmax_variant\":\"sparsemax\",\"temperature\":3,\"input_shape\":[1,4]}"},
+  {&hd_layer_softmax, "{\"type\":\"softmax\",\"softmax_variant\":\"entmax\",\"entmax_alpha\":1.3,\"temperature\":2,\"input_shape\":[2,4]}"},
+  {&hd_layer_parallel, "{\"type\":\"parallel\",\"combine_mode\":\"add\",\"input_shape\":[2,4]," TWO_BRANCHES},
+  {&hd_layer_parallel, "{\"type\":\"parallel\",\"combine_mode\":\"avg\",\"input_shape\":[2,4]," TWO_BRANCHES},
+  {&hd_layer_parallel, "{\"type\":\"parallel\",\"combine_mode\":\"filter\",\"input_shape\":[2,4]," TWO_BRANCHES},
+  {&hd_layer_parallel, "{\"type\":\"parallel\",\"combine_mode\":\"grid_scatter\",\"grid_output_cols\":2,\"grid_positions\":[{\"target_col\":1},{\"branch_index\":1}],\"input_shape\":[2,4]," TWO_BRANCHES},
+  {&hd_layer_kmeans, "{\"type\":\"kmeans\",\"num_clusters\":3,\"kmeans_temperature\":0.8," KMEANS_REST},
+  {&hd_layer_kmeans, "{\"type\":\"kmeans\",\"num_clusters\":3,\"distance_metric\":\"manhattan\",\"kmeans_temperature\":2," KMEANS_REST},
+  {&hd_layer_kmeans, "{\"type\":\"kmeans\",\"num_clusters\":3,\"distance_metric\":\"cosine\",\"kmeans_output_mode\":\"features\"," KMEANS_REST},
+};
+
+TEST(every_setting_of_a_layer_is_right_like_its_example) {
+  for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
+    hd_layer layer = *settings[i].layer;
+    layer.example = settings[i].example;
+    printf("# %s\n", layer.example);
+    check_gradients(&layer);
+    check_saving(&layer);
+    check_plan(&layer);
+  }
+}
+
 TEST(every_layer_has_the_gradient_that_finite_differences_give) { for_each_example(check_gradients); }
 
 TEST(every_layer_is_saved_and_loaded_to_the_same_bytes_and_outputs) { for_each_example(check_saving); }
