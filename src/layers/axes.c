@@ -8,6 +8,11 @@ static size_t size_of(const cJSON *node) {
   return whole ? (size_t)node->valuedouble : SIZE_MAX;
 }
 
+void hd_refuse_inputs(hd_parse *p, const char *const *names) {
+  for (; *names; names++)
+    if (hd_json_has(&p->json, *names)) hd_json_refuse(&p->json, *names, HD_UNSUPPORTED, "a graph has one input, this would be another");
+}
+
 void hd_axes_parse(size_t sizes[HD_AXES], hd_parse *p, const char *key, int n_axes, size_t missing, size_t least) {
   hd_json member = hd_json_member(&p->json, key);
   size_t first = (size_t)(HD_AXES - n_axes);

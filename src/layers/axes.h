@@ -6,6 +6,9 @@
 
 #define HD_AXES 2
 
+/* Refuses the arguments of PyTorch's calls that would be further inputs: a graph has one. `names` ends with NULL. */
+void hd_refuse_inputs(hd_parse *p, const char *const *names);
+
 /* Reads "key": n, or [n] or [n, m] as there are axes. Not even `least`: an error. */
 void hd_axes_parse(size_t sizes[HD_AXES], hd_parse *p, const char *key, int n_axes, size_t missing, size_t least);
 void hd_axes_write(cJSON *json, const char *key, const size_t sizes[HD_AXES], int n_axes);

@@ -2,6 +2,7 @@
  * Vaswani et al., 2017). Weights have PyTorch's names: the three projections of q, k and v lie in one matrix. Dropout is as in eval: none.
  * x: [positions, width], [positions, batch, width], or with batch_first [batch, positions, width]. */
 #include "base/status.h"
+#include "layers/axes.h"
 #include "layers/rows.h"
 
 #include <math.h>
@@ -63,6 +64,7 @@ static void parse_attention(void *config, hd_parse *p) {
   c->batch_first = hd_json_get_bool(j, "batch_first", false);
   c->causal = hd_json_get_bool(j, "is_causal", false);
   check_heads(c, p, "embed_dim", "num_heads");
+  hd_refuse_inputs(p, (const char *const[]){"key", "value", "attn_mask", "key_padding_mask", NULL});
   static const char *const widths[] = {"kdim", "vdim"}, *const extras[] = {"add_bias_kv", "add_zero_attn"};
   for (int i = 0; i < 2; i++) {
     if (hd_json_get_size(j, widths[i], c->width) != c->width)
@@ -128,6 +130,7 @@ static void parse_layer(void *config, hd_parse *p) {
   if (!c->activation) hd_json_refuse(j, "activation", HD_UNSUPPORTED, "unknown activation '%s'", hd_short_name(room, name));
   if (c->hidden == 0) hd_json_refuse(j, "dim_feedforward", HD_BAD_FILE, "expected a size of at least 1");
   check_heads(&c->attention, p, "d_model", "nhead");
+  hd_refuse_inputs(p, (const char *const[]){"src_mask", "src_key_padding_mask", NULL});
 }
 
 static void parse_encoder(void *config, hd_parse *p) {

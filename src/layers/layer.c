@@ -24,6 +24,8 @@ static const hd_layer *const table[] = {
   &hd_layer_parallel,             /* parallel.c    children beside each other, joined */
   &hd_layer_kmeans,               /* kmeans.c      children, then soft assignment to centres */
   &hd_layer_last_rows,            /* select.c      the rows whose logits are wanted */
+  &hd_layer_softmax_over,         /* softmax_over.c any dimension */
+  &hd_layer_log_softmax,          /* softmax_over.c */
   &hd_layer_prelu,                /* activation.c */
   &hd_layer_max_pool1d,           /* pool.c */
   &hd_layer_max_pool2d,           /* pool.c */

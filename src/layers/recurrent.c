@@ -4,6 +4,7 @@
 #include "kernels/recurrent.h"
 
 #include "base/status.h"
+#include "layers/axes.h"
 #include "layers/rows.h"
 
 #include <stdio.h>
@@ -313,6 +314,7 @@ static void parse(network_config *c, hd_parse *p) {
   c->batch_first = hd_json_get_bool(j, "batch_first", false);
   c->bidirectional = hd_json_get_bool(j, "bidirectional", false);
   check_sizes(c, p);
+  hd_refuse_inputs(p, (const char *const[]){"h0", "c0", NULL});
   if (*j->status == HD_OK) name_weights(c, p);
 }
 

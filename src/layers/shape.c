@@ -1,5 +1,6 @@
 /* shape.c: layers that pass their input on: flatten under another shape, dropout as it is in eval; and glu, one half gated by the other. */
 #include "base/status.h"
+#include "layers/axes.h"
 #include "layers/rows.h"
 
 #include <string.h>
@@ -74,6 +75,7 @@ static void parse_dropout(void *config, hd_parse *p) {
   dropout_config *c = config;
   c->p = hd_json_get_number(&p->json, "p", 0.5);
   if (!(c->p >= 0 && c->p <= 1)) hd_json_refuse(&p->json, "p", HD_BAD_FILE, "expected a probability");
+  hd_refuse_inputs(p, (const char *const[]){"mask", NULL});
   refuse_loom(p);
 }
 

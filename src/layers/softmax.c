@@ -267,6 +267,8 @@ static void parse(void *config, hd_parse *p) {
   read_mask(c, p);
   read_levels(c, p);
   keep_unused(c, p);
+  if (!c->loom && hd_json_get_number(j, "dim", -1) != -1)
+    hd_json_refuse(j, "dim", HD_UNSUPPORTED, "softmax runs over the last dimension, softmax_over takes others");
   const char *name = hd_arena_text(p->arena, hd_json_get_text(j, "softmax_variant", "standard"));
   if (!name) return;
   if (!*name) name = "standard";
