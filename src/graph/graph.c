@@ -111,6 +111,14 @@ static bool same_shape(const hd_slot *a, const hd_slot *b) {
 /* The spec that somebody declared: what owns weights, whatever composites lie between. */
 static const hd_spec *declared(const hd_builder *b) { return b->spec->maker ? b->spec->maker : b->spec; }
 
+/* Sizes come from files: their product has to be a size. */
+static bool countable(const hd_slot *slot) {
+  size_t n = sizeof(float);
+  for (int d = 0; d < slot->n_dims; d++)
+    if (!hd_mul_size(n, slot->shape[d], &n)) return false;
+  return true;
+}
+
 /* The parameter of that name, made if it is new. */
 static int parameter(hd_builder *b, const char *weights, const hd_slot *slot) {
   hd_model *m = b->model;
@@ -118,10 +126,14 @@ static int parameter(hd_builder *b, const char *weights, const hd_slot *slot) {
   char *name = hd_arena_format(&m->arena, "%s%s%s", b->spec->weights, weights, slot->role);
   if (!name) return fail_memory(b);
   const char *local = name + strlen(owner->weights);
+  char room[HD_NAME_ROOM], room_a[HD_SHAPE_ROOM], room_b[HD_SHAPE_ROOM];
+  if (!countable(slot)) {
+    hd_build_fail(b, HD_BAD_FILE, "weight %s of shape %s is too large", hd_short_name(room, name), hd_shape_text(room_a, slot->n_dims, slot->shape));
+    return -1;
+  }
   int index = hd_parameter_find(m, name);
   if (index >= 0) {
     if (same_shape(&m->parameters[index].slot, slot)) return index;
-    char room[HD_NAME_ROOM], room_a[HD_SHAPE_ROOM], room_b[HD_SHAPE_ROOM];
     const hd_slot *other = &m->parameters[index].slot;
     hd_build_fail(b, HD_BAD_ARGUMENT, "weight %s is wanted with shape %s, another layer has it with %s", hd_short_name(room, name),
                   hd_shape_text(room_a, slot->n_dims, slot->shape), hd_shape_text(room_b, other->n_dims, other->shape));

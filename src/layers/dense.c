@@ -34,18 +34,22 @@ const hd_activation *hd_parse_activation(hd_parse *p) {
   return activation;
 }
 
-/* Sizes have a Loom spelling and a PyTorch one; both are read in both dialects. */
-static size_t get_size(hd_parse *p, const char *loom, const char *standard) {
-  size_t size = hd_json_get_size(&p->json, standard, 0);
-  if (size == 0) size = hd_json_get_size(&p->json, loom, 0);
-  if (size == 0) hd_json_refuse(&p->json, p->dialect == HD_LOOM ? loom : standard, HD_BAD_FILE, "expected a size of at least 1");
+/* Sizes have PyTorch's names, or Loom's: a bundle has input_height and output_height (beside width = height = 1, which are filler), a network
+ * in JSON may use any of its three pairs, the first that is there (loom.md, section d). */
+static size_t get_size(hd_parse *p, const char *standard, const char *const loom[3]) {
+  const hd_json *j = &p->json;
+  const bool filler = hd_json_get_size(j, "width", 0) == 1 && hd_json_get_size(j, "height", 0) == 1 && hd_json_has(j, loom[2]);
+  size_t size = hd_json_get_size(j, standard, 0);
+  for (int i = filler ? 1 : 0; i < 3 && size == 0; i++) size = hd_json_get_size(j, loom[i], 0);
+  if (size == 0) hd_json_refuse(j, p->dialect == HD_LOOM ? loom[2] : standard, HD_BAD_FILE, "expected a size of at least 1");
   return size;
 }
 
 static void parse(void *config, hd_parse *p) {
   hd_dense_config *c = config;
-  c->linear.in_features = get_size(p, "input_height", "in_features");
-  c->linear.out_features = get_size(p, "output_height", "out_features");
+  static const char *const in[] = {"width", "input_size", "input_height"}, *const out[] = {"height", "output_size", "output_height"};
+  c->linear.in_features = get_size(p, "in_features", in);
+  c->linear.out_features = get_size(p, "out_features", out);
   c->linear.bias = p->dialect == HD_LOOM || hd_json_get_bool(&p->json, "bias", true);
   if (p->dialect == HD_LOOM) c->linear.fixed_rows = p->batch;
   c->activation = hd_parse_activation(p);

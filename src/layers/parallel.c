@@ -67,9 +67,12 @@ static rows rows_of(const parallel_config *c, const hd_shape *s) {
 static size_t width_of(const parallel_config *c, shapes branch, size_t i) { return rows_of(c, branch[i]).width; }
 
 static bool concat_width(const parallel_config *c, shapes branch, size_t *width, char problem[PROBLEM_ROOM]) {
-  (void)problem;
   *width = 0;
-  for (size_t i = 0; i < c->n_branches; i++) *width += width_of(c, branch, i);
+  for (size_t i = 0; i < c->n_branches; i++) {
+    if (hd_add_size(*width, width_of(c, branch, i), width)) continue;
+    snprintf(problem, PROBLEM_ROOM, "the branches are too large together");
+    return false;
+  }
   return true;
 }
 

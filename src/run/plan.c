@@ -116,37 +116,45 @@ static void insert(const hd_plan *plan, place *placed, size_t n_placed, place p)
   placed[i] = p;
 }
 
-static void place_values(hd_plan *plan, const lifetime *life, place *order, place *placed) {
+/* Gives a value its place; refuses what no memory could hold. */
+static hd_status put(hd_plan *plan, size_t value, size_t offset, size_t bytes, hd_error *err) {
+  size_t end;
+  if (!hd_add_size(offset, bytes, &end) || end > SIZE_MAX / 2)
+    return hd_fail(err, HD_BAD_ARGUMENT, "the values of one call are too large together: more than %zu bytes", SIZE_MAX / 2);
+  plan->offsets[value] = offset;
+  if (end > plan->arena_bytes) plan->arena_bytes = end;
+  return HD_OK;
+}
+
+static hd_status place_values(hd_plan *plan, const lifetime *life, place *order, place *placed, hd_error *err) {
   size_t n = 0;
   for (size_t v = 0; v < plan->model->n_values; v++)
     if (life[v].root == (int)v) order[n++] = (place){(int)v, hd_plan_value_bytes(plan, v)};
   qsort(order, n, sizeof *order, bigger_first);
   for (size_t i = 0; i < n; i++) {
     size_t offset = lowest_gap(plan, life, placed, i, &order[i]);
-    plan->offsets[order[i].value] = offset;
+    HD_TRY(put(plan, (size_t)order[i].value, offset, order[i].bytes, err));
     insert(plan, placed, i, order[i]);
-    if (offset + order[i].bytes > plan->arena_bytes) plan->arena_bytes = offset + order[i].bytes;
   }
   for (size_t v = 0; v < plan->model->n_values; v++) plan->offsets[v] = plan->offsets[life[v].root];
+  return HD_OK;
 }
 
-static void place_apart(hd_plan *plan) {
-  for (size_t v = 0; v < plan->model->n_values; v++) {
-    plan->offsets[v] = plan->arena_bytes;
-    plan->arena_bytes += hd_plan_value_bytes(plan, v);
-  }
+static hd_status place_apart(hd_plan *plan, hd_error *err) {
+  for (size_t v = 0; v < plan->model->n_values; v++) HD_TRY(put(plan, v, plan->arena_bytes, hd_plan_value_bytes(plan, v), err));
+  return HD_OK;
 }
 
 static hd_status place_shared(hd_plan *plan, hd_error *err) {
   size_t n = plan->model->n_values;
   lifetime *life = hd_alloc(n * sizeof *life);
   place *order = hd_alloc(2 * n * sizeof *order);
-  if (life && order) {
+  hd_status status = life && order ? HD_OK : hd_fail(err, HD_OUT_OF_MEMORY, "no memory to plan");
+  if (status == HD_OK) {
     find_lifetimes(plan, life);
     share_in_place(plan, life);
-    place_values(plan, life, order, order + n);
+    status = place_values(plan, life, order, order + n, err);
   }
-  hd_status status = life && order ? HD_OK : hd_fail(err, HD_OUT_OF_MEMORY, "no memory to plan");
   hd_free(life);
   hd_free(order);
   return status;
@@ -194,8 +202,7 @@ hd_status hd_plan_make(hd_plan *plan, const hd_model *model, const hd_shape *inp
   if (status == HD_OK) status = hd_plan_infer(plan, input, run, err);
   if (status == HD_OK) {
     note_maximum(plan);
-    if (run->keep) place_apart(plan);
-    else status = place_shared(plan, err);
+    status = run->keep ? place_apart(plan, err) : place_shared(plan, err);
   }
   if (status != HD_OK) hd_plan_free(plan);
   return status;
