@@ -1,6 +1,7 @@
 /**
- * PyTorch's layers against what PyTorch computed (tests/golden/torch/layers): outputs, and gradients of parameters. A loss of mean squares
- * with targets y − ½·n·up has the gradient `up`, so that any upstream gradient can be given.
+ * PyTorch's layers against what PyTorch computed (tests/golden/torch/layers): outputs, and gradients of parameters and of the
+ * input. A loss of mean squares with targets y − ½·n·up has the gradient `up`, so that any upstream gradient can be given; an embedding whose
+ * table is the input, asked for every row, has the input's gradient as its weight's.
  *
  * Our recurrent layers begin with a state of zero, most of PyTorch's cases with a given one. For those reference-recurrent.mjs has to give
  * PyTorch's output from PyTorch's state, and then says what it is from zero.
@@ -131,7 +132,6 @@ for (const entry of cases) {
   }
 
   const tensors = readSafetensors(golden(`torch/layers/${entry.files[0]}`));
-  const gradients = [...withPrefix(tensors, 'grad.param.')];
   const hasState = tensors.has('in.h0');
   if (hasState) test(`the reference gives PyTorch's ${name}`, () => assertWithin(recurrent(config, tensors, { fromZero: false }), tensors.get('out.y').data, tolerance, 'y'));
 
@@ -143,13 +143,28 @@ for (const entry of cases) {
   );
 
   // PyTorch's gradients of recurrent layers are those through the last states as well, which are no outputs here.
-  if (!gradients.length || tensors.has('up.h_n') || !tensors.get('up.y')?.data.length) continue;
-  testOnEveryModule(`PyTorch's ${name} has PyTorch's gradients of its parameters`, (runtime) =>
-    withLayer(runtime, entry, tensors, 'train', async (session, { data, shape }) => {
-      const y = await session.forward(data, shape);
-      const up = tensors.get('up.y').data;
-      await session.backward(data, y.map((value, i) => value - (up.length / 2) * up[i]), { loss: 'mse' });
-      for (const [weight, want] of gradients) assertWithin((await session.gradient(weight)).data, want.data, { abs: 1e-4, rel: 1e-3 }, `gradient of ${weight}`);
-    }),
-  );
+  if (tensors.has('up.h_n') || !tensors.get('up.y')?.data.length) continue;
+  testOnEveryModule(`PyTorch's ${name} has PyTorch's gradients`, (runtime) => assertGradients(runtime, entry, tensors));
+}
+
+/** The rounding of the targets comes on top of the case's own. */
+const gradientTolerance = { abs: 1e-4, rel: 1e-3 };
+
+async function assertGradients(runtime, entry, tensors) {
+  const { shape, data } = inputOf(entry, tensors);
+  const takesIds = tensors.has('in.ids');
+  const [rows, width] = [data.length / shape.at(-1), shape.at(-1)];
+  const table = { type: 'embedding', weights: 'input.', num_embeddings: rows, embedding_dim: width };
+  const layers = takesIds ? [layerOf(entry)] : [table, layerOf(entry)];
+  const model = await runtime.buildNetwork({ input_shape: takesIds ? shape : shape.length > 1 ? shape.slice(0, -1) : [1], layers }, { seed: 1 });
+  for (const { name } of model.weights) await model.writeWeight(name, name === 'input.weight' ? data : (tensors.get(`param.${name}`) ?? tensors.get(`buffer.${name}`)).data);
+  const session = await model.createSession({ mode: 'train' });
+  const input = takesIds ? data : Float32Array.from({ length: rows }, (_, i) => i);
+  const up = tensors.get('up.y').data;
+  const y = await session.forward(input);
+  await session.backward(input, y.map((value, i) => value - (up.length / 2) * up[i]), { loss: 'mse' });
+  for (const [weight, want] of withPrefix(tensors, 'grad.param.')) assertWithin((await session.gradient(weight)).data, want.data, gradientTolerance, `gradient of ${weight}`);
+  const wanted = tensors.get('grad.in.x') ?? tensors.get('grad.in.query');
+  if (wanted) assertWithin((await session.gradient('input.weight')).data, wanted.data, gradientTolerance, 'gradient of the input');
+  await model.free();
 }
