@@ -73,6 +73,7 @@ static hd_status fill_from_bundle(hd_parameter *p, const hd_bundle *bundle, hd_d
   size_t want = hd_parameter_count(p), have = without_filler(bundle, tensor ? tensor->n : 0, want);
   uint64_t seed = 1; /* of what Loom draws when it is not there: every load draws the same */
   if (dialect == HD_LOOM && have == 0 && p->slot.lack == HD_LACK_INIT) return initialise(p, &seed, err);
+  if (dialect == HD_LOOM && have == 0 && p->slot.optional) return HD_OK;
   HD_TRY(hd_parameter_allocate(p, HD_F32, err));
   if (have == want) return hd_parameter_set(p, tensor->values, in_out, err);
   if (dialect == HD_LOOM && p->slot.lack == HD_LACK_PADDED) return set_padded(p, tensor ? tensor->values : NULL, have, in_out, err);

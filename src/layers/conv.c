@@ -235,9 +235,13 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   return HD_OK;
 }
 
+/* Loom's kernel may lack its end, which counts as zeros, or be missing: then the output is zero. So may the bias, which then is. */
+static hd_lack lack_of(const conv_config *c) { return c->batch ? HD_LACK_PADDED : HD_LACK_REFUSED; }
+
 /* [rows, columns / groups, kernel…] */
 static void weight_slot(hd_slot *slot, const conv_config *c, size_t rows, size_t columns) {
-  *slot = (hd_slot){.role = "weight", .n_dims = 2, .shape = {rows, columns / c->groups}, .init = HD_INIT_UNIFORM_FAN_IN, .optional = c->batch > 0};
+  *slot = (hd_slot){.role = "weight", .n_dims = 2, .shape = {rows, columns / c->groups}, .lack = lack_of(c), .init = HD_INIT_UNIFORM_FAN_IN,
+                    .optional = c->batch > 0};
   size_t n_kernel = c->kernel[0] * c->kernel[1];
   for (int a = HD_AXES - c->n_axes; a < HD_AXES; a++) slot->shape[slot->n_dims++] = c->kernel[a];
   /* The initialiser's fan-in is the last dimension: the rest of it comes into the scale. */
@@ -246,7 +250,7 @@ static void weight_slot(hd_slot *slot, const conv_config *c, size_t rows, size_t
 
 static size_t add_bias_slot(hd_slot slot[HD_MAX_WEIGHTS], const conv_config *c) {
   if (!c->bias) return 1;
-  slot[1] = (hd_slot){.role = "bias", .n_dims = 1, .shape = {c->out_channels}, .init = HD_INIT_ZERO};
+  slot[1] = (hd_slot){.role = "bias", .n_dims = 1, .shape = {c->out_channels}, .lack = lack_of(c), .init = HD_INIT_ZERO};
   return 2;
 }
 
@@ -281,11 +285,9 @@ static k_conv kernel_at(const hd_call *call) {
 
 /* Loom's output without a kernel is zero behind the activation: −∞ is where sigmoid and softplus are 0. */
 static void fill_without_kernel(const conv_config *c, float *y, size_t n) {
-  bool is_zero_at_zero = true;
   float at_zero = 0;
   if (c->activation) c->activation->forward(&at_zero, &(float){0}, 1);
-  is_zero_at_zero = at_zero == 0;
-  for (size_t i = 0; i < n; i++) y[i] = is_zero_at_zero ? 0.0f : -INFINITY;
+  for (size_t i = 0; i < n; i++) y[i] = at_zero == 0 ? 0.0f : -INFINITY;
 }
 
 static hd_status forward(const hd_call *call, hd_error *err) {
