@@ -58,8 +58,8 @@ static void check_gradient(hd_session *s, float *values, const float *gradient, 
   }
 }
 
-static void check_gradients(const hd_layer *layer) {
-  hd_model *model = example_network(layer);
+/* All gradients of `model`, which is freed; `layer` says what its input is. */
+static void check_model(hd_model *model, const hd_layer *layer) {
   hd_session *s = model ? test_session(model, HD_TRAIN) : NULL;
   CHECK(s != NULL);
   if (!s) return;
@@ -81,6 +81,8 @@ static void check_gradients(const hd_layer *layer) {
   hd_session_free(s);
   CHECK_EQ(hd_model_free(model, NULL), HD_OK);
 }
+
+static void check_gradients(const hd_layer *layer) { check_model(example_network(layer), layer); }
 
 static void check_saving(const hd_layer *layer) {
   hd_error err = {0};
@@ -192,6 +194,33 @@ TEST(every_setting_of_a_layer_is_right_like_its_example) {
     check_gradients(&layer);
     check_saving(&layer);
     check_plan(&layer);
+  }
+}
+
+/* Networks of the loom dialect over one flat vector: the hidden residual, rows cut from it, joins of whole batches. */
+static const struct { const char *input_shape; size_t n_layers, batch; const char *layers; } loom_networks[] = {
+  {"[12]", 4, 1, "{\"type\":\"rms_norm\",\"norm_size\":4},{\"type\":\"mha\",\"d_model\":4,\"num_heads\":2},{\"type\":\"rms_norm\",\"norm_size\":4},"
+              "{\"type\":\"swiglu\",\"input_height\":4,\"output_height\":6}"},
+  {"[8]", 3, 2, "{\"type\":\"rms_norm\",\"norm_size\":4},{\"type\":\"dense\",\"activation\":\"tanh\",\"input_height\":4,\"output_height\":5},{\"type\":\"swiglu\",\"input_height\":5,\"output_height\":3}"},
+  {"[7]", 1, 1, "{\"type\":\"rms_norm\",\"norm_size\":3}"},
+  {"[8]", 2, 2, "{\"type\":\"parallel\",\"branches\":[{\"type\":\"dense\",\"activation\":\"tanh\",\"input_height\":4,\"output_height\":2},{\"type\":\"softmax\"},"
+             "{\"type\":\"kmeans\",\"num_clusters\":2,\"branches\":[{\"type\":\"dense\",\"activation\":\"tanh\",\"input_height\":8,\"output_height\":2}]}]},"
+             "{\"type\":\"dense\",\"activation\":\"tanh\",\"input_height\":7,\"output_height\":2}"},
+  {"[4]", 1, 1, "{\"type\":\"parallel\",\"combine_mode\":\"filter\",\"filter_gate\":{\"type\":\"dense\",\"input_height\":4,\"output_height\":2},\"branches\":["
+             "{\"type\":\"dense\",\"activation\":\"tanh\",\"input_height\":4,\"output_height\":2},{\"type\":\"dense\",\"activation\":\"tanh\",\"input_height\":4,\"output_height\":3}]}"},
+  {"[3]", 1, 1, "{\"type\":\"parallel\",\"combine_mode\":\"nonsense\",\"branches\":[{\"type\":\"softmax\"}]}"},
+};
+
+TEST(networks_of_the_loom_dialect_have_the_gradient_that_finite_differences_give) {
+  for (size_t i = 0; i < sizeof loom_networks / sizeof loom_networks[0]; i++) {
+    char text[4096];
+    hd_error err;
+    hd_model *model = NULL;
+    int n = snprintf(text, sizeof text, "{\"dialect\":\"loom\",\"batch_size\":%zu,\"grid_rows\":1,\"grid_cols\":1,\"layers_per_cell\":%zu,\"input_shape\":%s,\"layers\":[%s]}",
+                     loom_networks[i].batch, loom_networks[i].n_layers, loom_networks[i].input_shape, loom_networks[i].layers);
+    if (hd_model_build(&model, text, (size_t)n, 7, &err) != HD_OK) printf("# %s\n", err.message);
+    printf("# network %zu\n", i);
+    check_model(model, &hd_layer_linear);
   }
 }
 
