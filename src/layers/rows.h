@@ -7,7 +7,8 @@
 
 extern const hd_layer hd_layer_dense, hd_layer_linear, hd_layer_activation, hd_layer_softmax, hd_layer_embedding,
   hd_layer_rms_norm, hd_layer_multi_head_attention, hd_layer_swiglu, hd_layer_sequential, hd_layer_residual,
-  hd_layer_parallel, hd_layer_loom_gate, hd_layer_kmeans, hd_layer_last_rows, hd_layer_as_rows, hd_layer_output, hd_layer_add, hd_layer_add_carried, hd_layer_multiply, hd_layer_rope_table, hd_layer_rope, hd_layer_attention;
+  hd_layer_parallel, hd_layer_loom_gate, hd_layer_kmeans, hd_layer_last_rows, hd_layer_as_rows, hd_layer_output, hd_layer_add,
+  hd_layer_add_carried, hd_layer_multiply, hd_layer_rope_table, hd_layer_rope, hd_layer_attention;
 
 extern const hd_layer hd_layer_conv1d, hd_layer_conv2d, hd_layer_conv_transpose1d, hd_layer_conv_transpose2d, hd_layer_convolution,
   hd_layer_rnn, hd_layer_lstm, hd_layer_gru, hd_layer_recurrent, hd_layer_layer_norm, hd_layer_group_norm, hd_layer_instance_norm,

@@ -173,10 +173,17 @@ typedef struct hd_softmax_variant {
 } variant;
 
 static const variant variants[] = {
-  {"standard", plain, plain, false},   {"temperature", plain, plain, false},       {"grid", grid, grid, false},
-  {"masked", masked, loom_masked, false}, {"hierarchical", hierarchical, hierarchical, false}, {"gumbel", gumbel, gumbel, false},
-  {"sparse", sparsemax, loom_sparse, true}, {"sparsemax", sparsemax, NULL, false},  {"entmax", entmax, loom_entmax, true},
-  {"adaptive", NULL, plain, true},     {"mixture", NULL, plain, true},
+  {"standard", plain, plain, false},
+  {"temperature", plain, plain, false},
+  {"grid", grid, grid, false},
+  {"hierarchical", hierarchical, hierarchical, false},
+  {"masked", masked, loom_masked, false},
+  {"gumbel", gumbel, gumbel, false},
+  {"sparse", sparsemax, loom_sparse, true},
+  {"sparsemax", sparsemax, NULL, false},
+  {"entmax", entmax, loom_entmax, true},
+  {"adaptive", NULL, plain, true},
+  {"mixture", NULL, plain, true},
 };
 enum { N_VARIANTS = sizeof variants / sizeof variants[0] };
 

@@ -32,14 +32,12 @@ static result forward_of(hd_model *model, const float *x, size_t rows, size_t co
   return r;
 }
 
-/* `layers` in a dialect with the seed 7, on x[rows, cols]; rows 0: one dimension. */
-static result run(const char *dialect, const char *layers, const float *x, size_t rows, size_t cols) {
+/* One layer in a dialect with the seed 7, on x[rows, cols]; rows 0: one dimension. */
+static result run(const char *dialect, const char *layer, const float *x, size_t rows, size_t cols) {
   char text[8192];
   hd_model *model = NULL;
   result r = {.err = {0}};
-  size_t n_layers = strcmp(dialect, "loom") == 0;
-  int n = snprintf(text, sizeof text, "{\"dialect\":\"%s\",\"grid_rows\":1,\"grid_cols\":1,\"layers_per_cell\":1,\"layers\":[%s]}", dialect, layers);
-  if (!n_layers) n = snprintf(text, sizeof text, "{\"dialect\":\"%s\",\"layers\":[%s]}", dialect, layers);
+  int n = snprintf(text, sizeof text, "{\"dialect\":\"%s\",\"grid_rows\":1,\"grid_cols\":1,\"layers_per_cell\":1,\"layers\":[%s]}", dialect, layer);
   r.status = hd_model_build(&model, text, (size_t)n, 7, &r.err);
   return r.status == HD_OK ? forward_of(model, x, rows, cols) : r;
 }
