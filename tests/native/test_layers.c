@@ -237,6 +237,15 @@ TEST(names_and_aliases_are_found_and_unknown_ones_are_not) {
   CHECK(hd_layer_find("no such layer") == NULL);
 }
 
+TEST(every_activation_is_a_layer_type_by_our_name_and_by_pytorchs) {
+  const hd_activation *f;
+  for (size_t i = 0; (f = hd_activation_at(i)) != NULL; i++) {
+    if (strncmp(f->name, "loom_", 5) == 0) continue;
+    CHECK(hd_layer_find(f->name) == &hd_layer_activation);
+    CHECK(!f->torch || hd_layer_find(f->torch) == &hd_layer_activation);
+  }
+}
+
 static void check_refused(const char *layers, const char *says) {
   char text[4096];
   hd_error err = {0};
