@@ -52,6 +52,7 @@ typedef enum hd_dtype {
   HD_U64, HD_U32, HD_U16, HD_U8,
   HD_BOOL,
   HD_Q8_0,        /* GGML's: blocks of 32 values, an F16 scale and 32 int8 */
+  HD_F4,          /* E2M1, two to a byte, the first in the low half; an odd count ends in half a byte */
   HD_DTYPE_COUNT  /* also "no dtype" */
 } hd_dtype;
 
@@ -144,6 +145,22 @@ hd_status hd_model_build(hd_model **out, const char *json, size_t n, uint64_t se
  * keeps only what is 8 and more. Form 1 refuses what is not finite. The caller frees *text with hd_text_free. */
 hd_status hd_model_save_bundle(char **text, size_t *n, const hd_model *model, const char *id, const char *dtype, hd_error *err);
 void hd_text_free(char *text);
+
+/* All weights as a SafeTensors file. In the loom dialect names, declared shapes and the order of values are Loom's ("layers.0.weight",
+ * [out, in] over values that lie [in][out]); in the standard one they are what they say. Floats are rounded to nearest. Integers and F4 have
+ * scales fitted to each row of a matrix (to the whole of a vector), kept beside the codes: w = code · "<name>.scale" + "<name>.offset",
+ * the offset for unsigned dtypes only; F4 leaves a tensor of an odd number of values F32. The caller frees *bytes with hd_bytes_free. */
+hd_status hd_model_save_weights(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, hd_error *err);
+/* Sets the weights that the file has, by name and shape, and leaves the rest; reads what hd_model_save_weights writes and, in the loom
+ * dialect, Loom's own files. Nothing is changed when it fails: on a shape that does not fit, on a file without any weight of the model, and
+ * (bad_state) while sessions are open. `n_set` may be NULL. */
+hd_status hd_model_load_weights(hd_model *model, const void *file, size_t n, size_t *n_set, hd_error *err);
+void hd_bytes_free(void *bytes);
+
+/* A SafeTensors file from plain values, encoded as Loom's tensor-level writer does: integers are truncated, not scaled. `json` is an array of
+ * {"name", "dtype", "shape"}; `values` are theirs, one after the other. */
+hd_status hd_safetensors_serialize(uint8_t **bytes, size_t *n, const char *json, size_t n_json, const float *values, size_t n_values,
+                                   hd_error *err);
 
 /* Fails with bad_state while sessions are open, and frees nothing then. */
 hd_status hd_model_free(hd_model *model, hd_error *err);

@@ -144,6 +144,35 @@ int w_model_save_bundle(const hd_model *model, const char *id, const char *dtype
   return (int)status;
 }
 
+/* transfer: [bytes, n]; give the bytes back with w_free */
+static int put_bytes(hd_status status, uint8_t *bytes, size_t n) {
+  put(0, bytes);
+  transfer[1] = (double)n;
+  return (int)status;
+}
+
+int w_model_save_weights(const hd_model *model, int dtype) {
+  uint8_t *bytes = NULL;
+  size_t n = 0;
+  hd_status status = hd_model_save_weights(&bytes, &n, model, (hd_dtype)dtype, &error);
+  return put_bytes(status, bytes, n);
+}
+
+/* transfer: [weights set] */
+int w_model_load_weights(hd_model *model, const void *file, size_t n) {
+  size_t n_set = 0;
+  hd_status status = hd_model_load_weights(model, file, n, &n_set, &error);
+  transfer[0] = (double)n_set;
+  return (int)status;
+}
+
+int w_safetensors_serialize(const char *json, size_t n_json, const float *values, size_t n_values) {
+  uint8_t *bytes = NULL;
+  size_t n = 0;
+  hd_status status = hd_safetensors_serialize(&bytes, &n, json, n_json, values, n_values, &error);
+  return put_bytes(status, bytes, n);
+}
+
 /* transfer: [text]; give the text back with w_text_free */
 int w_model_describe(const hd_model *model) {
   char *json = NULL;

@@ -39,6 +39,9 @@ export interface CoreExports extends HeapExports {
   w_model_load_bundle(text: Pointer, n: number, id: Pointer): Status;
   w_model_build(json: Pointer, n: number, seed: number): Status;
   w_model_save_bundle(model: Pointer, id: Pointer, dtype: Pointer): Status;
+  w_model_save_weights(model: Pointer, dtype: number): Status;
+  w_model_load_weights(model: Pointer, file: Pointer, n: number): Status;
+  w_safetensors_serialize(json: Pointer, nJson: number, values: Pointer, nValues: number): Status;
   w_model_free(model: Pointer): Status;
   w_model_describe(model: Pointer): Status;
   w_model_read_weight(model: Pointer, name: Pointer, values: Pointer, n: number): Status;
@@ -187,6 +190,16 @@ export class Core {
       return this.heap.text(pointer, sized ? this.heap.transfer(1) : undefined);
     } finally {
       this.call((x) => x.w_text_free(pointer));
+    }
+  }
+
+  /** The bytes a successful call left there, given back to the core. */
+  bytes(use: (exports: CoreExports) => Status): Uint8Array {
+    const pointer = this.made(use);
+    try {
+      return this.heap.bytes(pointer, this.heap.transfer(1));
+    } finally {
+      this.call((x) => x.w_free(pointer));
     }
   }
 

@@ -16,6 +16,7 @@ export interface NodeFileSystem {
   open(path: string | URL, flags: string): Promise<NodeFileHandle>;
   readFile(path: string | URL): Promise<Uint8Array>;
   stat(path: string | URL): Promise<{ isDirectory(): boolean; size: number }>;
+  writeFile(path: string | URL, data: Uint8Array | string): Promise<void>;
   readdir(path: string | URL): Promise<string[]>;
 }
 

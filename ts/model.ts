@@ -22,6 +22,7 @@ import type {
   ModelDescription,
   NumbersInput,
   SaveOptions,
+  SaveWeightsOptions,
   SessionOptions,
   StoredDtype,
   WeightInfo,
@@ -184,6 +185,28 @@ export class LocalModel implements Model {
 
   async saveToString(id: string, options?: SaveOptions): Promise<string> {
     return this.saveToStringSync(id, options);
+  }
+
+  /** `saveWeights`, at once. */
+  saveWeightsSync(options: SaveWeightsOptions = {}): Uint8Array {
+    this.#lease.check();
+    const dtype = this.#core.dtypeNumber(options.dtype ?? 'F32');
+    return this.#core.bytes((x) => x.w_model_save_weights(this.#handle, dtype));
+  }
+
+  async saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array> {
+    return this.saveWeightsSync(options);
+  }
+
+  /** `loadWeights`, at once. */
+  loadWeightsSync(file: Uint8Array): number {
+    this.#lease.check();
+    this.#dropKept();
+    return this.#core.heap.with(file, (p, n) => this.#core.made((x) => x.w_model_load_weights(this.#handle, p, n)));
+  }
+
+  async loadWeights(file: FileInput): Promise<number> {
+    return this.loadWeightsSync(await readAll(await openFile(file)));
   }
 
   // ---- Running ----

@@ -3,9 +3,10 @@
  * synchronous, exist on a runtime in this thread, and do exactly what the calls they are made of do.
  */
 import type { Core } from './core.js';
+import { nodeFiles } from './host.js';
 import { loadBundle, withDialect } from './load.js';
 import { LocalModel } from './model.js';
-import type { NumbersInput, StoredDtype } from './types.js';
+import type { FileInput, NumbersInput, SaveWeightsOptions, StoredDtype, TensorInput } from './types.js';
 
 /** A network under its Loom names. `model` is the same network under Heddle's. */
 export class Network {
@@ -26,12 +27,52 @@ export class Network {
     return this.model.saveToStringSync(id, { dtype });
   }
 
+  /** Writes the bundle SaveModelToString gives to a file: a path, in Node. In a page: `new Blob([network.SaveModelToString(id)])`. */
+  async SaveModel(path: string | URL, id: string): Promise<void> {
+    await nodeFiles().writeFile(path, this.SaveModelToString(id));
+  }
+
+  /** Writes all weights to a SafeTensors file: a path, in Node. In a page: `new Blob([network.SerializeWeights()])`. */
+  async SaveWeightsToSafetensors(path: string | URL, options?: SaveWeightsOptions): Promise<void> {
+    await nodeFiles().writeFile(path, this.SerializeWeights(options));
+  }
+
+  /** The bytes SaveWeightsToSafetensors writes. */
+  SerializeWeights(options?: SaveWeightsOptions): Uint8Array {
+    return this.model.saveWeightsSync(options);
+  }
+
+  /** Sets the weights the file has, by name and shape; Loom's own files, too. How many it had. */
+  async LoadWeightsFromSafetensors(file: FileInput): Promise<number> {
+    return this.model.loadWeights(file);
+  }
+
   free(): void {
     this.model.freeSync();
   }
 
   [Symbol.dispose](): void {
     this.model.freeSync();
+  }
+}
+
+/** A SafeTensors file of these tensors as Loom's tensor writer encodes them: integers are truncated and not scaled. */
+export function serializeSafetensors(lend: InstanceLender, tensors: Readonly<Record<string, TensorInput>>): Uint8Array {
+  const { core, release } = lend();
+  try {
+    const entries = Object.entries(tensors);
+    const json = JSON.stringify(entries.map(([name, { shape, dtype }]) => ({ name, shape, dtype: dtype ?? 'F32' })));
+    const values = new Float32Array(entries.reduce((sum, [, t]) => sum + t.values.length, 0));
+    let at = 0;
+    for (const [, t] of entries) {
+      values.set(t.values, at);
+      at += t.values.length;
+    }
+    return core.heap.withText(json, (p, n) =>
+      core.heap.with(new Uint8Array(values.buffer), (v) => core.bytes((x) => x.w_safetensors_serialize(p, n, v, values.length))),
+    );
+  } finally {
+    release();
   }
 }
 

@@ -21,6 +21,7 @@ import type {
   Session,
   SessionMemory,
   SaveOptions,
+  SaveWeightsOptions,
   SessionOptions,
   TensorValue,
   TrainOptions,
@@ -52,8 +53,8 @@ class Remote {
     return this.connection.call(this.handle, method, args, { transfer });
   }
 
-  async call<T>(method: string, args: unknown[] = []): Promise<T> {
-    const { value, state } = await this.make(method, args);
+  async call<T>(method: string, args: unknown[] = [], transfer?: Transferable[]): Promise<T> {
+    const { value, state } = await this.make(method, args, transfer);
     if (state) this.state = state;
     return value as T;
   }
@@ -256,6 +257,17 @@ export class RemoteModel implements Model {
 
   saveToString(id: string, options?: SaveOptions): Promise<string> {
     return this.#remote.call('saveToString', [id, options]);
+  }
+
+  saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array> {
+    return this.#remote.call('saveWeights', [options]);
+  }
+
+  async loadWeights(file: FileInput): Promise<number> {
+    this.#remote.check();
+    const transfer: Transferable[] = [];
+    const sendable = await sendableFile(file, transfer);
+    return this.#remote.call('loadWeights', [sendable], transfer);
   }
 
   async loadAdapter(config: FileInput | object, weights: FileInput): Promise<Adapter> {

@@ -9,13 +9,13 @@ import { processors, whyNoThreads } from './host.js';
 import { inspectFile, loadFiles, openModel, standardDialect, textSettings } from './load.js';
 import { hasThreads } from './loader.js';
 import { LocalModel } from './model.js';
-import { buildNetworkFromJSON, loadModelWithDType, loadNetworkFromString } from './names.js';
+import { buildNetworkFromJSON, loadModelWithDType, loadNetworkFromString, serializeSafetensors } from './names.js';
 import type { LoadedWithDType, Network } from './names.js';
 import type { startPool } from './pool.js';
 import { sayOnce } from './notices.js';
 import { hostFeatures } from './probe.js';
-import { isByteSource, openSource, sized } from './source.js';
-import type { FileInfo, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, StoredDtype, WasmInput } from './types.js';
+import { isByteSource, openFile, openSource, readAll, sized } from './source.js';
+import type { FileInfo, FileInput, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, StoredDtype, TensorInput, WasmInput } from './types.js';
 
 /** What an entry of the package brings to its runtimes. */
 export interface Platform {
@@ -150,6 +150,16 @@ export class LocalRuntime implements Runtime {
   /** The same, with the encoding the bundle kept its weights in. `target` is Loom's and changes nothing there either. Synchronous. */
   LoadModelWithDType(text: string | Uint8Array, id: string, target?: StoredDtype): LoadedWithDType {
     return loadModelWithDType(() => this.#lend(), text, id, target);
+  }
+
+  /** The model called `id` from a bundle's file: a path in Node, a URL, a Blob or File. */
+  async LoadModel(file: FileInput, id: string): Promise<Network> {
+    return this.LoadNetworkFromString(await readAll(await openFile(file)), id);
+  }
+
+  /** A SafeTensors file of single tensors, encoded as Loom's writer does. Synchronous. */
+  SerializeSafetensors(tensors: Readonly<Record<string, TensorInput>>): Uint8Array {
+    return serializeSafetensors(() => this.#lend(), tensors);
   }
 
   /** A network from its JSON, in Loom's arithmetic unless it says otherwise. Synchronous. */

@@ -252,6 +252,21 @@ export interface SaveOptions {
   dtype?: StoredDtype;
 }
 
+/** SafeTensors' dtypes for weights. */
+export type WeightDtype = 'F64' | 'F32' | 'F16' | 'BF16' | 'F4' | 'I64' | 'I32' | 'I16' | 'I8' | 'U64' | 'U32' | 'U16' | 'U8';
+
+export interface SaveWeightsOptions {
+  /** 'F32' by default. */
+  dtype?: WeightDtype;
+}
+
+/** A tensor to write. */
+export interface TensorInput {
+  values: NumbersInput;
+  shape: readonly number[];
+  dtype?: WeightDtype;
+}
+
 /** What `describe` says. */
 export interface ModelDescription {
   /** "network", "llama". */
@@ -290,6 +305,10 @@ export interface Model {
   detokenize(tokens: NumbersInput): Promise<string>;
   /** The model as a one-model Loom bundle. */
   saveToString(id: string, options?: SaveOptions): Promise<string>;
+  /** All weights as a SafeTensors file; integers and F4 with scales beside them. */
+  saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array>;
+  /** Sets the weights a SafeTensors file has, by name and shape; how many it had. Sessions must be closed. */
+  loadWeights(file: FileInput): Promise<number>;
   /** A PEFT adapter: adapter_config.json and adapter_model.safetensors. */
   loadAdapter(config: FileInput | object, weights: FileInput): Promise<Adapter>;
   /** W += scale · B · A for good. Weights that are not float32 need `dequantize`, which makes them so. */

@@ -131,23 +131,51 @@ static void q8_0_from_f32(const float *from, void *to, size_t n) {
   for (size_t i = 0; i < n / Q8_0_VALUES; i++) q8_0_block_from_f32(from + i * Q8_0_VALUES, (unsigned char *)to + i * Q8_0_BYTES);
 }
 
+/* ---- F4: sign, two bits of exponent, one of mantissa. Nearest, ties to the even code; saturates; NaN is 0 ---- */
+
+static const float f4_values[8] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
+
+static void f4_to_f32(const void *from, float *to, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    int code = ((const unsigned char *)from)[i / 2] >> (i % 2 ? 4 : 0) & 15;
+    to[i] = code & 8 ? -f4_values[code & 7] : f4_values[code & 7];
+  }
+}
+
+static unsigned f4_code(float value) {
+  float magnitude = fabsf(value);
+  unsigned code = 0;
+  while (code < 7) {
+    float middle = (f4_values[code] + f4_values[code + 1]) / 2;
+    if (!(magnitude > middle || (magnitude == middle && code % 2 == 1))) break;
+    code++;
+  }
+  return signbit(value) && code ? code | 8u : code;
+}
+
+static void f4_from_f32(const float *from, void *to, size_t n) {
+  for (size_t i = 0; i < n; i += 2)
+    ((unsigned char *)to)[i / 2] = (unsigned char)(f4_code(from[i]) | (i + 1 < n ? f4_code(from[i + 1]) << 4 : 0));
+}
+
 /* ---- The table ---- */
 
 static const hd_dtype_info dtypes[HD_DTYPE_COUNT] = {
-    [HD_F32] = {"F32", 1, 4, f32_to_f32, f32_from_f32},
-    [HD_F64] = {"F64", 1, 8, f64_to_f32, f64_from_f32},
-    [HD_F16] = {"F16", 1, 2, f16_to_f32, f16_from_f32},
-    [HD_BF16] = {"BF16", 1, 2, bf16_to_f32, bf16_from_f32},
-    [HD_I64] = {"I64", 1, 8, i64_to_f32, i64_from_f32},
-    [HD_I32] = {"I32", 1, 4, i32_to_f32, i32_from_f32},
-    [HD_I16] = {"I16", 1, 2, i16_to_f32, i16_from_f32},
-    [HD_I8] = {"I8", 1, 1, i8_to_f32, i8_from_f32},
-    [HD_U64] = {"U64", 1, 8, u64_to_f32, u64_from_f32},
-    [HD_U32] = {"U32", 1, 4, u32_to_f32, u32_from_f32},
-    [HD_U16] = {"U16", 1, 2, u16_to_f32, u16_from_f32},
-    [HD_U8] = {"U8", 1, 1, u8_to_f32, u8_from_f32},
-    [HD_BOOL] = {"BOOL", 1, 1, bool_to_f32, bool_from_f32},
-    [HD_Q8_0] = {"Q8_0", Q8_0_VALUES, Q8_0_BYTES, q8_0_to_f32, q8_0_from_f32},
+    [HD_F32] = {"F32", 1, 4, false, f32_to_f32, f32_from_f32},
+    [HD_F64] = {"F64", 1, 8, false, f64_to_f32, f64_from_f32},
+    [HD_F16] = {"F16", 1, 2, false, f16_to_f32, f16_from_f32},
+    [HD_BF16] = {"BF16", 1, 2, false, bf16_to_f32, bf16_from_f32},
+    [HD_I64] = {"I64", 1, 8, false, i64_to_f32, i64_from_f32},
+    [HD_I32] = {"I32", 1, 4, false, i32_to_f32, i32_from_f32},
+    [HD_I16] = {"I16", 1, 2, false, i16_to_f32, i16_from_f32},
+    [HD_I8] = {"I8", 1, 1, false, i8_to_f32, i8_from_f32},
+    [HD_U64] = {"U64", 1, 8, false, u64_to_f32, u64_from_f32},
+    [HD_U32] = {"U32", 1, 4, false, u32_to_f32, u32_from_f32},
+    [HD_U16] = {"U16", 1, 2, false, u16_to_f32, u16_from_f32},
+    [HD_U8] = {"U8", 1, 1, false, u8_to_f32, u8_from_f32},
+    [HD_BOOL] = {"BOOL", 1, 1, false, bool_to_f32, bool_from_f32},
+    [HD_Q8_0] = {"Q8_0", Q8_0_VALUES, Q8_0_BYTES, false, q8_0_to_f32, q8_0_from_f32},
+    [HD_F4] = {"F4", 2, 1, true, f4_to_f32, f4_from_f32},
 };
 
 const hd_dtype_info *hd_dtype_get(hd_dtype dtype) { return (unsigned)dtype < HD_DTYPE_COUNT ? &dtypes[dtype] : NULL; }
@@ -162,8 +190,8 @@ hd_dtype hd_dtype_find(const char *name, size_t n) {
 
 bool hd_dtype_bytes(hd_dtype dtype, size_t n, size_t *bytes) {
   const hd_dtype_info *info = hd_dtype_get(dtype);
-  if (!info || n % info->block_values != 0) return false;
-  return hd_mul_size(n / info->block_values, info->block_bytes, bytes);
+  if (!info || (n % info->block_values != 0 && !info->ragged)) return false;
+  return hd_mul_size(n / info->block_values + (n % info->block_values != 0), info->block_bytes, bytes);
 }
 
 bool hd_shape_count(int n_dims, const size_t *shape, size_t *count) {

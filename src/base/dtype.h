@@ -8,7 +8,8 @@ typedef struct hd_dtype_info {
   const char *name;        /* as files write it: "F32", "Q8_0" */
   size_t block_values;     /* values that are stored together: 1, or 32 for Q8_0 */
   size_t block_bytes;
-  /* n values, a multiple of block_values. F32 values round to nearest even on the way down; integers saturate. */
+  bool ragged;             /* the last block may be short: it is as long as the others */
+  /* n values, a multiple of block_values unless ragged. F32 values round to nearest even on the way down; integers saturate. */
   void (*to_f32)(const void *from, float *to, size_t n);
   void (*from_f32)(const float *from, void *to, size_t n);
 } hd_dtype_info;
@@ -16,7 +17,7 @@ typedef struct hd_dtype_info {
 const hd_dtype_info *hd_dtype_get(hd_dtype dtype);
 /* HD_DTYPE_COUNT when the name is unknown. Names are case-sensitive, as in SafeTensors. */
 hd_dtype hd_dtype_find(const char *name, size_t n);
-/* Bytes of n values; false on overflow or when n is no multiple of the block. */
+/* Bytes of n values; false on overflow or when n is no multiple of the block (and the dtype not ragged). */
 bool hd_dtype_bytes(hd_dtype dtype, size_t n, size_t *bytes);
 
 float hd_f16_to_f32(uint16_t bits);

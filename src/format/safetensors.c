@@ -72,7 +72,7 @@ static void read_dtype(hd_json_reader *r, record *t) {
   if (!hd_json_string(r, &name, &n)) return;
   t->dtype = hd_dtype_find(name, n);
   /* Our own block dtypes are not the format's. */
-  if (t->dtype == HD_DTYPE_COUNT || hd_dtype_get(t->dtype)->block_values != 1) {
+  if (t->dtype == HD_DTYPE_COUNT || (hd_dtype_get(t->dtype)->block_values != 1 && t->dtype != HD_F4)) {
     snprintf(problem, sizeof problem, "expected a dtype that we read, found \"%s\"", hd_short_name(room, name));
     fail_with(r, HD_UNSUPPORTED, problem);
   }
@@ -152,10 +152,11 @@ static bool multiply_u64(uint64_t a, uint64_t b, uint64_t *out) {
 
 /* Bytes that the shape needs; false when they pass 64 bits. */
 static bool record_bytes(const record *t, uint64_t *bytes) {
-  *bytes = hd_dtype_get(t->dtype)->block_bytes;
+  const hd_dtype_info *info = hd_dtype_get(t->dtype);
+  uint64_t count = 1;
   for (int i = 0; i < t->n_dims; i++)
-    if (!multiply_u64(*bytes, t->shape[i], bytes)) return false;
-  return true;
+    if (!multiply_u64(count, t->shape[i], &count)) return false;
+  return multiply_u64(count / info->block_values + (count % info->block_values != 0), info->block_bytes, bytes);
 }
 
 /* The record against itself and against the data's size; `name` is fit for messages. */

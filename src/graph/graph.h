@@ -81,6 +81,10 @@ hd_status hd_parameter_get(const hd_parameter *p, float *values, bool in_out, hd
 /* How a bundle names the parameter: the row's field, or its own local name. */
 const char *hd_parameter_field(const hd_parameter *p, hd_dialect dialect, bool *in_out);
 
+/* builder_json.c: brings a description in the spelling of Loom's BuildNetworkFromJSON to that of its bundles, in place. Others are left as
+ * they are. `path` begins error messages. */
+hd_status hd_builder_translate(cJSON *network, const char *path, hd_error *err);
+
 /* network_json.c: the "layers" of a network spec or a bundle's cfg → specs. `path` begins error messages ("cfg"). Takes cfg. */
 hd_status hd_network_parse(hd_model *model, cJSON *cfg, const char *path, hd_error *err);
 /* The same back: cfg with "layers", for saving. cJSON_Delete frees it. */

@@ -173,7 +173,8 @@ static hd_status prepare(hd_writer *w, hd_error *err) {
   const hd_matrix *m = &w->parameter->value;
   size_t all = m->rows * m->cols, narrow_bytes;
   w->unit_values = w->parameter->slot.matrix ? m->layout->row_block * m->cols : VECTOR_UNIT;
-  if (w->unit_values > all) w->unit_values = all;
+  /* Rows of odd length share bytes in a ragged dtype: such a tensor is taken whole. */
+  if (w->unit_values > all || hd_dtype_get(w->entry->dtype)->ragged) w->unit_values = all;
   if (!hd_dtype_bytes(w->entry->dtype, w->unit_values, &w->unit) || !hd_dtype_bytes(m->layout->dtype, w->unit_values, &narrow_bytes))
     return hd_fail(err, HD_UNSUPPORTED, "tensor %s: rows of %zu do not fit blocks of %s", w->entry->name, m->cols, hd_dtype_name(w->entry->dtype));
   w->buffer = hd_alloc(w->unit);

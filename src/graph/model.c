@@ -39,6 +39,53 @@ static hd_status initialise(hd_parameter *p, uint64_t *state, hd_error *err) {
   return HD_OK;
 }
 
+/* What Loom's BuildNetworkFromJSON and InitializeWeights draw (shared/formats/loom.md, section d), by how a field's name begins; the first row
+ * that fits counts. Values are scale / fan_in^power times a number from −1 … 1, from 0 … 1, or normal. Loom leaves a sequential's layers and a
+ * gate at zero; here they are drawn like all others. */
+typedef struct draw {
+  const char *layer; /* NULL: any */
+  const char *field;
+  enum { DRAW_EVEN, DRAW_POSITIVE, DRAW_NORMAL, DRAW_ZERO } kind;
+  double scale, power;
+} draw;
+
+static const draw draws[] = {
+    {"conv1d", "kernel", DRAW_NORMAL, 1.4142135623730951, 0.5},
+    {"conv1d", "conv_bias", DRAW_ZERO, 0, 0},
+    {NULL, "kernel", DRAW_EVEN, 1, 1},
+    {NULL, "biases", DRAW_POSITIVE, 0.01, 0},
+    {NULL, "conv_bias", DRAW_POSITIVE, 0.01, 0},
+    {NULL, "embedding_weights", DRAW_EVEN, 1, 0.5},
+    {NULL, "q_weights", DRAW_EVEN, 0.1, 0}, {NULL, "k_weights", DRAW_EVEN, 0.1, 0}, {NULL, "v_weights", DRAW_EVEN, 0.1, 0},
+    {NULL, "output_weight", DRAW_EVEN, 0.1, 0},
+    {NULL, "weight_", DRAW_EVEN, 0.1, 0}, /* rnn, lstm */
+    {NULL, "gate_weights", DRAW_EVEN, 0.1, 0}, {NULL, "up_weights", DRAW_EVEN, 0.1, 0}, {NULL, "down_weights", DRAW_EVEN, 0.1, 0},
+};
+
+static const draw *loom_draw(const hd_parameter *p) {
+  bool in_out;
+  const char *field = hd_parameter_field(p, HD_LOOM, &in_out);
+  for (size_t i = 0; i < sizeof draws / sizeof *draws; i++) {
+    if (draws[i].layer && strcmp(draws[i].layer, p->owner->layer->name) != 0) continue;
+    if (strncmp(draws[i].field, field, strlen(draws[i].field)) == 0) return &draws[i];
+  }
+  return NULL;
+}
+
+static double normal(uint64_t *state) { return sqrt(-2 * log(uniform(state))) * cos(6.283185307179586 * uniform(state)); }
+
+static hd_status initialise_as(hd_parameter *p, const draw *d, uint64_t *state, hd_error *err) {
+  HD_TRY(hd_parameter_allocate(p, HD_F32, err));
+  float *values = p->value.data;
+  double scale = d->scale / pow((double)p->slot.shape[p->slot.n_dims - 1], d->power);
+  for (size_t i = 0, n = hd_parameter_count(p); i < n; i++) {
+    double x = d->kind == DRAW_ZERO ? 0 : d->kind == DRAW_NORMAL ? normal(state) : uniform(state);
+    values[i] = (float)(scale * (d->kind == DRAW_EVEN ? 2 * x - 1 : x));
+  }
+  p->filled = true;
+  return HD_OK;
+}
+
 /* ---- From a bundle ---- */
 
 /* The weight with zeros where the file's numbers end; what it has too many of is not read. */
@@ -124,9 +171,15 @@ hd_status hd_model_build(hd_model **out, const char *text, size_t n, uint64_t se
     cJSON_Delete(json);
     return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the model");
   }
-  hd_status status = hd_network_parse(model, json, "network", err);
+  hd_status status = hd_builder_translate(json, "network", err);
+  if (status == HD_OK) status = hd_network_parse(model, json, "network", err);
+  else cJSON_Delete(json);
   if (status == HD_OK) status = hd_graph_expand(model, err);
-  for (size_t i = 0; i < model->n_parameters && status == HD_OK; i++) status = initialise(&model->parameters[i], &seed, err);
+  for (size_t i = 0; i < model->n_parameters && status == HD_OK; i++) {
+    hd_parameter *p = &model->parameters[i];
+    const draw *loom = model->dialect == HD_LOOM ? loom_draw(p) : NULL;
+    status = loom ? initialise_as(p, loom, &seed, err) : initialise(p, &seed, err);
+  }
   if (status == HD_OK) *out = model;
   else hd_model_discard(model);
   return status;

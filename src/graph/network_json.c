@@ -133,6 +133,7 @@ hd_status hd_network_parse(hd_model *model, cJSON *cfg, const char *path, hd_err
     if (status == HD_OK) status = hd_model_add_spec(model, spec, err);
   }
   cJSON_DeleteItemFromObjectCaseSensitive(cfg, "layers"); /* the specs hold them now */
+  cJSON_DeleteItemFromObjectCaseSensitive(cfg, "dialect"); /* and the model its dialect: a bundle without one is Loom's */
   return status;
 }
 

@@ -174,7 +174,7 @@ TEST(safetensors_refuses_incomplete_and_strange_records) {
 }
 
 TEST(safetensors_refuses_dtypes_it_does_not_know_by_name) {
-  static const char *const names[] = {"F8_E4M3", "F8_E5M2", "F4", "C64", "f32", "Q8_0", "", "F32 "};
+  static const char *const names[] = {"F8_E4M3", "F8_E5M2", "F6", "C64", "f32", "Q8_0", "", "F32 "};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     char header[200], message[300];
     snprintf(header, sizeof header, "{\"t\":{\"dtype\":\"%s\",\"shape\":[],\"data_offsets\":[0,1]}}", names[i]);

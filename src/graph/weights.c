@@ -1,0 +1,320 @@
+/* weights.c: a network's weights as a SafeTensors file, and back into the network.
+ *
+ * The standard dialect's tensors are called as the parameters are and hold what their shapes say. Loom's are called after its own fields, and
+ * declare an [out, in] over values that lie [in][out] (shared/formats/loom.md, section e). Integers and F4 need scales, which lie beside the
+ * codes as "<name>.scale" and "<name>.offset"; Loom's own files have none, and an F4 without a scale is Loom's F4. */
+#include "base/dtype.h"
+#include "base/memory.h"
+#include "base/status.h"
+#include "format/format.h"
+#include "graph/graph.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ---- Names ---- */
+
+/* Loom's tensor names where they are not its bundles' fields. Its swiglu declares one dimension. */
+static const struct { const char *field, *tensor; bool flat; } loom_names[] = {
+    {"kernel", "weight", false},          {"biases", "bias", false},           {"conv_bias", "bias", false},
+    {"embedding_weights", "weight", false},
+    {"q_weights", "q_weight", false},     {"k_weights", "k_weight", false},    {"v_weights", "v_weight", false},
+    {"output_weight", "o_weight", false}, {"output_bias", "o_bias", false},
+    {"weight_ii", "weight_ih_i", false},  {"weight_if", "weight_ih_f", false}, {"weight_ig", "weight_ih_g", false}, {"weight_io", "weight_ih_o", false},
+    {"weight_hi", "weight_hh_i", false},  {"weight_hf", "weight_hh_f", false}, {"weight_hg", "weight_hh_g", false}, {"weight_ho", "weight_hh_o", false},
+    {"gate_weights", "gate_weight", true}, {"up_weights", "up_weight", true},  {"down_weights", "down_weight", true},
+};
+enum { N_LOOM_NAMES = sizeof loom_names / sizeof *loom_names };
+
+/* What a parameter is in a file. */
+typedef struct hd_placed {
+  char *name;
+  bool in_out, flat;
+} hd_placed;
+
+/* Loom reads a gate's kernel [out][in], unlike all its other dense layers'. */
+static bool is_gate(const char *name) {
+  static const char gate[] = ".filter_gate";
+  size_t n = strlen(name);
+  return n >= sizeof gate - 1 && strcmp(name + n - (sizeof gate - 1), gate) == 0;
+}
+
+static hd_status place(hd_placed *out, hd_arena *names, const hd_model *model, const hd_parameter *p, hd_error *err) {
+  const char *field = hd_parameter_field(p, model->dialect, &out->in_out);
+  out->flat = false;
+  if (model->dialect == HD_LOOM) {
+    for (size_t i = 0; i < N_LOOM_NAMES; i++) {
+      if (strcmp(loom_names[i].field, field) != 0) continue;
+      out->flat = loom_names[i].flat;
+      field = loom_names[i].tensor;
+      break;
+    }
+    if (is_gate(p->owner->name)) out->in_out = false;
+    out->name = hd_arena_format(names, "%s.%s", p->owner->name, field);
+  } else {
+    out->in_out = false;
+    out->name = hd_arena_text(names, p->name);
+  }
+  return out->name ? HD_OK : hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the names of weights");
+}
+
+/* ---- Scales ---- */
+
+typedef struct hd_code_range {
+  hd_dtype dtype;
+  float most; /* the largest code used */
+  bool from_zero;
+} hd_code_range;
+
+static const hd_code_range ranges[] = {
+    {HD_I8, 127, false},          {HD_I16, 32767, false},     {HD_I32, 2147483520, false}, {HD_I64, 0x1.fffffep62f, false},
+    {HD_U8, 255, true},           {HD_U16, 65535, true},      {HD_U32, 4294967040, true},  {HD_U64, 0x1.fffffep63f, true},
+    {HD_F4, 6, false},
+};
+
+/* NULL: the dtype holds values as they are. */
+static const hd_code_range *range_of(hd_dtype dtype) {
+  for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
+    if (ranges[i].dtype == dtype) return &ranges[i];
+  return NULL;
+}
+
+/* Rows that have a scale each. */
+static size_t scale_rows(const hd_parameter *p) { return p->slot.n_dims > 1 ? p->slot.shape[0] : 1; }
+
+/* Scale and offset of n values at `first`, `step` apart. */
+static void fit(const hd_code_range *range, const float *first, size_t step, size_t n, float *scale, float *offset) {
+  float low = n ? first[0] : 0, high = low;
+  for (size_t i = 1; i < n; i++) {
+    float v = first[i * step];
+    low = v < low ? v : low;
+    high = v > high ? v : high;
+  }
+  float span = range->from_zero ? high - low : fmaxf(fabsf(low), fabsf(high));
+  *scale = span > 0 && isfinite(span / range->most) ? span / range->most : 1;
+  if (*scale == 0) *scale = 1;
+  *offset = range->from_zero ? low : 0;
+}
+
+/* Row r of a tensor's values: n of them, `step` apart. */
+typedef struct hd_rows {
+  size_t n_rows, n, row_step, step;
+} hd_rows;
+
+static hd_rows rows_of(const hd_parameter *p, bool in_out) {
+  size_t n_rows = scale_rows(p), n = hd_parameter_count(p) / (n_rows ? n_rows : 1);
+  return in_out && p->slot.matrix ? (hd_rows){n_rows, n, 1, n_rows} : (hd_rows){n_rows, n, n, 1};
+}
+
+/* Values become codes in place; the scales and offsets get one number a row. */
+static void scale_down(const hd_code_range *range, const hd_rows *rows, float *values, float *scales, float *offsets) {
+  for (size_t r = 0; r < rows->n_rows; r++) {
+    float *row = values + r * rows->row_step;
+    fit(range, row, rows->step, rows->n, &scales[r], &offsets[r]);
+    for (size_t i = 0; i < rows->n; i++) row[i * rows->step] = (row[i * rows->step] - offsets[r]) / scales[r];
+  }
+}
+
+static void scale_up(const hd_rows *rows, float *values, const float *scales, const float *offsets) {
+  for (size_t r = 0; r < rows->n_rows; r++) {
+    float *row = values + r * rows->row_step;
+    for (size_t i = 0; i < rows->n; i++) row[i * rows->step] = row[i * rows->step] * scales[r] + (offsets ? offsets[r] : 0);
+  }
+}
+
+/* ---- Saving ---- */
+
+typedef struct hd_saving {
+  const hd_model *model;
+  hd_dtype dtype;
+  const hd_code_range *range;
+  hd_arena arena;
+  hd_stored *tensors; /* `from`: the parameter; NULL for scales and offsets */
+  size_t n;
+} hd_saving;
+
+enum { MOST_PER_WEIGHT = 3 }; /* codes, scale, offset */
+
+static hd_status add_side(hd_saving *s, const hd_parameter *p, const char *name, const char *what, hd_error *err) {
+  char *full = hd_arena_format(&s->arena, "%s.%s", name, what);
+  if (!full) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the scales of %s", p->name);
+  s->tensors[s->n++] = (hd_stored){.name = full, .dtype = HD_F32, .n_dims = 1, .shape = {scale_rows(p)}};
+  return HD_OK;
+}
+
+/* The safetensors library opens no F4 that ends in half a byte: such a tensor stays F32. */
+static bool is_coded(const hd_saving *s, const hd_parameter *p) { return s->range && !(s->dtype == HD_F4 && hd_parameter_count(p) % 2); }
+
+static hd_status add_weight(hd_saving *s, const hd_parameter *p, hd_error *err) {
+  hd_placed at;
+  HD_TRY(place(&at, &s->arena, s->model, p, err));
+  hd_stored t = {.name = at.name, .dtype = s->range && !is_coded(s, p) ? HD_F32 : s->dtype, .n_dims = at.flat ? 1 : p->slot.n_dims, .from = p};
+  for (int d = 0; d < t.n_dims; d++) t.shape[d] = at.flat ? hd_parameter_count(p) : p->slot.shape[d];
+  s->tensors[s->n++] = t;
+  if (!is_coded(s, p)) return HD_OK;
+  HD_TRY(add_side(s, p, at.name, "scale", err));
+  return s->range->from_zero ? add_side(s, p, at.name, "offset", err) : HD_OK;
+}
+
+static const hd_stored *find_stored(const hd_saving *s, const char *name, const char *what) {
+  size_t n = strlen(name);
+  for (size_t i = 0; i < s->n; i++)
+    if (strncmp(s->tensors[i].name, name, n) == 0 && s->tensors[i].name[n] == '.' && strcmp(s->tensors[i].name + n + 1, what) == 0)
+      return &s->tensors[i];
+  return NULL;
+}
+
+/* Values become codes; their scales and offsets go to where the file has them, which is aligned for nothing. */
+static hd_status write_scales(hd_saving *s, const hd_parameter *p, const hd_placed *at, float *values, uint8_t *file, hd_error *err) {
+  hd_rows rows = rows_of(p, at->in_out);
+  size_t bytes = rows.n_rows * sizeof(float);
+  const hd_stored *scale = find_stored(s, at->name, "scale"), *offset = find_stored(s, at->name, "offset");
+  float *room = hd_alloc(2 * bytes);
+  if (!room) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the scales of %s", p->name);
+  scale_down(s->range, &rows, values, room, room + rows.n_rows);
+  memcpy(file + scale->begin, room, bytes);
+  if (offset) memcpy(file + offset->begin, room + rows.n_rows, bytes);
+  hd_free(room);
+  return HD_OK;
+}
+
+static hd_status write_weight(hd_saving *s, const hd_stored *t, uint8_t *file, hd_error *err) {
+  const hd_parameter *p = t->from;
+  hd_placed at;
+  size_t n = hd_parameter_count(p);
+  HD_TRY(place(&at, &s->arena, s->model, p, err));
+  float *values = hd_alloc(n * sizeof *values);
+  if (!values) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to save weight %s", p->name);
+  hd_status status = hd_parameter_get(p, values, at.in_out, err);
+  if (status == HD_OK && is_coded(s, p)) status = write_scales(s, p, &at, values, file, err);
+  if (status == HD_OK) hd_dtype_get(t->dtype)->from_f32(values, file + t->begin, n);
+  hd_free(values);
+  return status;
+}
+
+static hd_status save(uint8_t **bytes, size_t *n, hd_saving *s, hd_error *err) {
+  for (size_t i = 0; i < s->model->n_parameters; i++) {
+    const hd_parameter *p = &s->model->parameters[i];
+    if (p->value.data && hd_parameter_count(p)) HD_TRY(add_weight(s, p, err));
+  }
+  HD_TRY(hd_safetensors_start(bytes, n, s->tensors, s->n, s->range ? "{\"heddle\":\"scaled\"}" : NULL, err));
+  hd_status status = HD_OK;
+  for (size_t i = 0; i < s->n && status == HD_OK; i++)
+    if (s->tensors[i].from) status = write_weight(s, &s->tensors[i], *bytes, err);
+  if (status == HD_OK) return HD_OK;
+  hd_free(*bytes);
+  *bytes = NULL;
+  *n = 0;
+  return status;
+}
+
+hd_status hd_model_save_weights(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, hd_error *err) {
+  *bytes = NULL;
+  *n = 0;
+  if (!hd_dtype_get(dtype) || dtype == HD_Q8_0 || dtype == HD_BOOL)
+    return hd_fail(err, HD_BAD_ARGUMENT, "SafeTensors cannot hold weights as %s", hd_dtype_name(dtype));
+  hd_saving s = {.model = model, .dtype = dtype, .range = range_of(dtype)};
+  s.tensors = hd_alloc(model->n_parameters * MOST_PER_WEIGHT * sizeof *s.tensors);
+  hd_status status = s.tensors ? save(bytes, n, &s, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory to save %zu weights", model->n_parameters);
+  hd_free(s.tensors);
+  hd_arena_free(&s.arena);
+  return status;
+}
+
+void hd_bytes_free(void *bytes) { hd_free(bytes); }
+
+/* ---- Loading ---- */
+
+typedef struct hd_filling {
+  hd_model *model;
+  const hd_directory *directory;
+  const uint8_t *file;
+  hd_arena arena;
+} hd_filling;
+
+/* The slot's own shape, or one that it folds (a convolution's [out, in, k, k]); in the loom dialect also turned around, or flat. */
+static bool shape_fits(const hd_filling *f, const hd_parameter *p, const hd_entry *e) {
+  const hd_slot *slot = &p->slot;
+  bool same = slot->n_dims == e->n_dims, turned = slot->n_dims == 2 && e->n_dims == 2;
+  for (int d = 0; d < e->n_dims; d++) {
+    same = same && slot->shape[d] == e->shape[d];
+    turned = turned && slot->shape[d] == e->shape[1 - d];
+  }
+  size_t count;
+  bool whole = hd_shape_count(e->n_dims, e->shape, &count) && count == hd_parameter_count(p);
+  bool flat = whole && e->n_dims == 1, folded = whole && e->n_dims > slot->n_dims && slot->n_dims == 2 && e->shape[0] == slot->shape[0];
+  return same || folded || (f->model->dialect == HD_LOOM && (turned || flat));
+}
+
+/* A row's scales or offsets; NULL when the file has none. They must be F32, one for each row. */
+static hd_status find_side(const float **out, hd_filling *f, const hd_parameter *p, const char *name, const char *what, hd_error *err) {
+  char room[HD_NAME_ROOM], shape[HD_SHAPE_ROOM];
+  char *full = hd_arena_format(&f->arena, "%s.%s", name, what);
+  *out = NULL;
+  if (!full) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the names of scales");
+  const hd_entry *e = hd_directory_find(f->directory, full);
+  if (!e) return HD_OK;
+  if (e->dtype != HD_F32 || e->n_dims != 1 || e->shape[0] != scale_rows(p))
+    return hd_fail(err, HD_BAD_FILE, "tensor %s: expected F32 of shape [%zu], found %s of %s", hd_short_name(room, full), scale_rows(p),
+                   hd_dtype_name(e->dtype), hd_shape_text(shape, e->n_dims, e->shape));
+  float *copy = hd_arena_alloc(&f->arena, scale_rows(p) * sizeof *copy); /* the file may lie anywhere, the floats may not */
+  if (!copy) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for scales");
+  memcpy(copy, f->file + e->begin, scale_rows(p) * sizeof *copy);
+  *out = copy;
+  return HD_OK;
+}
+
+static hd_status fill(hd_filling *f, hd_parameter *p, const hd_placed *at, const hd_entry *e, hd_error *err) {
+  const float *scales, *offsets;
+  size_t n = hd_parameter_count(p);
+  HD_TRY(find_side(&scales, f, p, at->name, "scale", err));
+  HD_TRY(find_side(&offsets, f, p, at->name, "offset", err));
+  float *values = hd_alloc(n * sizeof *values);
+  if (!values) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weight %s", p->name);
+  if (scales || f->model->dialect != HD_LOOM) hd_dtype_get(e->dtype)->to_f32(f->file + e->begin, values, n);
+  else hd_loom_decode(e->dtype, f->file + e->begin, values, n);
+  hd_rows rows = rows_of(p, at->in_out);
+  if (scales) scale_up(&rows, values, scales, offsets);
+  hd_status status = hd_parameter_set(p, values, at->in_out, err);
+  hd_free(values);
+  return status;
+}
+
+/* First everything is found and checked, then everything is set: a file that does not fit changes nothing. */
+static hd_status find_all(hd_filling *f, hd_placed *at, const hd_entry **entries, size_t *n_found, hd_error *err) {
+  char room[HD_NAME_ROOM], want[HD_SHAPE_ROOM], found[HD_SHAPE_ROOM];
+  for (size_t i = 0; i < f->model->n_parameters; i++) {
+    const hd_parameter *p = &f->model->parameters[i];
+    HD_TRY(place(&at[i], &f->arena, f->model, p, err));
+    entries[i] = p->value.data ? hd_directory_find(f->directory, at[i].name) : NULL;
+    if (!entries[i]) continue;
+    if (!shape_fits(f, p, entries[i]))
+      return hd_fail(err, HD_BAD_FILE, "tensor %s: the network wants shape %s, the file has %s", hd_short_name(room, at[i].name),
+                     hd_shape_text(want, p->slot.n_dims, p->slot.shape), hd_shape_text(found, entries[i]->n_dims, entries[i]->shape));
+    ++*n_found;
+  }
+  if (*n_found) return HD_OK;
+  size_t n = f->model->n_parameters;
+  return hd_fail(err, HD_BAD_FILE, "none of the file's %zu tensors is one of the network's %zu weights, the first of which is %s",
+                 hd_directory_count(f->directory), n, n ? hd_short_name(room, at[0].name) : "not there");
+}
+
+hd_status hd_model_load_weights(hd_model *model, const void *file, size_t n, size_t *n_set, hd_error *err) {
+  if (n_set) *n_set = 0;
+  if (model->n_sessions) return hd_fail(err, HD_BAD_STATE, "weights are fixed while sessions are open");
+  hd_directory *directory;
+  HD_TRY(hd_directory_read(&directory, file, n, n, err));
+  hd_filling f = {.model = model, .directory = directory, .file = file};
+  size_t n_found = 0;
+  hd_placed *at = hd_alloc_zero(model->n_parameters * sizeof *at);
+  const hd_entry **entries = hd_alloc_zero(model->n_parameters * sizeof *entries);
+  hd_status status = at && entries ? find_all(&f, at, entries, &n_found, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weights");
+  for (size_t i = 0; status == HD_OK && i < model->n_parameters; i++)
+    if (entries[i]) status = fill(&f, &model->parameters[i], &at[i], entries[i], err);
+  if (status == HD_OK && n_set) *n_set = n_found;
+  hd_free(entries);
+  hd_free(at);
+  hd_arena_free(&f.arena);
+  hd_directory_free(directory);
+  return status;
+}
