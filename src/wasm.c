@@ -81,6 +81,14 @@ int w_directory_metadata(const hd_directory *directory, size_t index) {
   return there;
 }
 
+/* config NULL: none. transfer: [text]; give the text back with w_text_free */
+int w_directory_detect(const hd_directory *directory, const char *config, size_t n_config) {
+  char *json = NULL;
+  hd_status status = hd_directory_detect(&json, directory, config, n_config, &error);
+  put(0, json);
+  return (int)status;
+}
+
 /* ---- Loading ---- */
 
 /* dtype −1: keep the file's. transfer: [loader] */

@@ -20,6 +20,7 @@ export interface CoreExports extends HeapExports {
 
   w_directory_bytes(first: Pointer, n: number, fileBytes: number): Status;
   w_directory_read(head: Pointer, n: number, fileBytes: number): Status;
+  w_directory_detect(directory: Pointer, config: Pointer, nConfig: number): Status;
   w_directory_free(directory: Pointer): void;
   w_directory_count(directory: Pointer): number;
   w_directory_entry(directory: Pointer, index: number): void;

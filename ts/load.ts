@@ -11,7 +11,7 @@ import { stagingBytes } from './memory.js';
 import { isByteSource, openFile, openSource, readRange, readText, sized } from './source.js';
 import type { ByteSource, FileSet } from './source.js';
 import type { TokenizerFiles } from './tokenizer.js';
-import type { FileInfo, FileInput, LoadOptions, SourceInput, TensorInfo } from './types.js';
+import type { DetectedModel, FileInfo, FileInput, LoadOptions, SourceInput, TensorInfo } from './types.js';
 
 /** A model's files, opened: either a bundle, or a description and weights. */
 export interface ModelFiles {
@@ -82,7 +82,7 @@ async function openWeights(set: FileSet): Promise<ByteSource> {
 }
 
 /** A description as JSON text. A network's spec without a dialect means the textbook's arithmetic: see `standardDialect`. */
-async function describe(config: FileInput | object, signal: AbortSignal | undefined): Promise<string> {
+export async function describe(config: FileInput | object, signal: AbortSignal | undefined): Promise<string> {
   const plain = typeof config === 'object' && [Object.prototype, null].includes(Object.getPrototypeOf(config) as object | null) && !('stream' in config);
   return standardDialect(plain ? JSON.stringify(config) : await readText(await openFile(config as FileInput, signal)));
 }
@@ -219,6 +219,17 @@ export async function inspectFile(core: Core, source: ByteSource): Promise<FileI
       metadata[core.heap.text(core.heap.transfer(0))] = core.heap.text(core.heap.transfer(1));
     }
     return { tensors, metadata, bytes };
+  } finally {
+    if (core.alive) core.call((x) => x.w_directory_free(directory));
+  }
+}
+
+/** What a weight file's tensors seem to be: see src/graph/detect.c. */
+export async function detectFile(core: Core, source: ByteSource, config: string | undefined): Promise<DetectedModel & { network: object | null }> {
+  const { directory } = await readDirectory(core, source);
+  try {
+    const detect = (p: number, n: number): string => core.text((x) => x.w_directory_detect(directory, p, n));
+    return JSON.parse(config === undefined ? detect(0, 0) : core.heap.withText(config, detect)) as DetectedModel & { network: object | null };
   } finally {
     if (core.alive) core.call((x) => x.w_directory_free(directory));
   }

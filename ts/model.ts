@@ -24,7 +24,6 @@ import type {
   SaveOptions,
   SaveWeightsOptions,
   SessionOptions,
-  StoredDtype,
   WeightInfo,
 } from './types.js';
 
@@ -84,18 +83,18 @@ export class LocalModel implements Model {
     return JSON.parse(this.#core.text((x) => x.w_model_describe(this.#handle))) as ModelDescription;
   }
 
-  /** What a bundle kept the weights as: "float32", "int8"; undefined for other models. */
-  get storedDtype(): StoredDtype | undefined {
-    return this.#description.storedDtype;
-  }
-
   get weights(): readonly WeightInfo[] {
     return this.#description.weights;
   }
 
-  async describe(): Promise<ModelDescription> {
+  /** `describe`, at once. */
+  describeSync(): ModelDescription {
     this.#lease.check();
     return this.#describe();
+  }
+
+  async describe(): Promise<ModelDescription> {
+    return this.describeSync();
   }
 
   /** Threads that share its work now; 0 once freed. */

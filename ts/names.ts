@@ -2,11 +2,12 @@
  * names.ts: the calls under the names their users know: LoadNetworkFromString, ForwardCPU and their family. They are
  * synchronous, exist on a runtime in this thread, and do exactly what the calls they are made of do.
  */
+import { elements } from './core.js';
 import type { Core } from './core.js';
 import { nodeFiles } from './host.js';
 import { loadBundle, withDialect } from './load.js';
 import { LocalModel } from './model.js';
-import type { FileInput, NumbersInput, SaveWeightsOptions, StoredDtype, TensorInput } from './types.js';
+import type { DetectedTensor, FileInput, NumbersInput, SaveWeightsOptions, StoredDtype, TensorInput } from './types.js';
 
 /** A network under its Loom names. `model` is the same network under Heddle's. */
 export class Network {
@@ -47,6 +48,16 @@ export class Network {
     return this.model.loadWeights(file);
   }
 
+  /** Numbers in all weights, those of branches and sub-networks included (Loom's count misses some). */
+  GetTotalParameters(): number {
+    return this.model.weights.reduce((sum, { shape }) => sum + elements(shape), 0);
+  }
+
+  /** Bytes of all weights as they are kept. */
+  GetMemoryUsage(): number {
+    return this.model.weights.reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
   free(): void {
     this.model.freeSync();
   }
@@ -82,6 +93,12 @@ export interface LoadedWithDType {
   storedDtype: StoredDtype;
 }
 
+/** A network put together from a file's tensors, and what each of them was taken for. */
+export interface LoadedGeneric {
+  network: Network;
+  detected: DetectedTensor[];
+}
+
 /** Lends an instance for one model; `release` takes it back. */
 export interface InstanceLender {
   (): { core: Core; release: () => void };
@@ -95,7 +112,7 @@ export function loadNetworkFromString(lend: InstanceLender, text: string | Uint8
 /** The same, with what the bundle kept its weights as. They become float32, whatever `target` says: so it is in Loom. */
 export function loadModelWithDType(lend: InstanceLender, text: string | Uint8Array, id: string, _target?: StoredDtype): LoadedWithDType {
   const network = loadNetworkFromString(lend, text, id);
-  return { network, storedDtype: network.model.storedDtype ?? 'float32' };
+  return { network, storedDtype: network.model.describeSync().storedDtype ?? 'float32' };
 }
 
 /** A network from its JSON, weights drawn from `seed`; Loom's arithmetic unless it says otherwise. */

@@ -6,16 +6,17 @@ import { compileModule } from './compile.js';
 import { Core } from './core.js';
 import { HeddleError } from './errors.js';
 import { processors, whyNoThreads } from './host.js';
-import { inspectFile, loadFiles, openModel, standardDialect, textSettings } from './load.js';
+import { describe, detectFile, inspectFile, loadFiles, openModel, standardDialect, textSettings } from './load.js';
 import { hasThreads } from './loader.js';
 import { LocalModel } from './model.js';
 import { buildNetworkFromJSON, loadModelWithDType, loadNetworkFromString, serializeSafetensors } from './names.js';
-import type { LoadedWithDType, Network } from './names.js';
+import { Network } from './names.js';
+import type { LoadedGeneric, LoadedWithDType } from './names.js';
 import type { startPool } from './pool.js';
 import { sayOnce } from './notices.js';
 import { hostFeatures } from './probe.js';
 import { isByteSource, openFile, openSource, readAll, sized } from './source.js';
-import type { FileInfo, FileInput, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, StoredDtype, TensorInput, WasmInput } from './types.js';
+import type { DetectedModel, FileInfo, FileInput, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, StoredDtype, TensorInput, WasmInput } from './types.js';
 
 /** What an entry of the package brings to its runtimes. */
 export interface Platform {
@@ -155,6 +156,34 @@ export class LocalRuntime implements Runtime {
   /** The model called `id` from a bundle's file: a path in Node, a URL, a Blob or File. */
   async LoadModel(file: FileInput, id: string): Promise<Network> {
     return this.LoadNetworkFromString(await readAll(await openFile(file)), id);
+  }
+
+  /** What a weight file's tensors seem to be, from names and shapes; nothing is built. `config` is its config.json, where it has one. */
+  async InspectModel(file: FileInput, config?: FileInput | object): Promise<DetectedModel> {
+    const { network: _, ...found } = await this.#detect(await readAll(await openFile(file)), config);
+    return found;
+  }
+
+  /**
+   * A network from a weight file alone, or with its config.json: the known family the config names, else the chain of dense and norm layers that
+   * names and shapes make. Refused where they do not say how the tensors belong together.
+   */
+  async LoadGenericFromBytes(file: FileInput, config?: FileInput | object): Promise<LoadedGeneric> {
+    const bytes = await readAll(await openFile(file));
+    const { network: spec, detected } = await this.#detect(bytes, config);
+    if (spec === null && config === undefined) throw new HeddleError('unsupported', "the tensors' names and shapes do not say how they belong together: give the model's config.json");
+    return { network: new Network(await this.loadModel(bytes, { config: spec ?? config ?? {} })), detected };
+  }
+
+  async #detect(bytes: Uint8Array, config: FileInput | object | undefined): Promise<DetectedModel & { network: object | null }> {
+    const text = config === undefined ? undefined : await describe(config, undefined);
+    const file = await sized(await openFile(bytes));
+    const { core, release } = this.#lend();
+    try {
+      return await detectFile(core, file, text);
+    } finally {
+      release();
+    }
   }
 
   /** A SafeTensors file of single tensors, encoded as Loom's writer does. Synchronous. */

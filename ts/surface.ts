@@ -5,7 +5,7 @@ export { HeddleError } from './errors.js';
 export type { ErrorCode } from './errors.js';
 export { LocalModel } from './model.js';
 export { Network } from './names.js';
-export type { LoadedWithDType } from './names.js';
+export type { LoadedGeneric, LoadedWithDType } from './names.js';
 export { LocalRuntime } from './runtime.js';
 export { LocalAdapter, LocalSession } from './session.js';
 export { TextStream, Tokenizer } from './tokenizer.js';

@@ -252,6 +252,33 @@ export interface SaveOptions {
   dtype?: StoredDtype;
 }
 
+/** A tensor as Loom's generic loader sees it, in Loom's own words. */
+export interface DetectedTensor {
+  Name: string;
+  Shape: number[];
+  /** "1d", "2d", … */
+  ShapeType: string;
+  /** Loom's number of the layer type. */
+  LoomType: number;
+  LoomTypeName: string;
+  /** "bias", "unknown" or "". */
+  SpecialType: string;
+  InSize: number;
+  OutSize: number;
+  KernelH: number;
+  KernelW: number;
+  CanLoad: boolean;
+}
+
+/** What Loom makes of a file of tensors. */
+export interface DetectedModel {
+  detected: DetectedTensor[];
+  /** The layers Loom would build, with Loom's names for their sizes. */
+  layers: Record<string, unknown>[];
+  input_size: number;
+  parameters: number;
+}
+
 /** SafeTensors' dtypes for weights. */
 export type WeightDtype = 'F64' | 'F32' | 'F16' | 'BF16' | 'F4' | 'I64' | 'I32' | 'I16' | 'I8' | 'U64' | 'U32' | 'U16' | 'U8';
 

@@ -19,8 +19,6 @@ typedef struct rule {
 } rule;
 
 static const rule rules[] = {
-    {{"dense"}, "input_height", {"width", "input_size", "input_height"}, 0},
-    {{"dense"}, "output_height", {"height", "output_size", "output_height"}, 0},
     {{"swiglu"}, "input_height", {"input_size", "input_height"}, 0},
     {{"swiglu"}, "output_height", {"output_size", "output_height"}, 0},
     {{"conv1d"}, "input_length", {"input_length", "input_height"}, 0},

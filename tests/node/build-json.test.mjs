@@ -101,3 +101,12 @@ testOnEveryModule('F44 what cannot be built is refused with its JSON path', (run
   refuses([{ type: 'dense', input_size: 2.5, output_size: 2 }], undefined, /network\.layers\[0\]/);
   refuses([{ type: 'conv2d', input_channels: 1, filters: 1, kernel_size: 9, input_height: 4, input_width: 4 }], undefined, /layers\[0\]\.kernel_size: expected at most the padded input of 4 × 4, found 9/);
 });
+
+testOnEveryModule('F18 GetTotalParameters and GetMemoryUsage count all weights, nested ones too', (runtime) => {
+  const dense = { type: 'dense', input_size: 3, output_size: 2 };
+  const network = build(runtime, [dense, { type: 'parallel', branches: [{ ...dense, input_size: 2 }, { type: 'dense', input_size: 2, output_size: 1 }] }]);
+  const parameters = 3 * 2 + 2 + (2 * 2 + 2) + (2 + 1);
+  assert.equal(network.GetTotalParameters(), parameters);
+  assert.equal(network.GetMemoryUsage(), 4 * parameters);
+  network.free();
+});

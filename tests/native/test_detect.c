@@ -1,0 +1,77 @@
+/* Detection's rules at their edges, and without memory. Loom's own lists are compared in tests/node/generic.test.mjs. */
+#include "networks.h"
+
+/* A file of F32 tensors with these names and shapes, all zero. */
+static hd_directory *directory_of(const char *json, size_t n_values) {
+  uint8_t *file = NULL;
+  size_t n = 0;
+  hd_error err = {0};
+  hd_directory *directory = NULL;
+  float *values = calloc(n_values, sizeof *values);
+  hd_status status = hd_safetensors_serialize(&file, &n, json, strlen(json), values, n_values, &err);
+  if (status == HD_OK) status = hd_directory_read(&directory, file, n, n, &err);
+  if (!CHECK(status == HD_OK)) printf("# %s\n", err.message);
+  hd_bytes_free(file);
+  free(values);
+  return directory;
+}
+
+/* The type the only tensor is taken for. */
+static void check_type(const char *name, const char *shape, size_t n_values, const char *config, const char *type) {
+  char json[256], wanted[64];
+  snprintf(json, sizeof json, "[{\"name\":\"%s\",\"shape\":%s}]", name, shape);
+  snprintf(wanted, sizeof wanted, "\"LoomTypeName\":\"%s\"", type);
+  hd_directory *directory = directory_of(json, n_values);
+  char *text = NULL;
+  CHECK_EQ(hd_directory_detect(&text, directory, config, config ? strlen(config) : 0, NULL), HD_OK);
+  if (!CHECK(text && strstr(text, wanted))) printf("# %s %s: %s\n", name, shape, text);
+  hd_text_free(text);
+  hd_directory_free(directory);
+}
+
+TEST(detect_follows_loom_s_rules_in_their_order) {
+  static const char config[] = "{\"hidden_size\":4,\"intermediate_size\":6,\"num_attention_heads\":2,\"num_key_value_heads\":1}";
+  check_type("a.LN.rms", "[4]", 4, NULL, "RMSNorm");
+  check_type("a.LN.bias", "[4]", 4, NULL, "LayerNorm"); /* ln is asked for before bias */
+  check_type("a.bias", "[4]", 4, NULL, "bias");
+  check_type("x", "[8,2]", 16, NULL, "Dense");
+  check_type("x", "[9,2]", 18, NULL, "Embedding"); /* more than four times as many rows */
+  check_type("q_proj", "[9,2]", 18, NULL, "Embedding");
+  check_type("x", "[6,4]", 24, config, "SwiGLU");
+  check_type("q_proj", "[4,6]", 24, config, "SwiGLU");
+  check_type("KEY", "[4,4]", 16, config, "MultiHeadAttention");
+  check_type("KEY", "[4,4]", 16, NULL, "Dense");
+  check_type("x", "[2,4]", 8, config, "MultiHeadAttention");
+  check_type("gate", "[3,4]", 12, config, "SwiGLU");
+  check_type("LSTM.w_ih", "[3,4]", 12, NULL, "LSTM");
+  check_type("w_hh", "[3,4]", 12, "{", "RNN"); /* a broken config is none */
+  check_type("w", "[2,2,2]", 8, NULL, "Conv1D");
+  check_type("w", "[2,2,2,1]", 8, NULL, "Conv2D");
+  check_type("w", "[]", 1, NULL, "unknown");
+}
+
+TEST(detect_gives_no_network_where_names_do_not_say_how) {
+  hd_directory *directory = directory_of("[{\"name\":\"fc.weight\",\"shape\":[2,3]},{\"name\":\"fc.bias\",\"shape\":[2]},{\"name\":\"q_proj.weight\",\"shape\":[3,2]}]", 14);
+  char *text;
+  CHECK_EQ(hd_directory_detect(&text, directory, NULL, 0, NULL), HD_OK);
+  CHECK(strstr(text, "\"network\":null") && strstr(text, "\"parameters\":14"));
+  hd_text_free(text);
+  hd_directory_free(directory);
+}
+
+TEST(detect_without_memory_leaks_nothing) {
+  hd_directory *directory = directory_of("[{\"name\":\"fc.weight\",\"shape\":[2,3]},{\"name\":\"fc.bias\",\"shape\":[2]},{\"name\":\"n.weight\",\"shape\":[2]}]", 10);
+  size_t before = hd_memory_live(), n = 0;
+  hd_status status = HD_OUT_OF_MEMORY;
+  for (; status != HD_OK && n < 200; n++) {
+    char *text;
+    hd_memory_fail_after(n);
+    status = hd_directory_detect(&text, directory, NULL, 0, NULL);
+    hd_memory_fail_after(SIZE_MAX);
+    CHECK(status == HD_OK ? text != NULL : status == HD_OUT_OF_MEMORY && !text);
+    hd_text_free(text);
+    CHECK(hd_memory_live() == before);
+  }
+  CHECK(status == HD_OK && n > 2);
+  hd_directory_free(directory);
+}
