@@ -2,16 +2,20 @@
  * The tests that run on every module, by a Node that has relaxed SIMD, on the relaxed modules: tools/test.mjs gives this file to that
  * Node. Importing a file of tests registers them.
  */
+import './build-json.test.mjs';
 import './bundles.test.mjs';
 import './entries.test.mjs';
 import './generate.test.mjs';
+import './generic.test.mjs';
 import './http.test.mjs';
 import './inspect.test.mjs';
 import './lifetimes.test.mjs';
 import './loom-lacking.test.mjs';
+import './precision.test.mjs';
 import './stories.test.mjs';
 import './threads.test.mjs';
 import './torch-layers.test.mjs';
 import './trace.test.mjs';
 import './training.test.mjs';
+import './weights.test.mjs';
 import './worker.test.mjs';
