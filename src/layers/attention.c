@@ -156,7 +156,7 @@ static void parse(void *config, hd_parse *p) {
     hd_json_refuse(j, "head_dim", HD_BAD_FILE, "%zu heads of %zu are too wide", a->heads, a->head_dim);
   else if (a->heads == 0 || a->kv_heads == 0 || a->heads % a->kv_heads != 0)
     hd_json_refuse(j, "num_heads", HD_BAD_FILE, "expected a multiple of %zu key/value heads, found %zu", a->kv_heads, a->heads);
-  else if (a->head_dim == 0 || (c->rope_theta > 0 && a->head_dim % 2 != 0))
+  else if (a->head_dim == 0 || (c->rope_theta > 0 && a->head_dim % 2 != 0 && p->dialect == HD_STANDARD)) /* Loom's are read, and refused when they run */
     hd_json_refuse(j, "head_dim", HD_BAD_FILE, "expected an even size for rotary positions, found %zu", a->head_dim);
   else if (p->dialect == HD_LOOM && a->heads * a->head_dim != c->d_model)
     hd_json_refuse(j, "num_heads", HD_BAD_FILE, "expected a divisor of d_model %zu, found %zu", c->d_model, a->heads);

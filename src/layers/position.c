@@ -57,6 +57,7 @@ static hd_status infer_rope(hd_infer *i, hd_error *err) {
   const hd_rope_config *c = i->config;
   if (i->in[0]->n_dims < 2 || hd_shape_last(i->in[0]) % c->head_dim != 0)
     return hd_infer_fail(i, err, "expected positions × heads of %zu, found rows of %zu", c->head_dim, hd_shape_last(i->in[0]));
+  if (c->head_dim % 2 != 0) return hd_infer_fail(i, err, "expected heads of an even size for rotary positions, found %zu", c->head_dim);
   if (i->in[1]->dim[0] < n_positions(i->in[0]))
     return hd_infer_fail(i, err, "the rotary table has %zu positions, found %zu", i->in[1]->dim[0], n_positions(i->in[0]));
   i->out[0] = *i->in[0];
