@@ -43,6 +43,7 @@ export async function openModel(input: SourceInput, options: LoadOptions): Promi
   }
   if (options.config === undefined) {
     await opened.close();
+    if (!mayBeWeights(first, opened.size)) throw new HeddleError('bad_file', `${opened.name}: expected a bundle's JSON or SafeTensors, found neither`);
     throw new HeddleError('bad_argument', `${opened.name}: weights alone are no model; give their description as options.config`);
   }
   return { ...files, config: await describe(options.config, options.signal), weights: await sized(startingWith(opened, first)) };
@@ -106,6 +107,13 @@ export function withDialect(json: string, dialect: 'standard' | 'loom'): string 
 function looksLikeText(first: Uint8Array): boolean {
   const text = new TextDecoder('latin1').decode(first);
   return /^(\u00ef\u00bb\u00bf)?\s*[{[]/.test(text) && !text.includes('\0');
+}
+
+/** SafeTensors begins with its header's length, 8 bytes, which is no more than the file holds. */
+function mayBeWeights(first: Uint8Array, fileBytes: number | undefined): boolean {
+  if (first.byteLength < 8) return false;
+  const length = new DataView(first.buffer, first.byteOffset).getBigUint64(0, true);
+  return length <= BigInt(Math.max((fileBytes ?? Number.MAX_SAFE_INTEGER) - 8, 0));
 }
 
 /** The id of a bundle's only model. What is no bundle is left for the core, which says where it breaks. */
