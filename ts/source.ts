@@ -61,6 +61,8 @@ function fromBlob(blob: Blob, name: string): ByteSource {
   return {
     name: blob instanceof File ? blob.name : name,
     size: blob.size,
+    // Not blob.stream(): Chromium 156 lets such streams stall for ever, now and then. Nor are the pieces given back by transfer(0): the engine
+    // keeps their memory all the same, and no longer counts it.
     async *read(begin, end) {
       for (let at = begin; at < end; at += readBytes) yield new Uint8Array(await blob.slice(at, Math.min(at + readBytes, end)).arrayBuffer());
     },
