@@ -1,5 +1,5 @@
 /** network.js: a network that takes numbers and gives numbers: its steps, an input, and its output as numbers and bars. */
-import { byId, count, element, milliseconds, showError } from './page.js';
+import { byId, count, dismissErrors, element, milliseconds, showError } from './page.js';
 
 /** More rows than anybody reads. */
 const mostRows = 512;
@@ -61,6 +61,7 @@ function differs(given) {
 }
 
 async function run() {
+  dismissErrors();
   const numbers = readNumbers();
   if (typeof numbers === 'string') {
     setRunStatus(numbers, true);

@@ -26,10 +26,21 @@ function show(message, role) {
   box.scrollIntoView({ block: 'nearest' });
 }
 
-/** An error, with its code where it has one. Only the latest stays: it is about the last thing the user did. */
+/** How an error begins for who does not know Heddle's codes. */
+const openings = {
+  bad_file: 'This file cannot be used',
+  bad_argument: 'That does not fit',
+  unsupported: 'Heddle cannot do this',
+  out_of_memory: 'There is not enough memory',
+  bad_state: 'That is not possible now',
+};
+
+/** An error in words, its code behind them where it has one. Only the latest stays: it is about the last thing the user did. */
 export function showError(error) {
   dismissErrors();
-  const text = element('p', {}, ...(error.code ? [element('code', { text: error.code }), ' '] : []), error.message || String(error));
+  const words = error.message || String(error);
+  const opening = openings[error.code];
+  const text = element('p', {}, opening ? `${opening}: ${words}` : words, ...(error.code ? [' ', element('code', { text: error.code })] : []));
   show(text, 'alert');
 }
 

@@ -1,6 +1,6 @@
 /** story.js: the story teller: prompt and settings in, a story that streams out, until it ends or is stopped. */
 import { showMemory, showSpeed } from './figures.js';
-import { byId, count, showError, weave } from './page.js';
+import { byId, count, dismissErrors, showError, weave } from './page.js';
 
 /** At reading pace a token is shown this long after the one before, at the earliest. */
 const paceMs = 32;
@@ -63,6 +63,7 @@ function setTelling(on) {
 function startTelling() {
   const options = settings();
   if (!options || !model || running) return;
+  dismissErrors();
   const abort = new AbortController();
   const done = tellStory(byId('prompt').value, { ...options, signal: abort.signal }).finally(() => {
     running = undefined;

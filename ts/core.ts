@@ -215,11 +215,9 @@ export class Core {
     throw new HeddleError('unsupported', `a value of type ${name ?? String(dtype)} cannot be read`);
   }
 
-  /** The number of a dtype given by name in any case; throws `bad_argument` with the names there are. */
+  /** The number of a dtype given by name in any case; −1 when there is none of that name. */
   dtypeNumber(name: string): number {
-    const found = this.dtypes.indexOf(name.toUpperCase());
-    if (found >= 0) return found;
-    throw new HeddleError('bad_argument', `dtype '${name}' is not known; known: ${this.dtypes.join(', ').toLowerCase()}`);
+    return this.dtypes.indexOf(name.toUpperCase());
   }
 
   /** Memory in bytes: given out and not got back, the most so far, and what the instance holds. */

@@ -6,7 +6,7 @@
 
 /** What kind of failure it was; the message says which tensor, path, offset, what was expected and what was found. */
 export type ErrorCode =
-  /** Bytes that break their format's rules. */
+  /** Bytes that break their format's rules, and files that are missing or unreachable. */
   | 'bad_file'
   /** A wrong shape, id, name or option from the caller. */
   | 'bad_argument'

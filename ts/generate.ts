@@ -2,6 +2,7 @@
  * generate.ts: the loop that makes text: prefill the prompt, choose a token, decode it, again. The loop is JavaScript's, each call
  * into the core is short, and the event loop gets a turn every few milliseconds, so that a page can paint and abort.
  */
+import { checkOptions, checkWholeNumbers, generateOptions } from './arguments.js';
 import { HeddleError } from './errors.js';
 import { Breather, seconds } from './host.js';
 import type { LocalSession } from './session.js';
@@ -17,11 +18,13 @@ export interface TextModel {
   readonly tokenizer: Tokenizer | undefined;
   readonly endTokens: readonly number[];
   readonly beginToken: number | undefined;
-  /** Most positions; 0 when only the core knows. */
+  /** Positions asked for when it was loaded, and those it is made for; 0: neither says. */
   readonly context: number;
+  readonly maxContext: number;
 }
 
 export async function* generateTokens(model: TextModel, prompt: string | NumbersInput, options: GenerateOptions): AsyncGenerator<GeneratedToken, GenerateUsage, void> {
+  checkOptions(options, generateOptions);
   const { maxTokens = Infinity, signal } = options;
   signal?.throwIfAborted();
   const ids = promptIds(model, prompt);
@@ -29,7 +32,10 @@ export async function* generateTokens(model: TextModel, prompt: string | Numbers
   const choose = chooser(options);
   const text = model.tokenizer?.stream(ids);
   const context = options.context ?? model.context;
-  const session = model.createSessionSync({ input: { dtype: 'i32', shape: [Math.min(prefillTokens, ids.length)] }, context, outputRows: 1 });
+  const positions = Math.min(context || Infinity, model.maxContext || Infinity);
+  if (ids.length > positions) throw new HeddleError('bad_argument', `the prompt is ${ids.length} tokens, the context ${positions}`);
+  const input = { dtype: 'i32', shape: [Math.min(prefillTokens, ids.length)] } as const;
+  const session = model.createSessionSync({ input, outputRows: 1, ...(context > 0 && { context }) });
   try {
     if (options.adapter) session.useAdapterSync(options.adapter);
     const breather = new Breather();
@@ -92,7 +98,10 @@ function decodeOne(session: LocalSession, token: number): boolean {
 }
 
 function promptIds(model: TextModel, prompt: string | NumbersInput): readonly number[] {
-  if (typeof prompt !== 'string') return checked(Array.from(prompt));
+  if (typeof prompt !== 'string') {
+    checkWholeNumbers(prompt, 'prompt');
+    return checked(Array.from(prompt));
+  }
   if (!model.tokenizer) throw new HeddleError('bad_state', 'the model has no tokenizer: give token ids, or load it with tokenizer.json');
   const ids = model.tokenizer.encode(prompt);
   return checked(ids.length === 0 && model.beginToken !== undefined ? [model.beginToken] : ids);
@@ -108,8 +117,6 @@ function checked(ids: readonly number[]): readonly number[] {
 /** How the next token is chosen from a session's last logits. */
 function chooser(options: GenerateOptions): (session: LocalSession) => number {
   const { temperature = 0, topK = Infinity, seed } = options;
-  if (!(temperature >= 0)) throw new HeddleError('bad_argument', `temperature: expected 0 or more, found ${temperature}`);
-  if (!(topK >= 1)) throw new HeddleError('bad_argument', `topK: expected 1 or more, found ${topK}`);
   if (temperature === 0 || topK === 1) return (session) => session.argmaxSync();
   const random = seed === undefined ? Math.random : seeded(seed);
   return (session) => draw(session.logitsSync(), temperature, topK, random());
@@ -120,7 +127,7 @@ function draw(logits: Float32Array, temperature: number, topK: number, at: numbe
   const order = Array.from(logits.keys());
   if (topK < logits.length) {
     order.sort((a, b) => (logits[b] ?? 0) - (logits[a] ?? 0));
-    order.length = Math.floor(topK);
+    order.length = topK;
   }
   const top = order.reduce((most, i) => Math.max(most, logits[i] ?? 0), -Infinity);
   const weights = order.map((i) => Math.exp(((logits[i] ?? 0) - top) / temperature));

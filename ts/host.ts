@@ -7,7 +7,7 @@
 import { HeddleError } from './errors.js';
 
 export interface NodeFileHandle {
-  stat(): Promise<{ size: number }>;
+  stat(): Promise<{ isDirectory(): boolean; size: number }>;
   read(buffer: Uint8Array, offset: number, length: number, position: number): Promise<{ bytesRead: number }>;
   close(): Promise<void>;
 }

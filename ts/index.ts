@@ -46,8 +46,8 @@ export function LoadModelWithDType(text: string | Uint8Array, id: string, target
   return started().LoadModelWithDType(text, id, target);
 }
 
-/** A network from its JSON, on the first runtime. Synchronous, after `await init()`. */
-export function BuildNetworkFromJSON(json: string, options?: { seed?: number }): Network {
+/** A network from its JSON, as text or parsed, on the first runtime. Synchronous, after `await init()`. */
+export function BuildNetworkFromJSON(json: string | object, options?: { seed?: number }): Network {
   return started().BuildNetworkFromJSON(json, options);
 }
 

@@ -4,11 +4,12 @@
  *
  * Progress is counted here and an abort is this file not making the next call: the core knows of neither.
  */
+import { checkName, isPlainObject, jsonText } from './arguments.js';
 import type { Core } from './core.js';
 import { HeddleError } from './errors.js';
 import { Breather } from './host.js';
 import { stagingBytes } from './memory.js';
-import { isByteSource, openFile, openSource, readRange, readText, sized } from './source.js';
+import { isByteSource, missingFile, openFile, openSource, readRange, readText, sized } from './source.js';
 import type { ByteSource, FileSet } from './source.js';
 import type { TokenizerFiles } from './tokenizer.js';
 import type { DetectedModel, FileInfo, FileInput, LoadOptions, SourceInput, TensorInfo } from './types.js';
@@ -39,10 +40,11 @@ export async function openModel(input: SourceInput, options: LoadOptions): Promi
   const first = new Uint8Array(await firstBytes(opened));
   if (looksLikeText(first)) {
     const bytes = await readOn(opened, first);
-    return { ...files, bundle: { bytes, id: options.id ?? soleModel(bytes) } };
+    return { ...files, bundle: { bytes, id: options.id ?? soleModel(bytes, opened.name) } };
   }
   if (options.config === undefined) {
     await opened.close();
+    if (!mayBeWeights(first, opened.size)) throw new HeddleError('bad_file', `${opened.name}: expected a bundle's JSON or SafeTensors, found neither`);
     throw new HeddleError('bad_argument', `${opened.name}: weights alone are no model; give their description as options.config`);
   }
   return { ...files, config: await describe(options.config, options.signal), weights: await sized(startingWith(opened, first)) };
@@ -55,10 +57,7 @@ async function openSet(set: FileSet, options: LoadOptions): Promise<ModelFiles> 
     return file && readText(file);
   };
   const config = options.config === undefined ? await text('config.json') : await describe(options.config, options.signal);
-  if (config === undefined) {
-    const names = await set.list();
-    throw new HeddleError('bad_file', `no config.json among the model's files${names ? ` (${names.join(', ')})` : ''}`);
-  }
+  if (config === undefined) throw await missingFile(set, 'config.json');
   files.config = config;
   const generationConfig = await text('generation_config.json');
   if (generationConfig !== undefined) files.generationConfig = generationConfig;
@@ -78,13 +77,13 @@ async function openWeights(set: FileSet): Promise<ByteSource> {
   if (file) return file;
   const index = names ? names.includes('model.safetensors.index.json') : (await set.open('model.safetensors.index.json')) !== undefined;
   if (index) throw new HeddleError('unsupported', 'the weights are split into several files, which is not built yet');
-  throw new HeddleError('bad_file', `no model.safetensors among the model's files${names ? ` (${names.join(', ')})` : ''}`);
+  throw await missingFile(set, 'model.safetensors');
 }
 
 /** A description as JSON text. A network's spec without a dialect means the textbook's arithmetic: see `standardDialect`. */
 export async function describe(config: FileInput | object, signal: AbortSignal | undefined): Promise<string> {
-  const plain = typeof config === 'object' && [Object.prototype, null].includes(Object.getPrototypeOf(config) as object | null) && !('stream' in config);
-  return standardDialect(plain ? JSON.stringify(config) : await readText(await openFile(config as FileInput, signal)));
+  const plain = isPlainObject(config) && !('stream' in config);
+  return standardDialect(plain ? jsonText(config, 'config') : await readText(await openFile(config as FileInput, signal, 'config')));
 }
 
 /** Builders in camelCase default to the textbook; a bundle, and the core, to Loom. Text that is no JSON is left for the core to refuse. */
@@ -108,15 +107,36 @@ function looksLikeText(first: Uint8Array): boolean {
   return /^(\u00ef\u00bb\u00bf)?\s*[{[]/.test(text) && !text.includes('\0');
 }
 
-/** The id of a bundle's only model. What is no bundle is left for the core, which says where it breaks. */
-function soleModel(bytes: Uint8Array): string {
+/** SafeTensors begins with its header's length, 8 bytes, which is no more than the file holds. */
+function mayBeWeights(first: Uint8Array, fileBytes: number | undefined): boolean {
+  if (first.byteLength < 8) return false;
+  const length = new DataView(first.buffer, first.byteOffset).getBigUint64(0, true);
+  return length <= BigInt(Math.max((fileBytes ?? Number.MAX_SAFE_INTEGER) - 8, 0));
+}
+
+/** JSON that is given in a bundle's place: a key it has, what that makes it, and what to do. */
+const lookAlikes: readonly (readonly [key: string, what: string, advice: string])[] = [
+  ['layers', "a network's spec", 'buildNetwork makes a network of it; with weights it is their options.config'],
+  ['peft_type', "an adapter's config", "model.loadAdapter takes it, beside the adapter's weights"],
+  ['weight_map', 'the index of weights in several files', 'several files are not built yet'],
+  ['model_type', "a model's config.json", 'load the folder it lies in, or the weights with it as options.config'],
+  ['architectures', "a model's config.json", 'load the folder it lies in, or the weights with it as options.config'],
+  ['added_tokens', 'a tokenizer.json', "load the folder it lies in, or the model's files by name"],
+  ['tokenizer_class', 'a tokenizer_config.json', "load the folder it lies in, or the model's files by name"],
+];
+
+/** The id of a bundle's only model. What is no bundle, and nothing else we know, is left for the core, which says where it breaks. */
+function soleModel(bytes: Uint8Array, name: string): string {
   let ids: string[];
+  let lookAlike: (typeof lookAlikes)[number] | undefined;
   try {
     const bundle = JSON.parse(new TextDecoder().decode(bytes)) as { models?: { id?: unknown }[] };
+    if (isPlainObject(bundle) && !('models' in bundle)) lookAlike = lookAlikes.find(([key]) => key in bundle);
     ids = (bundle.models ?? []).map((model) => String(model.id));
   } catch {
     return '';
   }
+  if (lookAlike) throw new HeddleError('bad_argument', `${name}: this looks like ${lookAlike[1]}, not a bundle: ${lookAlike[2]}`);
   if (ids.length > 1) throw new HeddleError('bad_argument', `the bundle holds ${ids.length} models (${ids.join(', ')}): say which as options.id`);
   return ids[0] ?? '';
 }
@@ -243,11 +263,33 @@ export function loadBundle(core: Core, text: string | Uint8Array, id: string): n
   return typeof text === 'string' ? core.heap.withText(text, load) : core.heap.with(text, load);
 }
 
+/** What matrices become, as the core wants it: −1 keeps them. Throws `bad_argument` with the names there are. */
+function weightType(core: Core, name: string): number {
+  if (name === 'keep') return -1;
+  const number = core.dtypeNumber(name);
+  if (number < 0 || !becomesWeights(core, number)) {
+    const known = core.dtypes.filter((_, i) => becomesWeights(core, i));
+    checkName(name, 'dtype', ['keep', ...known.map((each) => each.toLowerCase())]);
+  }
+  return number;
+}
+
+/** Whether the core makes a loader for it. */
+function becomesWeights(core: Core, dtype: number): boolean {
+  if (core.call((x) => x.w_loader_new(dtype)) !== 0) return false;
+  const loader = core.heap.transfer(0);
+  core.call((x) => x.w_loader_free(loader));
+  return true;
+}
+
 /** The core's model from opened files; nothing is left behind when it fails or is aborted. */
 export async function loadFiles(core: Core, files: ModelFiles, options: LoadOptions): Promise<number> {
-  if (files.bundle) return loadBundle(core, files.bundle.bytes, files.bundle.id);
+  const dtype = weightType(core, options.dtype ?? 'keep');
+  if (files.bundle) {
+    if (dtype >= 0 && core.dtypes[dtype] !== 'F32') throw new HeddleError('unsupported', `dtype '${options.dtype ?? ''}': a bundle's weights are kept as F32`);
+    return loadBundle(core, files.bundle.bytes, files.bundle.id);
+  }
   if (!files.weights || files.config === undefined) throw new HeddleError('bad_argument', 'a model needs a description and weights');
-  const dtype = options.dtype === undefined || options.dtype === 'keep' ? -1 : core.dtypeNumber(options.dtype);
   const loader = core.made((x) => x.w_loader_new(dtype));
   try {
     core.heap.withText(files.config, (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));

@@ -1,6 +1,7 @@
 /**
  * model.ts: graph and weights in this thread's instance. types.ts says what each call means.
  */
+import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, mergeOptions, sessionOptions } from './arguments.js';
 import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
 import { HeddleError } from './errors.js';
@@ -61,6 +62,7 @@ export class LocalModel implements Model {
     endWithOwner(this, this.#lease);
     try {
       this.#description = this.#describe();
+      this.#checkContext(extras.context);
     } catch (error) {
       this.#lease.end();
       throw error;
@@ -112,6 +114,15 @@ export class LocalModel implements Model {
     return this.#core.report();
   }
 
+  /** Positions the model is made for; 0: no limit of its own. */
+  get maxContext(): number {
+    return this.#description.maxContext;
+  }
+
+  #checkContext(context = 0): void {
+    if (this.maxContext > 0 && context > this.maxContext) throw new HeddleError('bad_argument', `context: ${context} positions are more than the model's ${this.maxContext}`);
+  }
+
   get context(): number {
     return this.#extras.context ?? 0;
   }
@@ -137,10 +148,13 @@ export class LocalModel implements Model {
   }
 
   async tokenize(text: string): Promise<number[]> {
+    this.#lease.check();
     return this.#needTokenizer().encode(text);
   }
 
   async detokenize(tokens: NumbersInput): Promise<string> {
+    this.#lease.check();
+    checkWholeNumbers(tokens, 'tokens');
     return this.#needTokenizer().decode(Array.from(tokens));
   }
 
@@ -148,6 +162,7 @@ export class LocalModel implements Model {
 
   #weight(name: string): WeightInfo {
     this.#lease.check();
+    checkText(name, 'name');
     const found = this.weights.find((weight) => weight.name === name);
     if (!found) throw new HeddleError('bad_argument', `no weight is called '${name}'; there are ${this.weights.length}, the first '${this.weights[0]?.name ?? ''}'`);
     return found;
@@ -167,6 +182,7 @@ export class LocalModel implements Model {
 
   async writeWeight(name: string, values: NumbersInput): Promise<void> {
     this.#weight(name);
+    checkNumbers(values, 'values');
     this.#dropKept();
     const copy = Float32Array.from(values);
     this.#core.heap.with(new Uint8Array(copy.buffer), (data) =>
@@ -177,6 +193,7 @@ export class LocalModel implements Model {
   /** `saveToString`, at once. */
   saveToStringSync(id: string, options: SaveOptions = {}): string {
     this.#lease.check();
+    checkText(id, 'id');
     const { heap } = this.#core;
     const save = (dtype: number): string => heap.withText(id, (p) => this.#core.text((x) => x.w_model_save_bundle(this.#handle, p, dtype), true));
     return options.dtype === undefined ? save(0) : heap.withText(options.dtype, save);
@@ -213,11 +230,17 @@ export class LocalModel implements Model {
   /** `createSession`, at once. */
   createSessionSync(options: SessionOptions = {}): LocalSession {
     this.#lease.check();
+    checkOptions(options, sessionOptions);
+    this.#checkContext(options.context);
     // The model's own session must not stand in the way of one that takes the model for itself.
     if (options.mode === 'train') this.#dropKept();
     const dtype: 'i32' | 'f32' = this.#description.inputDtype === 'I32' ? 'i32' : 'f32';
-    const input = options.input && { dtype, ...options.input };
-    return new LocalSession(this.#core, this.#handle, this, this.#sessions, { context: this.context, ...options, ...(input && { input }) });
+    const context = options.context ?? this.context;
+    const [ownRows = 0] = this.#description.inputShape;
+    // No call takes more rows than the session has positions.
+    const given = options.input ?? (this.maxContext > 0 && context > 0 && context < ownRows ? { shape: [context, ...this.#description.inputShape.slice(1)] } : undefined);
+    const input = given && { dtype, ...given };
+    return new LocalSession(this.#core, this.#handle, this, this.#sessions, { ...options, context, ...(input && { input }) });
   }
 
   async createSession(options?: SessionOptions): Promise<LocalSession> {
@@ -226,6 +249,9 @@ export class LocalModel implements Model {
 
   /** `forward`, at once. State does not carry over: each call begins anew. */
   forwardSync(input: NumbersInput, shape?: readonly number[]): Float32Array {
+    this.#lease.check();
+    checkNumbers(input, 'input');
+    if (shape !== undefined) checkShape(shape);
     const session = this.#sessionFor(input.length, shape);
     if (session.position > 0) session.resetSync();
     return session.forwardSync(input, shape);
@@ -271,30 +297,34 @@ export class LocalModel implements Model {
 
   async loadAdapter(config: FileInput | object, weights: FileInput): Promise<LocalAdapter> {
     this.#lease.check();
-    const prototype: unknown = Object.getPrototypeOf(config);
-    const text = prototype === Object.prototype || prototype === null ? JSON.stringify(config) : await readText(await openFile(config as FileInput));
-    const bytes = await readAll(await openFile(weights));
+    const plain = isPlainObject(config) && !('stream' in config);
+    const text = plain ? jsonText(config, 'config') : await readText(await openFile(config as FileInput, undefined, "the adapter's config"));
+    const file = await openFile(weights, undefined, "the adapter's weights");
+    const bytes = await readAll(file);
     this.#lease.check();
     const { heap } = this.#core;
-    const handle = heap.withText(text, (c, nConfig) =>
-      heap.with(bytes, (w, nWeights) => this.#core.made((x) => x.w_adapter_load(this.#handle, c, nConfig, w, nWeights))),
-    );
-    return new LocalAdapter(this.#core, handle, this.#adapters);
+    const load = (): number =>
+      heap.withText(text, (c, nConfig) =>
+        heap.with(bytes, (w, nWeights) => this.#core.made((x) => x.w_adapter_load(this.#handle, c, nConfig, w, nWeights))),
+      );
+    return new LocalAdapter(this.#core, aboutWeights(file.name, load), this.#adapters);
   }
 
-  #merge(adapter: Adapter, sign: 1 | -1, dequantize: boolean): void {
+  #merge(adapter: Adapter, sign: 1 | -1, options: { dequantize?: boolean }): void {
+    this.#lease.check();
+    checkOptions(options, mergeOptions);
     const handle = localHandle(adapter, this.#core);
     this.#dropKept();
-    this.#check((x, model) => x.w_adapter_merge(model, handle, sign, dequantize ? 1 : 0));
+    this.#check((x, model) => x.w_adapter_merge(model, handle, sign, options.dequantize ? 1 : 0));
     this.#description = this.#describe(); // dtypes may have changed
   }
 
   async mergeAdapter(adapter: Adapter, options: { dequantize?: boolean } = {}): Promise<void> {
-    this.#merge(adapter, 1, options.dequantize ?? false);
+    this.#merge(adapter, 1, options);
   }
 
   async unmergeAdapter(adapter: Adapter, options: { dequantize?: boolean } = {}): Promise<void> {
-    this.#merge(adapter, -1, options.dequantize ?? false);
+    this.#merge(adapter, -1, options);
   }
 
   // ---- End ----
@@ -311,6 +341,16 @@ export class LocalModel implements Model {
 
   [Symbol.dispose](): void {
     this.freeSync();
+  }
+}
+
+/** Errors about an adapter name its weights' file, where they are not about its description. */
+function aboutWeights(name: string, load: () => number): number {
+  try {
+    return load();
+  } catch (error) {
+    const isOurs = error instanceof HeddleError && error.code === 'bad_file' && !error.message.startsWith('adapter_config.json');
+    throw isOurs ? new HeddleError(error.code, `${name}: ${error.message}`) : error;
   }
 }
 

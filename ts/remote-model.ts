@@ -1,6 +1,7 @@
 /**
  * remote-model.ts: models, sessions and adapters that live in a worker, under the same names and types as in this thread.
  */
+import { checkOptions, generateOptions, lossOptions, mergeOptions, sessionOptions, shown, trainOptions } from './arguments.js';
 import { HeddleError } from './errors.js';
 import { TokenGeneration } from './generation.js';
 import { isMade } from './protocol.js';
@@ -33,19 +34,26 @@ class Remote {
   readonly connection: Connection;
   readonly handle: number;
   readonly #what: string;
+  /** What it goes with. */
+  readonly #owner: Remote | undefined;
   state: ObjectState;
   #freed = false;
 
-  constructor(what: string, connection: Connection, made: Answer) {
+  constructor(what: string, connection: Connection, made: Answer, owner?: Remote) {
     if (!isMade(made.value)) throw new HeddleError('bad_state', `the worker made no ${what}: its program is of another version`);
     this.#what = what;
+    this.#owner = owner;
     this.connection = connection;
     this.handle = made.value.handle;
     this.state = made.state ?? {};
   }
 
+  get #isFreed(): boolean {
+    return this.#freed || (this.#owner !== undefined && this.#owner.#isFreed);
+  }
+
   check(): void {
-    if (this.#freed) throw new HeddleError('bad_state', `the ${this.#what} was freed`);
+    if (this.#isFreed) throw new HeddleError('bad_state', `the ${this.#what} was freed`);
   }
 
   async make(method: string, args: unknown[], transfer: Transferable[] = []): Promise<Answer> {
@@ -61,7 +69,7 @@ class Remote {
 
   /** Twice is harmless, and so is freeing what went with its worker. What cannot be freed yet stays. */
   async free(): Promise<void> {
-    if (this.#freed) return;
+    if (this.#isFreed) return;
     this.#freed = true;
     try {
       await this.connection.call(this.handle, 'free', []);
@@ -76,13 +84,14 @@ class Remote {
 export class RemoteAdapter implements Adapter {
   readonly #remote: Remote;
 
-  constructor(connection: Connection, made: Answer) {
-    this.#remote = new Remote('adapter', connection, made);
+  constructor(owner: Remote, made: Answer) {
+    this.#remote = new Remote('adapter', owner.connection, made, owner);
   }
 
-  /** How it goes to the worker as an argument. */
-  get reference(): Reference {
+  /** How it goes to the worker of `connection` as an argument. */
+  referenceIn(connection: Connection): Reference {
     this.#remote.check();
+    if (connection !== this.#remote.connection) throw new HeddleError('bad_argument', 'the adapter belongs to another runtime');
     return { heddle: this.#remote.handle };
   }
 
@@ -95,16 +104,17 @@ export class RemoteAdapter implements Adapter {
   }
 }
 
-function referenceOf(adapter: Adapter): Reference {
-  if (adapter instanceof RemoteAdapter) return adapter.reference;
+function referenceOf(adapter: Adapter, connection: Connection): Reference {
+  if (adapter instanceof RemoteAdapter) return adapter.referenceIn(connection);
+  if (typeof (adapter as Adapter | null | undefined)?.free !== 'function') throw new HeddleError('bad_argument', `adapter: expected an adapter, found ${shown(adapter)}`);
   throw new HeddleError('bad_argument', 'the adapter belongs to another runtime');
 }
 
 export class RemoteSession implements Session {
   readonly #remote: Remote;
 
-  constructor(connection: Connection, made: Answer) {
-    this.#remote = new Remote('session', connection, made);
+  constructor(owner: Remote, made: Answer) {
+    this.#remote = new Remote('session', owner.connection, made, owner);
   }
 
   get position(): number {
@@ -140,14 +150,19 @@ export class RemoteSession implements Session {
   }
 
   async useAdapter(adapter: Adapter | null): Promise<void> {
-    await this.#remote.call('useAdapter', [adapter === null ? null : referenceOf(adapter)]);
+    this.#remote.check();
+    await this.#remote.call('useAdapter', [adapter === null ? null : referenceOf(adapter, this.#remote.connection)]);
   }
 
-  trainStep(input: NumbersInput, targets: NumbersInput, options?: TrainOptions): Promise<number> {
+  async trainStep(input: NumbersInput, targets: NumbersInput, options: TrainOptions = {}): Promise<number> {
+    this.#remote.check();
+    checkOptions(options, trainOptions);
     return this.#remote.call('trainStep', [input, targets, options]);
   }
 
-  backward(input: NumbersInput, targets: NumbersInput, options?: Pick<TrainOptions, 'loss'>): Promise<number> {
+  async backward(input: NumbersInput, targets: NumbersInput, options: Pick<TrainOptions, 'loss'> = {}): Promise<number> {
+    this.#remote.check();
+    checkOptions(options, lossOptions);
     return this.#remote.call('backward', [input, targets, options]);
   }
 
@@ -207,8 +222,10 @@ export class RemoteModel implements Model {
     return this.#remote.call('writeWeight', [name, values]);
   }
 
-  async createSession(options?: SessionOptions): Promise<Session> {
-    return new RemoteSession(this.#remote.connection, await this.#remote.make('createSession', [options]));
+  async createSession(options: SessionOptions = {}): Promise<Session> {
+    this.#remote.check();
+    checkOptions(options, sessionOptions);
+    return new RemoteSession(this.#remote, await this.#remote.make('createSession', [options]));
   }
 
   forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array> {
@@ -222,10 +239,11 @@ export class RemoteModel implements Model {
 
   /** Pulls what the worker makes in batches, and gives it out token by token. */
   async *#tokens(prompt: string | NumbersInput, options: GenerateOptions): AsyncGenerator<GeneratedToken, GenerateUsage, void> {
+    checkOptions(options, generateOptions);
     const { signal, onToken, adapter, ...rest } = options;
     signal?.throwIfAborted();
-    const sent = { ...rest, ...(adapter && { adapter: referenceOf(adapter) }) };
-    const generation = new Remote('generation', this.#remote.connection, await this.#remote.make('generate', [prompt, sent]));
+    const sent = { ...rest, ...(adapter && { adapter: referenceOf(adapter, this.#remote.connection) }) };
+    const generation = new Remote('generation', this.#remote.connection, await this.#remote.make('generate', [prompt, sent]), this.#remote);
     const abort = (): void => generation.connection.abort(generation.handle);
     signal?.addEventListener('abort', abort);
     try {
@@ -273,16 +291,22 @@ export class RemoteModel implements Model {
   async loadAdapter(config: FileInput | object, weights: FileInput): Promise<Adapter> {
     this.#remote.check();
     const transfer: Transferable[] = [];
-    const args = [await sendableJson(config, transfer), await sendableFile(weights, transfer)];
-    return new RemoteAdapter(this.#remote.connection, await this.#remote.make('loadAdapter', args, transfer));
+    const args = [await sendableJson(config, transfer, "the adapter's config"), await sendableFile(weights, transfer, "the adapter's weights")];
+    return new RemoteAdapter(this.#remote, await this.#remote.make('loadAdapter', args, transfer));
   }
 
-  async mergeAdapter(adapter: Adapter, options?: { dequantize?: boolean }): Promise<void> {
-    await this.#remote.call('mergeAdapter', [referenceOf(adapter), options]);
+  mergeAdapter(adapter: Adapter, options?: { dequantize?: boolean }): Promise<void> {
+    return this.#merge('mergeAdapter', adapter, options);
   }
 
-  async unmergeAdapter(adapter: Adapter, options?: { dequantize?: boolean }): Promise<void> {
-    await this.#remote.call('unmergeAdapter', [referenceOf(adapter), options]);
+  unmergeAdapter(adapter: Adapter, options?: { dequantize?: boolean }): Promise<void> {
+    return this.#merge('unmergeAdapter', adapter, options);
+  }
+
+  async #merge(method: string, adapter: Adapter, options: { dequantize?: boolean } = {}): Promise<void> {
+    this.#remote.check();
+    checkOptions(options, mergeOptions);
+    await this.#remote.call(method, [referenceOf(adapter, this.#remote.connection), options]);
   }
 
   memory(): Promise<MemoryReport> {

@@ -2,6 +2,7 @@
  * runtime.ts: picks a module the host can run, compiles it once and starts an instance of it for each model, so that freeing a model
  * gives its memory back and a trap ends one model only.
  */
+import { checkOptions, checkText, checkTextOrBytes, initOptions, jsonText, loadOptions, seedOptions } from './arguments.js';
 import { compileModule } from './compile.js';
 import { Core } from './core.js';
 import { HeddleError } from './errors.js';
@@ -15,7 +16,8 @@ import type { LoadedGeneric, LoadedWithDType } from './names.js';
 import type { startPool } from './pool.js';
 import { sayOnce } from './notices.js';
 import { hostFeatures } from './probe.js';
-import { isByteSource, openFile, openSource, readAll, sized } from './source.js';
+import { isByteSource, missingFile, openFile, openSource, readAll, sized } from './source.js';
+import type { FileSet } from './source.js';
 import type { DetectedModel, FileInfo, FileInput, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, StoredDtype, TensorInput, WasmInput } from './types.js';
 
 /** What an entry of the package brings to its runtimes. */
@@ -99,6 +101,7 @@ export class LocalRuntime implements Runtime {
   // ---- Models ----
 
   async loadModel(source: SourceInput, options: LoadOptions = {}): Promise<LocalModel> {
+    checkOptions(options, loadOptions);
     options.signal?.throwIfAborted();
     const files = await openModel(source, options);
     try {
@@ -114,10 +117,11 @@ export class LocalRuntime implements Runtime {
   }
 
   async buildNetwork(spec: object | string, options: { seed?: number } = {}): Promise<LocalModel> {
-    const json = standardDialect(typeof spec === 'string' ? spec : JSON.stringify(spec));
+    checkOptions(options, seedOptions);
+    const json = standardDialect(jsonText(spec, 'spec'));
     const lent = await this.#lendFor(0);
     return made(lent, async (core) => {
-      const handle = core.heap.withText(json, (p, n) => core.made((x) => x.w_model_build(p, n, seedOf(options.seed))));
+      const handle = core.heap.withText(json, (p, n) => core.made((x) => x.w_model_build(p, n, options.seed ?? 0)));
       return new LocalModel(core, handle, {}, lent.release);
     });
   }
@@ -125,7 +129,7 @@ export class LocalRuntime implements Runtime {
   async inspect(source: SourceInput): Promise<FileInfo> {
     const opened = await openSource(source);
     const found = isByteSource(opened) ? opened : await opened.open('model.safetensors');
-    if (!found) throw new HeddleError('bad_file', 'no model.safetensors among the files');
+    if (!found) throw await missingFile(opened as FileSet, 'model.safetensors');
     const file = await sized(found);
     const { core, release } = this.#lend();
     try {
@@ -140,6 +144,8 @@ export class LocalRuntime implements Runtime {
 
   /** The model called `id` from a bundle's text (or its bytes). Synchronous. */
   LoadNetworkFromString(text: string | Uint8Array, id: string): Network {
+    checkTextOrBytes(text, 'text');
+    checkText(id, 'id');
     return loadNetworkFromString(() => this.#lend(), text, id);
   }
 
@@ -191,9 +197,10 @@ export class LocalRuntime implements Runtime {
     return serializeSafetensors(() => this.#lend(), tensors);
   }
 
-  /** A network from its JSON, in Loom's arithmetic unless it says otherwise. Synchronous. */
-  BuildNetworkFromJSON(json: string, options: { seed?: number } = {}): Network {
-    return buildNetworkFromJSON(() => this.#lend(), json, seedOf(options.seed));
+  /** A network from its JSON, as text or parsed, in Loom's arithmetic unless it says otherwise. Synchronous. */
+  BuildNetworkFromJSON(json: string | object, options: { seed?: number } = {}): Network {
+    checkOptions(options, seedOptions);
+    return buildNetworkFromJSON(() => this.#lend(), jsonText(json, 'json'), options.seed ?? 0);
   }
 
   // ---- The shared instance ----
@@ -228,11 +235,6 @@ async function made<T>(lent: Lent, make: (core: Core) => Promise<T>): Promise<T>
   }
 }
 
-function seedOf(seed = 0): number {
-  if (!Number.isSafeInteger(seed) || seed < 0) throw new HeddleError('bad_argument', `seed: expected a whole number from 0 to 2^53 − 1, found ${seed}`);
-  return seed;
-}
-
 /** Keeps a notice with the runtime and says it. */
 function notice(text: string, kept: string[], options: InitOptions): void {
   kept.push(text);
@@ -243,6 +245,7 @@ function notice(text: string, kept: string[], options: InitOptions): void {
 
 /** Starts a runtime with what the host can do. */
 export async function startRuntime(options: InitOptions, platform: Platform): Promise<LocalRuntime> {
+  checkOptions(options, initOptions);
   const features = hostFeatures();
   if (!features.simd128) throw new HeddleError('unsupported', "this host's WebAssembly has no SIMD; Chrome 91, Firefox 89, Safari 16.4 and Node 20 have");
   if (options.variant === 'relaxed' && !features.relaxed) {
@@ -283,7 +286,6 @@ async function compileBest(
 /** How many threads a model may get. Fewer than asked for is no error, but is said. */
 function threadsFor(options: InitOptions, platform: Platform, atomics: boolean, say: (text: string) => void): number {
   const asked = options.threads ?? 'auto';
-  if (asked !== 'auto' && !(Number.isInteger(asked) && asked >= 1)) throw new HeddleError('bad_argument', `threads: expected 'auto' or a whole number from 1, found ${asked}`);
   if (asked === 1) return 1;
   if (!platform.startPool) {
     if (asked !== 'auto') say('one thread: this entry of the package has no threads');

@@ -2,12 +2,14 @@
  * sendable.ts: a model's files on their way into a worker. Buffers and streams are moved; Blobs and addresses are copied, which
  * costs nothing; what cannot cross becomes something that can.
  */
+import { checkFiles, isPlainObject, jsonText, notAFile } from './arguments.js';
 import { HeddleError } from './errors.js';
 import { isNode } from './host.js';
 import type { FileInput, SourceInput } from './types.js';
 
-/** `transfer` collects what has to be named to postMessage. */
-export async function sendableFile(input: FileInput, transfer: Transferable[]): Promise<unknown> {
+/** `transfer` collects what has to be named to postMessage; `name` is the argument's, for messages. */
+export async function sendableFile(input: FileInput, transfer: Transferable[], name = 'source'): Promise<unknown> {
+  if (input === '') throw notAFile(input, name);
   if (typeof input === 'string') return absolute(input);
   if (input instanceof URL) return input.href;
   if (input instanceof ArrayBuffer) return moved(input, transfer);
@@ -19,25 +21,25 @@ export async function sendableFile(input: FileInput, transfer: Transferable[]): 
   if (input instanceof Blob) return isClonable(input) ? input : { stream: await movedStream(input.stream(), transfer), size: input.size };
   if (input instanceof ReadableStream) return movedStream(input, transfer);
   if (input instanceof Response) return sendableResponse(input, transfer);
-  if ('stream' in input && 'size' in input) return { stream: await movedStream(input.stream, transfer), size: input.size };
-  throw new HeddleError('bad_argument', 'expected a URL, text, bytes, a Blob, a Response or a stream');
+  if (isPlainObject(input) && input.stream instanceof ReadableStream && typeof input.size === 'number') return { stream: await movedStream(input.stream, transfer), size: input.size };
+  throw notAFile(input, name);
 }
 
 export async function sendableSource(input: SourceInput, transfer: Transferable[]): Promise<unknown> {
-  if (Array.isArray(input)) return sendableSource(Object.fromEntries(input.map((file: File) => [file.name, file])), transfer); // Node's clones of Files have no names
-  const prototype: unknown = typeof input === 'object' && input !== null ? Object.getPrototypeOf(input) : undefined;
-  const isRecord = (prototype === Object.prototype || prototype === null) && !('stream' in (input as object) && 'size' in (input as object));
-  if (!isRecord) return sendableFile(input as FileInput, transfer);
+  if (Array.isArray(input)) {
+    checkFiles(input, 'source');
+    return sendableSource(Object.fromEntries(input.map((file) => [file.name, file])), transfer); // Node's clones of Files have no names
+  }
+  if (!isPlainObject(input) || ('stream' in input && 'size' in input)) return sendableFile(input as FileInput, transfer);
   const files: Record<string, unknown> = {};
-  for (const [name, file] of Object.entries(input as Record<string, FileInput>)) files[name] = await sendableFile(file, transfer);
+  for (const [name, file] of Object.entries(input as Record<string, FileInput>)) files[name] = await sendableFile(file, transfer, name);
   return files;
 }
 
 /** A description: parsed JSON goes as text. */
-export async function sendableJson(input: FileInput | object, transfer: Transferable[]): Promise<unknown> {
-  const prototype: unknown = typeof input === 'object' ? Object.getPrototypeOf(input) : undefined;
-  const isPlain = (prototype === Object.prototype || prototype === null) && !('stream' in (input as object));
-  return isPlain ? JSON.stringify(input) : sendableFile(input as FileInput, transfer);
+export async function sendableJson(input: FileInput | object, transfer: Transferable[], name: string): Promise<unknown> {
+  const isPlain = isPlainObject(input) && !('stream' in input);
+  return isPlain ? jsonText(input, name) : sendableFile(input as FileInput, transfer, name);
 }
 
 /** The worker's own address is another: a page's relative addresses are made absolute. Text and Node's paths stay. */

@@ -4,6 +4,7 @@
  * The asynchronous calls are the synchronous ones, so that the same program runs on a worker's runtime; `forwardSync` and
  * its like are for where a promise would cost more than the network.
  */
+import { checkCount, checkFinite, checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, lossOptions, shown, trainOptions } from './arguments.js';
 import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
 import { HeddleError } from './errors.js';
@@ -13,12 +14,6 @@ import type { Adapter, Loss, Mode, NumbersInput, Session, SessionMemory, Session
 /** In the order of hd_mode and hd_loss_kind (src/heddle.h): the core has no table of these to ask for. */
 const modes: readonly Mode[] = ['infer', 'trace', 'train'];
 const losses: readonly Loss[] = ['mse', 'cross_entropy'];
-
-function indexOf<T extends string>(list: readonly T[], name: T, what: string): number {
-  const index = list.indexOf(name);
-  if (index < 0) throw new HeddleError('bad_argument', `${what} '${name}' is not known; known: ${list.join(', ')}`);
-  return index;
-}
 
 /** LoRA pairs in this thread's instance. */
 export class LocalAdapter implements Adapter {
@@ -55,6 +50,7 @@ export class LocalAdapter implements Adapter {
 /** The handle of an adapter that must be one of this thread's. */
 export function localHandle(adapter: Adapter, core: Core): number {
   if (adapter instanceof LocalAdapter) return adapter.handleIn(core);
+  if (typeof (adapter as Adapter | null | undefined)?.free !== 'function') throw new HeddleError('bad_argument', `adapter: expected an adapter, found ${shown(adapter)}`);
   throw new HeddleError('bad_argument', 'the adapter belongs to another runtime');
 }
 
@@ -70,10 +66,8 @@ export class LocalSession implements Session {
   constructor(core: Core, modelHandle: number, model: object, parent: Lease, options: SessionOptions) {
     const { mode = 'infer', input, context = 0, outputRows = 0 } = options;
     const shape = input?.shape ?? [];
-    for (const n of [...shape, context, outputRows]) checkCount(n);
-    if (shape.length > 8) throw new HeddleError('bad_argument', `an input of ${shape.length} dimensions; at most 8`);
     const dtype = core.dtypeNumber(input?.dtype ?? 'f32');
-    const modeNumber = indexOf(modes, mode, 'mode');
+    const modeNumber = modes.indexOf(mode);
     const handle = core.heap.withSizes(shape, (dims) =>
       core.made((x) => x.w_session_new(modelHandle, modeNumber, dtype, shape.length, dims, context, outputRows)),
     );
@@ -127,6 +121,8 @@ export class LocalSession implements Session {
   /** Puts rows where the session reads them and runs the graph. */
   #run(input: NumbersInput, shape: readonly number[] | undefined): void {
     this.#lease.check();
+    checkNumbers(input, 'input');
+    if (shape !== undefined) checkShape(shape);
     const rows = this.#rowsOf(input, shape);
     const { heap } = this.#core;
     this.#check((x, session) => x.w_session_input(session));
@@ -147,7 +143,7 @@ export class LocalSession implements Session {
     if (!Number.isInteger(rows) || rows < 1 || rows > this.inputRows) {
       throw new HeddleError('bad_argument', `input of ${input.length} numbers: the session takes 1 to ${this.inputRows} rows of ${rowSize}`);
     }
-    if (this.#input.ints) checkInts(input);
+    if (this.#input.ints) checkWholeNumbers(input, 'input');
     return rows;
   }
 
@@ -167,7 +163,7 @@ export class LocalSession implements Session {
   decodeSync(tokens: NumbersInput): void {
     this.#lease.check();
     if (!this.#input.ints) throw new HeddleError('bad_argument', 'decode is for models that read token ids; this one reads numbers');
-    checkInts(tokens);
+    checkWholeNumbers(tokens, 'tokens');
     if (tokens.length === 0) throw new HeddleError('bad_argument', 'decode: expected at least one token');
     this.#check((x, session) => x.w_session_reserve(session, this.position + tokens.length));
     for (let i = 0; i < tokens.length; i += this.inputRows) this.#run(tokens.slice(i, i + this.inputRows), undefined);
@@ -214,6 +210,7 @@ export class LocalSession implements Session {
 
   async value(name: string): Promise<TensorValue> {
     this.#lease.check();
+    checkText(name, 'name');
     return this.#core.heap.withText(name, (p) => this.#core.tensor((x) => x.w_session_value(this.#handle, p)));
   }
 
@@ -237,6 +234,7 @@ export class LocalSession implements Session {
 
   /** `useAdapter`, at once. */
   useAdapterSync(adapter: Adapter | null): void {
+    this.#lease.check();
     const handle = adapter === null ? 0 : localHandle(adapter, this.#core);
     this.#check((x, session) => x.w_session_use(session, handle));
   }
@@ -251,16 +249,20 @@ export class LocalSession implements Session {
   }
 
   async rewind(position: number): Promise<void> {
-    checkCount(position);
+    this.#lease.check();
+    checkCount(position, 'position');
     this.#check((x, session) => x.w_session_rewind(session, position));
   }
 
   // ---- Training ----
 
   async backward(input: NumbersInput, targets: NumbersInput, options: Pick<TrainOptions, 'loss'> = {}): Promise<number> {
-    const kind = indexOf(losses, options.loss ?? 'mse', 'loss');
+    this.#lease.check();
+    checkOptions(options, lossOptions);
+    const kind = losses.indexOf(options.loss ?? 'mse');
     const ids = options.loss === 'cross_entropy';
-    if (ids) checkInts(targets);
+    if (ids) checkWholeNumbers(targets, 'targets');
+    else checkNumbers(targets, 'targets');
     this.#run(input, undefined);
     const copy = ids ? Int32Array.from(targets) : Float32Array.from(targets);
     const loss = this.#core.heap.with(new Uint8Array(copy.buffer), (p) => this.#core.made((x) => x.w_loss(this.#handle, kind, p, copy.length)));
@@ -269,17 +271,23 @@ export class LocalSession implements Session {
   }
 
   async step(lr: number): Promise<void> {
+    this.#lease.check();
+    checkFinite(lr, 'lr');
     this.#check((x, session) => x.w_step_sgd(session, lr));
   }
 
   async trainStep(input: NumbersInput, targets: NumbersInput, options: TrainOptions = {}): Promise<number> {
-    const loss = await this.backward(input, targets, options);
-    await this.step(options.lr ?? 0.01);
+    this.#lease.check();
+    checkOptions(options, trainOptions);
+    const { loss: kind, lr = 0.01 } = options;
+    const loss = await this.backward(input, targets, kind && { loss: kind });
+    await this.step(lr);
     return loss;
   }
 
   async gradient(weight: string): Promise<TensorValue> {
     this.#lease.check();
+    checkText(weight, 'weight');
     return this.#core.heap.withText(weight, (p) => this.#core.tensor((x) => x.w_session_gradient(this.#handle, p)));
   }
 
@@ -297,13 +305,4 @@ export class LocalSession implements Session {
   [Symbol.dispose](): void {
     this.#lease.end();
   }
-}
-
-function checkCount(n: number): void {
-  if (!Number.isInteger(n) || n < 0 || n > 0xffffffff) throw new HeddleError('bad_argument', `expected a whole number of at most 2^32 − 1, found ${n}`);
-}
-
-function checkInts(values: NumbersInput): void {
-  if (values instanceof Int32Array) return;
-  for (const value of values) if (value !== (value | 0)) throw new HeddleError('bad_argument', `expected whole numbers of 32 bits, found ${value}`);
 }

@@ -4,6 +4,7 @@
  *
  * This is the seam for what comes later: HTTP ranges, shards and caches are other ByteSources, and nothing else changes.
  */
+import { checkFiles, isPlainObject, notAFile } from './arguments.js';
 import { HeddleError, messageOf } from './errors.js';
 import { isNode, nodeFiles } from './host.js';
 import type { NodeFileHandle } from './host.js';
@@ -23,9 +24,21 @@ export interface ByteSource {
 
 /** Files by name; undefined when there is none of that name. */
 export interface FileSet {
+  /** For messages: "in FOLDER", "among the files given". */
+  readonly where: string;
   open(name: string): Promise<ByteSource | undefined>;
   /** Names of all files, where that can be known. */
   list(): Promise<readonly string[] | undefined>;
+  /** Why a file that was opened is not there, where more is known. */
+  why?(name: string): string | undefined;
+}
+
+/** The error for a file a model cannot do without. */
+export async function missingFile(set: FileSet, name: string): Promise<HeddleError> {
+  const why = set.why?.(name);
+  const names = await set.list();
+  const detail = why !== undefined ? `: ${why}` : names === undefined ? '' : names.length === 0 ? ': there are no files' : ` (${names.join(', ')})`;
+  return new HeddleError('bad_file', `no ${name} ${set.where}${detail}`);
 }
 
 /** Bytes read at once from a disk or a Blob. */
@@ -48,6 +61,8 @@ function fromBlob(blob: Blob, name: string): ByteSource {
   return {
     name: blob instanceof File ? blob.name : name,
     size: blob.size,
+    // Not blob.stream(): Chromium 156 lets such streams stall for ever, now and then. Nor are the pieces given back by transfer(0): the engine
+    // keeps their memory all the same, and no longer counts it.
     async *read(begin, end) {
       for (let at = begin; at < end; at += readBytes) yield new Uint8Array(await blob.slice(at, Math.min(at + readBytes, end)).arrayBuffer());
     },
@@ -63,7 +78,12 @@ async function fromPath(path: string | URL): Promise<ByteSource> {
   } catch (error) {
     throw new HeddleError('bad_file', `cannot open ${name}: ${messageOf(error)}`, { cause: error });
   }
-  const { size } = await file.stat();
+  const stat = await file.stat();
+  if (stat.isDirectory()) {
+    await file.close();
+    throw new HeddleError('bad_file', `${name} is a folder, expected a file`);
+  }
+  const { size } = stat;
   return {
     name,
     size,
@@ -235,6 +255,7 @@ function isSizedStream(input: object): input is SizedStream {
 /** Opens one file; `name` is for messages where it has none of its own. */
 export async function openFile(input: FileInput, signal?: AbortSignal, name?: string): Promise<ByteSource> {
   if (typeof input === 'string') {
+    if (input === '') throw notAFile(input, name ?? 'source');
     if (isText(input)) return fromBytes(new TextEncoder().encode(input), name ?? 'the text given');
     return isNode() && !isUrl(input) ? fromPath(input) : fromUrl(input, signal);
   }
@@ -245,30 +266,28 @@ export async function openFile(input: FileInput, signal?: AbortSignal, name?: st
   if (input instanceof Response) return fromResponse(input, input.url || (name ?? 'the response given'), signal);
   if (input instanceof ReadableStream) return fromStream(input, name ?? 'the stream given', { signal });
   if (typeof input === 'object' && input !== null && isSizedStream(input)) return fromStream(input.stream, name ?? 'the stream given', { size: input.size, signal });
-  throw new HeddleError('bad_argument', `expected a URL, text, bytes, a Blob, a Response or a stream; found ${describeInput(input)}`);
+  throw notAFile(input, name ?? 'source');
 }
 
 function isSharedBuffer(input: unknown): input is SharedArrayBuffer {
   return typeof SharedArrayBuffer !== 'undefined' && input instanceof SharedArrayBuffer;
 }
 
-function describeInput(input: unknown): string {
-  return input === null ? 'null' : typeof input === 'object' ? input.constructor?.name ?? 'an object' : typeof input;
-}
-
 // ---- Kinds of FileSet ----
 
-/** A file that may be missing: a server's 404, or its page for everything that is not there, count as missing. */
-async function openOptionalUrl(url: URL, signal: AbortSignal | undefined): Promise<ByteSource | undefined> {
-  const response = await fetched(url, signal);
-  const missing = response.status === 404 || response.status === 403 || response.headers.get('content-type')?.startsWith('text/html');
-  if (!missing) return fromResponse(response, url.href, signal);
-  await response.body?.cancel();
-  return undefined;
-}
-
+/** Files that may be missing: a server's 404, or its page for everything that is not there, count as missing. */
 function folderUrl(base: URL, signal: AbortSignal | undefined): FileSet {
-  return { open: (name) => openOptionalUrl(new URL(name, base), signal), list: async () => undefined };
+  const reasons = new Map<string, string>();
+  const open = async (name: string): Promise<ByteSource | undefined> => {
+    const url = new URL(name, base);
+    const response = await fetched(url, signal);
+    const isPage = response.headers.get('content-type')?.startsWith('text/html') ?? false;
+    if (!isPage && response.status !== 404 && response.status !== 403) return fromResponse(response, url.href, signal);
+    reasons.set(name, `${url.href}: the server answered ${response.status} ${response.statusText}`.trim() + (response.ok ? ' with a page of HTML' : ''));
+    await response.body?.cancel();
+    return undefined;
+  };
+  return { where: 'in the folder', open, list: async () => undefined, why: (name) => reasons.get(name) };
 }
 
 function folderPath(path: string | URL): FileSet {
@@ -277,11 +296,12 @@ function folderPath(path: string | URL): FileSet {
     if (!(await list()).includes(name)) return undefined;
     return fromPath(path instanceof URL ? new URL(encodeURIComponent(name), path) : `${path.replace(/[/\\]+$/, '')}/${name}`);
   };
-  return { open, list };
+  return { where: `in ${String(path)}`, open, list };
 }
 
 function fileMap(files: Map<string, FileInput>, signal: AbortSignal | undefined): FileSet {
   return {
+    where: 'among the files given',
     open: async (name) => {
       const input = files.get(name);
       return input === undefined ? undefined : openFile(input, signal, name);
@@ -314,16 +334,17 @@ export async function openSource(input: SourceInput, signal?: AbortSignal): Prom
     }
     return text.endsWith('/') && !isText(text) ? folderUrl(baseUrl(text), signal) : openFile(input, signal);
   }
-  if (Array.isArray(input)) return fileMap(new Map(input.map((file: File) => [file.name, file])), signal);
+  if (Array.isArray(input)) {
+    checkFiles(input, 'source');
+    return fileMap(new Map(input.map((file) => [file.name, file])), signal);
+  }
   if (isRecord(input)) return fileMap(new Map(Object.entries(input)), signal);
   return openFile(input as FileInput, signal);
 }
 
 /** A plain object of files: nothing that is a file itself. */
 function isRecord(input: unknown): input is { readonly [name: string]: FileInput } {
-  if (typeof input !== 'object' || input === null || isSizedStream(input)) return false;
-  const prototype: unknown = Object.getPrototypeOf(input);
-  return prototype === Object.prototype || prototype === null;
+  return isPlainObject(input) && !isSizedStream(input);
 }
 
 // ---- Reading whole small files ----

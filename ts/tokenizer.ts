@@ -2,6 +2,7 @@
  * tokenizer.ts: text ↔ token ids, from a model's tokenizer.json and tokenizer_config.json, by @huggingface/tokenizers.
  */
 import { Tokenizer as Library } from '@huggingface/tokenizers';
+import { checkText, checkTokenizerFiles, checkWholeNumbers } from './arguments.js';
 import { HeddleError, messageOf } from './errors.js';
 
 /** The two files, parsed or as text. */
@@ -48,6 +49,7 @@ export class Tokenizer {
 
   /** Throws `bad_file` when the files do not describe a tokenizer the library knows. */
   constructor(files: TokenizerFiles) {
+    checkTokenizerFiles(files, 'files');
     const tokenizer = parsed(files['tokenizer.json'], 'tokenizer.json');
     const config: TokenizerConfig = parsed(files['tokenizer_config.json'], 'tokenizer_config.json');
     try {
@@ -60,12 +62,14 @@ export class Tokenizer {
 
   /** Ids of a prompt: the text's, and the special tokens the files put around one. */
   encode(text: string): number[] {
+    checkText(text, 'text');
     const ids = this.#library.encode(text).ids;
     return this.#begin !== undefined && ids[0] !== this.#begin ? [this.#begin, ...ids] : ids;
   }
 
   /** Text of the ids, special tokens left out. */
   decode(ids: readonly number[]): string {
+    checkWholeNumbers(ids, 'ids');
     return ids.length === 0 ? '' : this.#library.decode([...ids], { skip_special_tokens: true });
   }
 

@@ -1,4 +1,4 @@
-/// <reference lib="esnext.disposable" />
+/// <reference lib="esnext.disposable" preserve="true" />
 /**
  * types.ts: the package's surface. A runtime in this thread (`heddle`) and one in a worker (`heddle/worker`) both have it.
  *

@@ -153,7 +153,7 @@ function stateOf(object: object | undefined, method: string): ObjectState | unde
 
 // ---- Starting ----
 
-async function start(options: InitOptions & { askForModule?: boolean }): Promise<unknown> {
+async function start({ askForModule, ...options }: InitOptions & { askForModule?: boolean }): Promise<unknown> {
   const ask = (name: ModuleName): Promise<WasmInput> =>
     new Promise((done, fail) => {
       const request = nextRequest++;
@@ -161,7 +161,7 @@ async function start(options: InitOptions & { askForModule?: boolean }): Promise
       post({ kind: 'want module', request, name });
     });
   const log = (text: string): void => post({ kind: 'notice', text });
-  const runtime = await startRuntime({ ...options, log, ...(options.askForModule && { wasm: ask }) }, { asset: moduleUrl, startPool });
+  const runtime = await startRuntime({ ...options, log, ...(askForModule && { wasm: ask }) }, { asset: moduleUrl, startPool });
   objects.set(0, runtime);
   return { variant: runtime.variant, threads: runtime.threads };
 }

@@ -5,6 +5,7 @@
  * runtime in this thread. ArrayBuffers given to `loadModel` and `loadAdapter` are moved to the worker, not copied: they are empty
  * afterwards.
  */
+import { checkOptions, initOptions, jsonText, loadOptions, seedOptions } from './arguments.js';
 import { compileModule } from './compile.js';
 import { HeddleError } from './errors.js';
 import { connect } from './remote.js';
@@ -33,11 +34,12 @@ class RemoteRuntime implements Runtime {
   }
 
   async loadModel(source: SourceInput, options: LoadOptions = {}): Promise<Model> {
+    checkOptions(options, loadOptions);
     const { progress, signal, config, ...rest } = options;
     signal?.throwIfAborted();
     const transfer: Transferable[] = [];
     const sent = await sendableSource(source, transfer);
-    const description = config === undefined ? {} : { config: await sendableJson(config, transfer) };
+    const description = config === undefined ? {} : { config: await sendableJson(config, transfer, 'config') };
     const made = await this.#connection.call(0, 'loadModel', [sent, { ...rest, ...description }], {
       transfer,
       signal,
@@ -47,7 +49,8 @@ class RemoteRuntime implements Runtime {
   }
 
   async buildNetwork(spec: object | string, options: { seed?: number } = {}): Promise<Model> {
-    return new RemoteModel(this.#connection, await this.#connection.call(0, 'buildNetwork', [spec, options]));
+    checkOptions(options, seedOptions);
+    return new RemoteModel(this.#connection, await this.#connection.call(0, 'buildNetwork', [jsonText(spec, 'spec'), options]));
   }
 
   async inspect(source: SourceInput): Promise<FileInfo> {
@@ -68,6 +71,7 @@ class RemoteRuntime implements Runtime {
 
 /** Starts a runtime in a worker. */
 export async function init(options: WorkerOptions = {}): Promise<Runtime> {
+  checkOptions(options, { ...initOptions, worker: () => undefined });
   const { worker, log, wasm, poolWorker, ...rest } = options;
   const notices: string[] = [];
   const connection = connect(worker, {

@@ -112,17 +112,33 @@ static void q8_0_to_f32(const void *from, float *to, size_t n) {
   }
 }
 
+/* The largest magnitude, in four lanes that compilers turn into one vector. NaN counts for nothing. */
+static float largest(const float *x) {
+  float lane[4] = {0};
+  for (size_t i = 0; i < Q8_0_VALUES; i += 4)
+    for (size_t l = 0; l < 4; l++) {
+      float size = fabsf(x[i + l]);
+      lane[l] = lane[l] < size ? size : lane[l];
+    }
+  float a = lane[0] > lane[1] ? lane[0] : lane[1], b = lane[2] > lane[3] ? lane[2] : lane[3];
+  return a > b ? a : b;
+}
+
+/* roundf, halves away from zero, without a call: the part cut off decides. */
+static inline float round_away(float x) {
+  float whole = truncf(x), rest = x - whole;
+  return whole + (rest >= 0.5f ? 1.0f : 0.0f) - (rest <= -0.5f ? 1.0f : 0.0f);
+}
+
 /* GGML's reference quantiser, operation by operation: its rounding is away from zero, and by the reciprocal of the scale
  * before that became an F16. Its result for values that are not finite is undefined; here those codes are 0. */
 static void q8_0_block_from_f32(const float *from, unsigned char *block) {
-  float max = 0.0f;
-  for (size_t i = 0; i < Q8_0_VALUES; i++) max = fabsf(from[i]) > max ? fabsf(from[i]) : max;
-  float d = max / 127.0f, id = d != 0.0f ? 1.0f / d : 0.0f;
+  float d = largest(from) / 127.0f, id = d != 0.0f ? 1.0f / d : 0.0f;
   uint16_t scale = hd_f32_to_f16(d);
   block[0] = (unsigned char)(scale & 0xffu);
   block[1] = (unsigned char)(scale >> 8);
   for (size_t i = 0; i < Q8_0_VALUES; i++) {
-    float q = roundf(from[i] * id);
+    float q = round_away(from[i] * id);
     block[2 + i] = (unsigned char)(int8_t)(q >= -127.0f && q <= 127.0f ? q : 0.0f);
   }
 }

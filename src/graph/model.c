@@ -391,7 +391,7 @@ static hd_status find(const hd_model *model, const char *name, size_t n, hd_para
   if (index < 0 || !model->parameters[index].value.data) return hd_fail(err, HD_BAD_ARGUMENT, "there is no weight %s", hd_short_name(room, name));
   hd_parameter *p = &model->parameters[index];
   size_t count = hd_parameter_count(p);
-  if (n != count) return hd_fail(err, HD_BAD_ARGUMENT, "weight %s has %zu values, found room for %zu", hd_short_name(room, name), count, n);
+  if (n != count) return hd_fail(err, HD_BAD_ARGUMENT, "weight %s: expected %zu values, found %zu", hd_short_name(room, name), count, n);
   *out = p;
   return HD_OK;
 }

@@ -58,12 +58,12 @@ static hd_spec *out_of_memory(reader *r) {
 
 static hd_spec *read_layer(reader *r, hd_json json, spot at) {
   if (!at.name || !at.bundle) return out_of_memory(r);
-  char room[HD_NAME_ROOM];
+  char room[HD_NAME_ROOM], list[2048];
   const char *type = hd_json_get_text(&json, "type", "");
   const hd_layer *layer = hd_layer_find(type);
   if (!layer || !layer->parse) {
     if (!*type) hd_json_refuse(&json, "type", HD_BAD_FILE, "expected a layer type, found none");
-    else hd_json_refuse(&json, "type", HD_UNSUPPORTED, "unknown layer type '%s'", hd_short_name(room, type));
+    else hd_json_refuse(&json, "type", HD_UNSUPPORTED, "unknown layer type '%s'; known: %s", hd_short_name(room, type), hd_layer_list(list, sizeof list));
     return NULL;
   }
   const char *own_name = hd_json_get_text(&json, "name", at.name);
@@ -77,18 +77,15 @@ static hd_spec *read_layer(reader *r, hd_json json, spot at) {
   return spec;
 }
 
-/* Loom's grid says how many layers there are; later entries are dropped. */
-static size_t count_layers(const hd_model *model, const hd_json *j) {
-  size_t listed = hd_json_count(j, "layers");
-  if (!hd_json_has(j, "grid_rows") && model->dialect == HD_STANDARD) return listed;
-  size_t cells, n;
-  if (!hd_mul_size(hd_json_get_size(j, "grid_rows", 0), hd_json_get_size(j, "grid_cols", 0), &cells) ||
-      !hd_mul_size(cells, hd_json_get_size(j, "layers_per_cell", 0), &n))
+/* Loom's grid says how many layers there are, where it is given; later entries are dropped. */
+static size_t count_layers(const hd_json *j) {
+  size_t listed = hd_json_count(j, "layers"), cells, n;
+  if (!hd_json_has(j, "grid_rows") && !hd_json_has(j, "grid_cols") && !hd_json_has(j, "layers_per_cell")) return listed;
+  if (!hd_mul_size(hd_json_get_size(j, "grid_rows", 1), hd_json_get_size(j, "grid_cols", 1), &cells) ||
+      !hd_mul_size(cells, hd_json_get_size(j, "layers_per_cell", 1), &n))
     n = SIZE_MAX;
-  if (n > listed) {
-    hd_json_refuse(j, "layers", HD_BAD_FILE, "the grid has %zu places, found %zu layers", n, listed);
-    return 0;
-  }
+  if (n == 0) hd_json_refuse(j, "layers_per_cell", HD_BAD_FILE, "the grid has no place for a layer");
+  else if (n > listed) hd_json_refuse(j, "layers", HD_BAD_FILE, "the grid has %zu places, found %zu layers", n, listed);
   return n;
 }
 
@@ -123,9 +120,9 @@ hd_status hd_network_parse(hd_model *model, cJSON *cfg, const char *path, hd_err
   if (!cJSON_IsObject(cfg)) return hd_fail(err, HD_BAD_FILE, "%s: expected an object", path);
   read_head(model, &j);
   reader r = {.model = model, .status = &status, .err = err};
-  size_t n = status == HD_OK ? count_layers(model, &j) : 0;
+  size_t n = status == HD_OK ? count_layers(&j) : 0;
   hd_json layers = hd_json_member(&j, "layers");
-  if (status == HD_OK && n == 0) hd_json_refuse(&j, "layers", HD_BAD_FILE, "expected at least one layer");
+  if (status == HD_OK && n == 0) hd_json_refuse(&j, "layers", HD_BAD_FILE, "expected at least one layer, found none");
   for (size_t i = 0; i < n && status == HD_OK; i++) {
     const spot at = {.name = hd_arena_format(&model->arena, "layers.%zu", i), .bundle = hd_arena_format(&model->arena, "layers.%zu.", i),
                      .place = HD_IN_CHAIN, .batch = model->batch};

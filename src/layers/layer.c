@@ -96,6 +96,15 @@ const hd_layer *hd_layer_find(const char *name) {
   return NULL;
 }
 
+const char *hd_layer_list(char *room, size_t n) {
+  size_t at = 0;
+  const hd_layer *layer;
+  room[0] = 0;
+  for (size_t i = 0; (layer = hd_layer_at(i)) != NULL && at < n; i++)
+    if (layer->parse) at += (size_t)snprintf(room + at, n - at, "%s%s", at ? ", " : "", layer->name);
+  return room;
+}
+
 hd_status hd_layer_register(const hd_layer *layer, hd_error *err) {
   if (hd_layer_find(layer->name)) return hd_fail(err, HD_BAD_ARGUMENT, "layer type '%s' is there already", layer->name);
   if (n_registered == MAX_REGISTERED)

@@ -236,6 +236,8 @@ struct hd_layer {
 /* The table. */
 const hd_layer *hd_layer_find(const char *name);
 const hd_layer *hd_layer_at(size_t index); /* NULL past the last */
+/* "dense, linear, …": the types a network may declare, for messages. */
+const char *hd_layer_list(char *room, size_t n);
 /* Adds a row of the caller's own at the end of the table (at most 16), before any model is built with it. */
 hd_status hd_layer_register(const hd_layer *layer, hd_error *err);
 

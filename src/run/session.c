@@ -79,7 +79,7 @@ static hd_status allocate(hd_session *s, hd_error *err) {
 }
 
 static hd_status take_model(hd_session *s, hd_model *model, hd_mode mode, hd_error *err) {
-  if (model->exclusive) return hd_fail(err, HD_BAD_STATE, "the model is being trained by another session");
+  if (model->exclusive) return hd_fail(err, HD_BAD_STATE, "an open training session holds the model; use that session, or free it first");
   if (mode == HD_TRAIN && model->n_sessions)
     return hd_fail(err, HD_BAD_STATE, "training takes the model alone; %zu sessions are open", model->n_sessions);
   model->n_sessions++;

@@ -1,5 +1,5 @@
 /* train.c: losses, the backward walk, and plain SGD. Gradients of values lie in an arena like the values' own; gradients of weights are
- * float32, row-major, in the weight's shape, and add up until a step. Weights that are not float32 are frozen. */
+ * float32, row-major, in the weight's shape, and add up until a step. A model with weights that are not float32 is refused. */
 #include "base/memory.h"
 #include "base/status.h"
 #include "kernels/elementwise.h"
@@ -30,13 +30,19 @@ hd_status hd_train_prepare(hd_session *s, hd_error *err) {
   for (size_t n = 0; n < m->n_nodes; n++)
     if (!m->nodes[n].layer->backward)
       return hd_fail(err, HD_UNSUPPORTED, "layer %s: type '%s' cannot be trained", hd_short_name(room, m->nodes[n].name), m->nodes[n].layer->name);
+  for (size_t i = 0; i < m->n_parameters; i++) {
+    const hd_parameter *p = &m->parameters[i];
+    if (p->value.data && p->value.layout->dtype != HD_F32)
+      return hd_fail(err, HD_UNSUPPORTED, "weight %s is %s: only F32 weights are trained; load the model with dtype f32", hd_short_name(room, p->name),
+                     hd_dtype_name(p->value.layout->dtype));
+  }
   s->gradients = hd_alloc_zero(s->plan.arena_bytes);
   s->d_weights = hd_alloc_zero(m->n_parameters * sizeof *s->d_weights);
   s->d_inputs = hd_alloc_zero(hd_session_input_count(s) * sizeof *s->d_inputs);
   if (!s->gradients || !s->d_weights || !s->d_inputs) return no_memory(err);
   for (size_t i = 0; i < m->n_parameters; i++) {
     const hd_parameter *p = &m->parameters[i];
-    if (!p->value.data || p->value.layout->dtype != HD_F32) continue;
+    if (!p->value.data) continue;
     s->d_weights[i] = hd_alloc_zero(hd_parameter_count(p) * sizeof(float));
     if (!s->d_weights[i]) return no_memory(err);
   }
@@ -135,7 +141,7 @@ hd_status hd_session_gradient(const hd_session *s, const char *weight, hd_tensor
   char room[HD_NAME_ROOM];
   int index = hd_parameter_find(s->model, weight);
   if (s->mode != HD_TRAIN) return hd_fail(err, HD_BAD_STATE, "gradients need a session made for training");
-  if (index < 0 || !s->d_weights[index]) return hd_fail(err, HD_BAD_ARGUMENT, "weight %s is not trained", hd_short_name(room, weight));
+  if (index < 0 || !s->d_weights[index]) return hd_fail(err, HD_BAD_ARGUMENT, "there is no weight %s", hd_short_name(room, weight));
   const hd_slot *slot = &s->model->parameters[index].slot;
   *out = (hd_tensor){.dtype = HD_F32, .n_dims = slot->n_dims, .data = s->d_weights[index]};
   memcpy(out->shape, slot->shape, sizeof out->shape);

@@ -1,7 +1,7 @@
 /**
  * `npm run bench`: Heddle beside wllama (llama.cpp in WebAssembly) in Chromium, on the same weights: SmolLM2-135M's shape, random values.
  *
- *   node tests/bench/run.mjs [--repeat N] [--only TEXT] [--layers N] [--no-save]
+ *   node tests/bench/run.mjs [--repeat N] [--only TEXT] [--threads N] [--layers N] [--no-save]
  *
  * Each measurement has a fresh page (and process), loads from a Blob, warms up with a short generation, then prefills 128 tokens and
  * decodes 64. In each repetition every engine has its turn, in an order that is turned round the next time; the medians are compared.
@@ -152,13 +152,14 @@ async function save(rows, machine) {
 }
 
 function readArguments(args) {
-  const options = { repeat: 3, only: '', layers: undefined, save: true };
+  const options = { repeat: 3, only: '', threads: undefined, layers: undefined, save: true };
   for (let i = 0; i < args.length; i++) {
     if (args[i] === '--repeat') options.repeat = Number(args[++i]);
     else if (args[i] === '--only') options.only = args[++i];
+    else if (args[i] === '--threads') options.threads = Number(args[++i]);
     else if (args[i] === '--layers') options.layers = Number(args[++i]);
     else if (args[i] === '--no-save') options.save = false;
-    else throw new Stop(`unknown option ${args[i]}; there are --repeat N, --only TEXT, --layers N and --no-save`);
+    else throw new Stop(`unknown option ${args[i]}; there are --repeat N, --only TEXT, --threads N, --layers N and --no-save`);
   }
   return options;
 }
@@ -170,7 +171,7 @@ program(import.meta.url, async (args) => {
   if (!chromium) throw new Stop('the bench needs Chromium (set CHROMIUM to its program)');
   const peer = await fetchWllama(cacheDir);
   const checkpoint = await makeCheckpoint('smollm2-135m', { layers: options.layers });
-  const all = measurements(checkpoint).filter(({ name }) => name.includes(options.only));
+  const all = measurements(checkpoint).filter(({ name, threads }) => name.includes(options.only) && threads === (options.threads ?? threads));
   for (const { format } of all) await makeGguf(checkpoint, format);
 
   const site = await openSite({ program: chromium, dist: join(projectDir, 'dist'), folders: { '/model/': [checkpoint.folder], '/wllama/': [peer.folder] } });
@@ -179,6 +180,7 @@ program(import.meta.url, async (args) => {
     load: loadavg()[0].toFixed(1), chromium: site.version, wllama: peer.version, layers: checkpoint.config.num_hidden_layers,
   };
   console.log(`${machine.cores} cores of ${machine.cpu}, load average ${machine.load}, Chromium ${machine.chromium}, wllama ${machine.wllama}`);
+  if (loadavg()[0] > 0.5) console.log('the machine is busy: two threads that wait for each other suffer most, so compare those in a quiet hour');
   const samples = new Map(all.map((one) => [one, []]));
   try {
     for (let turn = 0; turn < options.repeat; turn++) {

@@ -204,6 +204,25 @@ describe('the demo', { skip }, () => {
       assert.equal(await figure(page, 'tokens'), '3');
     }));
 
+  test('an error begins with words, and goes when something new begins', () =>
+    onDemo({}, async (page) => {
+      const broken = { name: 'broken.json', content: golden('broken-bundles/too-few-layers.bundle.json') };
+      await dropFiles(page, [broken]);
+      await errors(page).waitFor();
+      assert.match(await errors(page).locator('p').textContent(), /^This file cannot be used: .* bad_file$/);
+      await settle(page, { length: 3 });
+      await tell(page, 'Once');
+      assert.equal(await errors(page).count(), 0, 'a story');
+      await dropFiles(page, [{ name: 'dense_relu.bundle.json', content: golden('loom/dense_relu.bundle.json') }]);
+      await page.locator('#network').waitFor();
+      await dropFiles(page, [broken]);
+      await errors(page).waitFor();
+      await page.locator('#network').waitFor();
+      await page.locator('#run-form button[type=submit]').click();
+      await page.locator('#output-box').waitFor();
+      assert.equal(await errors(page).count(), 0, 'a run');
+    }));
+
   test('a file that is nothing of the kind is refused with its error', () =>
     onDemo({}, async (page) => {
       await dropFiles(page, [{ name: 'photo.png', content: Buffer.from('\x89PNG\r\n\x1a\n this is no weight file', 'latin1') }]);
@@ -268,7 +287,7 @@ describe('the demo', { skip }, () => {
 
   test('a story model that is missing is said, not swallowed', () =>
     withPage(browser, server.address, { prepare: (page) => page.route('**/config.json', (route) => route.fulfill({ status: 404 })), expected: [/404/] }, async (page) => {
-      await errors(page).filter({ hasText: /bad_file.*config\.json/ }).waitFor();
+      await errors(page).filter({ hasText: /^This file cannot be used: .*config\.json: the server answered 404.* bad_file/ }).waitFor();
     }));
 
   // ---- Hosts ----

@@ -258,8 +258,8 @@ static void check_refused(const char *layers, const char *says) {
 }
 
 TEST(bad_networks_are_refused_with_the_json_path) {
-  check_refused("[]", "layers");
-  check_refused("[{\"type\":\"dense\",\"in_features\":3,\"out_features\":2},{\"type\":\"nonsense\"}]", "layers[1].type: unknown layer type 'nonsense'");
+  check_refused("[]", "network.layers: expected at least one layer, found none");
+  check_refused("[{\"type\":\"dense\",\"in_features\":3,\"out_features\":2},{\"type\":\"nonsense\"}]", "layers[1].type: unknown layer type 'nonsense'; known: dense, linear, ");
   check_refused("[{\"type\":\"dense\",\"in_features\":3}]", "layers[0].out_features");
   check_refused("[{\"type\":\"dense\",\"in_features\":3.5,\"out_features\":2}]", "layers[0].in_features");
   check_refused("[{\"type\":\"residual\",\"branches\":[{\"type\":\"linear\",\"in_features\":3}]}]", "layers[0].branches[0].out_features");
@@ -295,4 +295,36 @@ TEST(layers_nest_deeply_and_too_deep_is_refused) {
   free(too_deep);
   free(list);
   free(text);
+}
+
+static size_t layers_of(const char *head) {
+  char text[512];
+  hd_error err = {0};
+  hd_model *model = NULL;
+  int n = snprintf(text, sizeof text, "{%s\"layers\":[{\"type\":\"softmax\"},{\"type\":\"softmax\"},{\"type\":\"softmax\"}]}", head);
+  if (hd_model_build(&model, text, (size_t)n, 1, &err) != HD_OK) return 0;
+  size_t n_layers = model->n_specs;
+  hd_model_free(model, NULL);
+  return n_layers;
+}
+
+TEST(a_grid_numbers_layers_where_it_is_given_and_all_count_where_it_is_not) {
+  CHECK_EQ(layers_of(""), 3u);
+  CHECK_EQ(layers_of("\"dialect\":\"standard\","), 3u);
+  CHECK_EQ(layers_of("\"grid_rows\":1,\"grid_cols\":1,\"layers_per_cell\":2,"), 2u);
+  CHECK_EQ(layers_of("\"layers_per_cell\":3,"), 3u);
+  CHECK_EQ(layers_of("\"grid_rows\":2,\"grid_cols\":2,"), 0u);
+  CHECK_EQ(layers_of("\"grid_rows\":0,"), 0u);
+}
+
+/* Half a model that learns would be worse than an error. */
+TEST(a_model_with_weights_that_cannot_be_trained_is_refused) {
+  hd_model *model = test_network("{\"type\":\"linear\",\"name\":\"fc\",\"in_features\":32,\"out_features\":2}", "[1,32]");
+  hd_error err = {0};
+  hd_session *s = NULL;
+  const hd_session_options options = {.mode = HD_TRAIN};
+  CHECK_EQ(hd_parameter_allocate(&model->parameters[0], HD_BF16, NULL), HD_OK);
+  CHECK_EQ(hd_session_new(&s, model, &options, &err), HD_UNSUPPORTED);
+  CHECK(s == NULL && strstr(err.message, "fc.weight is BF16: only F32 weights are trained") != NULL);
+  hd_model_free(model, NULL);
 }

@@ -85,7 +85,8 @@ test('optional files may be missing, the others are named', async () => {
   const model = await runtime.loadModel(`${base}/bare/`);
   await assert.rejects(model.tokenize('x'), heddleError('bad_state', /tokenizer/));
   await model.free();
-  await assert.rejects(runtime.loadModel(`${base}/plain/nothing/`), heddleError('bad_file', /no config\.json/));
+  await assert.rejects(runtime.loadModel(`${base}/plain/nothing/`), heddleError('bad_file', /^no config\.json in the folder: http.*\/plain\/nothing\/config\.json: the server answered 404 Not Found$/));
+  await assert.rejects(runtime.inspect(`${base}/plain/nothing/`), heddleError('bad_file', /^no model\.safetensors in the folder: .*\/nothing\/model\.safetensors: the server answered 404/));
   await assert.rejects(runtime.loadModel(`${base}/broken/`), heddleError('bad_file', /broken\/config\.json: the server answered 500/));
   await assert.rejects(runtime.inspect('http://localhost:1/model.safetensors'), heddleError('bad_file', /cannot fetch http:\/\/localhost:1/));
 });

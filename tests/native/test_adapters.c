@@ -1,0 +1,104 @@
+/* LoRA adapters in C: PEFT's logits while one is active, and what happens when memory runs out or files do not fit. */
+#include "networks.h"
+
+#define BASE "tests/golden/transformers/llama-gqa-tied/"
+#define ADAPTER "tests/golden/transformers/lora/llama-qv-r4/"
+
+typedef struct files {
+  char *base_config, *config;
+  uint8_t *base, *weights;
+  size_t n_base_config, n_config, n_base, n_weights;
+} files;
+
+static files read_files(void) {
+  files f = {0};
+  f.base_config = test_read_file(BASE "config.json", &f.n_base_config);
+  f.base = test_read_file(BASE "model.safetensors", &f.n_base);
+  f.config = test_read_file(ADAPTER "adapter_config.json", &f.n_config);
+  f.weights = test_read_file(ADAPTER "adapter_model.safetensors", &f.n_weights);
+  CHECK(f.base_config && f.base && f.config && f.weights);
+  return f;
+}
+
+static void free_files(files f) {
+  free(f.base_config);
+  free(f.base);
+  free(f.config);
+  free(f.weights);
+}
+
+static hd_model *load(const files *f) {
+  hd_error err;
+  hd_model *model = test_load(f->base_config, f->n_base_config, f->base, f->n_base, HD_DTYPE_COUNT, 1 << 20, &err);
+  if (!CHECK(model != NULL)) printf("# %s\n", err.message);
+  return model;
+}
+
+TEST(an_adapter_changes_a_sessions_output_and_taking_it_off_restores_every_bit) {
+  files f = read_files();
+  hd_model *model = load(&f);
+  hd_adapter *adapter = NULL;
+  hd_error err = {0};
+  const int32_t ids[] = {5, 77, 301, 12};
+  float before[4 * 384];
+  if (!model) return;
+  if (!CHECK_EQ(hd_adapter_load(&adapter, model, f.config, f.n_config, f.weights, f.n_weights, &err), HD_OK)) printf("# %s\n", err.message);
+  hd_session *s = test_session(model, HD_INFER);
+  hd_tensor out;
+  CHECK_EQ(hd_decode(s, ids, 4, NULL), HD_OK);
+  hd_session_output(s, &out, NULL);
+  memcpy(before, out.data, sizeof before);
+  CHECK_EQ(hd_session_use(s, adapter, NULL), HD_OK);
+  CHECK_EQ(hd_adapter_free(adapter, NULL), HD_BAD_STATE);
+  hd_memory_fail_after(0); /* a decode with an adapter allocates no more than one without */
+  CHECK_EQ(hd_session_rewind(s, 0, NULL), HD_OK);
+  CHECK_EQ(hd_decode(s, ids, 4, NULL), HD_OK);
+  hd_memory_fail_after(SIZE_MAX);
+  CHECK(memcmp(before, out.data, sizeof before) != 0);
+  CHECK_EQ(hd_session_use(s, NULL, NULL), HD_OK);
+  CHECK_EQ(hd_session_rewind(s, 0, NULL), HD_OK);
+  CHECK_EQ(hd_decode(s, ids, 4, NULL), HD_OK);
+  CHECK_EQ_BITS(out.data, before, sizeof before);
+  CHECK_EQ(hd_adapter_merge(model, adapter, 1, false, &err), HD_BAD_STATE);
+  hd_session_free(s);
+  CHECK_EQ(hd_adapter_merge(model, adapter, 1, false, &err), HD_OK);
+  CHECK_EQ(hd_adapter_free(adapter, NULL), HD_OK);
+  CHECK_EQ(hd_model_free(model, NULL), HD_OK);
+  free_files(f);
+}
+
+TEST(running_out_of_memory_while_an_adapter_loads_is_an_error_and_leaks_nothing) {
+  files f = read_files();
+  hd_model *model = load(&f);
+  size_t before = hd_memory_live();
+  bool done = model == NULL;
+  for (size_t n = 0; !done; n++) {
+    hd_error err = {0};
+    hd_adapter *adapter = NULL;
+    hd_memory_fail_after(n);
+    hd_status status = hd_adapter_load(&adapter, model, f.config, f.n_config, f.weights, f.n_weights, &err);
+    hd_memory_fail_after(SIZE_MAX);
+    done = status == HD_OK;
+    if (!done && !CHECK_EQ(status, HD_OUT_OF_MEMORY)) printf("# after %zu allocations: %s\n", n, err.message);
+    hd_adapter_free(adapter, NULL);
+    if (!CHECK_EQ(hd_memory_live(), before)) break;
+  }
+  hd_model_free(model, NULL);
+  free_files(f);
+}
+
+/* The file cut at every length is an error, never a trap. */
+TEST(a_cut_adapter_file_is_refused) {
+  files f = read_files();
+  hd_model *model = load(&f);
+  for (size_t n = 0; model && n < f.n_weights; n += 1 + n / 64) {
+    hd_adapter *adapter = NULL;
+    uint8_t *cut = malloc(n ? n : 1); /* exactly so long, for the address sanitizer */
+    memcpy(cut, f.weights, n);
+    CHECK_EQ(hd_adapter_load(&adapter, model, f.config, f.n_config, cut, n, NULL), HD_BAD_FILE);
+    CHECK(adapter == NULL);
+    free(cut);
+  }
+  hd_model_free(model, NULL);
+  free_files(f);
+}

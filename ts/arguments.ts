@@ -1,0 +1,207 @@
+/**
+ * arguments.ts: what callers may give, checked where they give it, in this thread and in a worker's page alike. A wrong argument is a
+ * `bad_argument` that names it and says what was expected and what was found; nothing further down has to doubt.
+ *
+ * Each set of options has a table with a check for every option of its type: the compiler knows when one is missing.
+ */
+import { HeddleError } from './errors.js';
+import type { GenerateOptions, InitOptions, LoadOptions, NumbersInput, SessionOptions, TrainOptions } from './types.js';
+
+type Check = (value: unknown, name: string) => void;
+type Checks<T> = { readonly [K in keyof Required<T>]: Check };
+
+// ---- Saying what was found ----
+
+/** A value as messages show it. */
+export function shown(value: unknown): string {
+  if (typeof value === 'string') return `'${value.length > 40 ? `${value.slice(0, 40)}…` : value}'`;
+  if (Array.isArray(value)) return 'an array';
+  if (typeof value === 'function' || typeof value === 'symbol') return `a ${typeof value}`;
+  if (typeof value !== 'object' || value === null) return String(value);
+  const name: unknown = (value as { constructor?: { name?: unknown } }).constructor?.name;
+  return typeof name === 'string' && name !== '' && name !== 'Object' ? name : 'an object';
+}
+
+function expected(name: string, what: string, found: unknown): HeddleError {
+  return new HeddleError('bad_argument', `${name}: expected ${what}, found ${shown(found)}`);
+}
+
+// ---- Single values ----
+
+export function checkText(value: unknown, name: string): asserts value is string {
+  if (typeof value !== 'string') throw expected(name, 'a string', value);
+}
+
+export function checkFinite(value: unknown, name: string): asserts value is number {
+  if (typeof value !== 'number' || !Number.isFinite(value)) throw expected(name, 'a finite number', value);
+}
+
+/** A whole number from `least`, as large as the core counts. */
+function whole(least: number, most = 0xffffffff, mostName = '2^32 − 1'): Check {
+  return (value, name) => {
+    if (!Number.isInteger(value) || Number(value) < least || Number(value) > most) throw expected(name, `a whole number from ${least} to ${mostName}`, value);
+  };
+}
+
+/** The same where Infinity means: no limit. */
+const limit = (least: number): Check => (value, name) => {
+  if (value !== Infinity) whole(least)(value, name);
+};
+
+export const checkCount = whole(0);
+const checkPositive = whole(1);
+export const checkSeed = whole(0, Number.MAX_SAFE_INTEGER, '2^53 − 1');
+
+/** One of a list of names. */
+export function checkName<T extends string>(value: unknown, name: string, known: readonly T[]): asserts value is T {
+  if (!known.includes(value as T)) throw new HeddleError('bad_argument', `${name} ${shown(value)} is not known; known: ${known.join(', ')}`);
+}
+
+const named = (...known: string[]): Check => (value, name) => checkName(value, name, known);
+
+const checkBoolean: Check = (value, name) => {
+  if (typeof value !== 'boolean') throw expected(name, 'true or false', value);
+};
+
+const checkFunction: Check = (value, name) => {
+  if (typeof value !== 'function') throw expected(name, 'a function', value);
+};
+
+const checkSignal: Check = (value, name) => {
+  if (typeof (value as AbortSignal | null)?.throwIfAborted !== 'function') throw expected(name, 'an AbortSignal', value);
+};
+
+const anything: Check = () => undefined; // checked where it is used
+
+// ---- Numbers ----
+
+/** Numbers, be they NaN. Typed arrays hold nothing else; a plain array is looked through. */
+export function checkNumbers(values: unknown, name: string): asserts values is NumbersInput {
+  if (Array.isArray(values)) {
+    for (let i = 0; i < values.length; i++) if (typeof values[i] !== 'number') throw expected(`${name}[${i}]`, 'a number', values[i]);
+    return;
+  }
+  if (!ArrayBuffer.isView(values) || values instanceof DataView || values instanceof BigInt64Array || values instanceof BigUint64Array) throw expected(name, 'an array of numbers', values);
+}
+
+/** Numbers that are whole, as ids are. */
+export function checkWholeNumbers(values: unknown, name: string): asserts values is NumbersInput {
+  checkNumbers(values, name);
+  if (values instanceof Int32Array) return;
+  for (const value of values) if (value !== (value | 0)) throw expected(name, 'whole numbers of 32 bits', value);
+}
+
+export function checkShape(shape: unknown, name = 'shape'): void {
+  if (!Array.isArray(shape)) throw expected(name, 'an array of sizes', shape);
+  if (shape.length > 8) throw new HeddleError('bad_argument', `${name}: ${shape.length} dimensions; at most 8`);
+  for (let i = 0; i < shape.length; i++) checkCount(shape[i], `${name}[${i}]`);
+}
+
+// ---- Text, objects, files ----
+
+/** An object as `{…}` makes it: options, parsed JSON, files by name. */
+export function isPlainObject(value: unknown): value is Record<string, unknown> {
+  if (typeof value !== 'object' || value === null) return false;
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === Object.prototype || prototype === null;
+}
+
+/** Any object but an array. */
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** JSON as text, given as text or parsed. */
+export function jsonText(value: unknown, name: string): string {
+  if (typeof value === 'string') return value;
+  if (!isRecord(value) || ArrayBuffer.isView(value)) throw expected(name, 'JSON text or an object', value);
+  try {
+    return JSON.stringify(value);
+  } catch (error) {
+    throw new HeddleError('bad_argument', `${name}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+  }
+}
+
+export function checkTextOrBytes(value: unknown, name: string): asserts value is string | Uint8Array {
+  if (typeof value !== 'string' && !(value instanceof Uint8Array)) throw expected(name, 'a string or a Uint8Array', value);
+}
+
+/** What to throw for what is no file. */
+export function notAFile(value: unknown, name: string): HeddleError {
+  return expected(name, 'a URL, text, bytes, a Blob, a Response or a stream', value);
+}
+
+/** What a file picker or a drop gives. */
+export function checkFiles(files: readonly unknown[], name: string): asserts files is readonly File[] {
+  for (const [i, file] of files.entries()) if (!(file instanceof Blob) || typeof (file as File).name !== 'string') throw expected(`${name}[${i}]`, 'a File', file);
+}
+
+export function checkTokenizerFiles(value: unknown, name: string): void {
+  if (!isRecord(value) || !['string', 'object'].includes(typeof value['tokenizer.json'])) throw expected(name, "an object with 'tokenizer.json'", value);
+}
+
+// ---- Options ----
+
+/** Options of a call: an object with options of the table and no others. */
+export function checkOptions<T>(options: T, checks: Checks<T>): asserts options is T & object {
+  if (!isRecord(options)) throw expected('options', 'an object', options);
+  for (const [name, value] of Object.entries(options)) {
+    if (!Object.hasOwn(checks, name)) throw new HeddleError('bad_argument', `${name}: no such option; known: ${Object.keys(checks).join(', ')}`);
+    if (value !== undefined) checks[name as keyof T](value, name);
+  }
+}
+
+export const initOptions: Checks<InitOptions> = {
+  variant: named('auto', 'simd128', 'relaxed'),
+  threads: (value, name) => {
+    if (value !== 'auto' && !(Number.isInteger(value) && Number(value) >= 1)) throw expected(name, "'auto' or a whole number from 1", value);
+  },
+  wasm: anything,
+  poolWorker: (value, name) => {
+    if (typeof value !== 'string' && !(value instanceof URL)) throw expected(name, 'a URL', value);
+  },
+  shared: checkBoolean,
+  log: checkFunction,
+};
+
+export const loadOptions: Checks<LoadOptions> = {
+  dtype: checkText,
+  id: checkText,
+  config: anything,
+  tokenizer: checkTokenizerFiles,
+  context: checkPositive,
+  progress: checkFunction,
+  signal: checkSignal,
+};
+
+export const seedOptions: Checks<{ seed?: number }> = { seed: checkSeed };
+
+export const sessionOptions: Checks<SessionOptions> = {
+  mode: named('infer', 'trace', 'train'),
+  input: (value, name) => {
+    if (!isRecord(value)) throw expected(name, 'an object with a shape', value);
+    checkOptions<unknown>(value, { dtype: named('f32', 'i32'), shape: anything });
+    checkShape(value['shape'], `${name}.shape`);
+  },
+  context: checkPositive,
+  outputRows: checkCount,
+};
+
+export const trainOptions: Checks<TrainOptions> = { loss: named('mse', 'cross_entropy'), lr: checkFinite };
+export const lossOptions: Checks<Pick<TrainOptions, 'loss'>> = { loss: trainOptions.loss };
+
+export const mergeOptions: Checks<{ dequantize?: boolean }> = { dequantize: checkBoolean };
+
+export const generateOptions: Checks<GenerateOptions> = {
+  maxTokens: limit(0),
+  temperature: (value, name) => {
+    if (!(typeof value === 'number' && value >= 0 && value < Infinity)) throw expected(name, 'a finite number from 0', value);
+  },
+  topK: limit(1),
+  seed: checkSeed,
+  stopTokens: checkWholeNumbers,
+  context: checkPositive,
+  adapter: anything,
+  onToken: checkFunction,
+  signal: checkSignal,
+};
