@@ -2,7 +2,8 @@
  * description in the loom dialect is brought to the bundle's spelling here, before network_json.c reads it; everything else is read there.
  *
  *   - A size is the first positive one of several keys, or else a default.
- *   - The grid has exactly as many places as there are layers; surplus layers are an error, as they are not in a bundle.
+ *   - A grid has exactly as many places as there are layers; surplus layers are an error, as they are not in a bundle. Loom wants one; here a
+ *     list without a grid is a chain.
  *   - kmeans has an "attached_layer" where the bundle has "branches".
  *   - Loom makes a dense layer with a leaky ReLU of "swiglu". Here it is a SwiGLU. */
 #include "base/status.h"
@@ -111,10 +112,12 @@ static void translate_layer(hd_json j) {
   if (hd_json_has(&j, "filter_gate")) translate_layer(hd_json_member(&j, "filter_gate"));
 }
 
+/* No grid at all numbers whatever is listed; of one that is given, what is left out counts 1. */
 static void check_grid(const hd_json *j) {
+  if (!hd_json_has(j, "grid_rows") && !hd_json_has(j, "grid_cols") && !hd_json_has(j, "layers_per_cell")) return;
   size_t listed = hd_json_count(j, "layers"), cells, places;
-  if (!hd_mul_size(hd_json_get_size(j, "grid_rows", 0), hd_json_get_size(j, "grid_cols", 0), &cells) ||
-      !hd_mul_size(cells, hd_json_get_size(j, "layers_per_cell", 0), &places))
+  if (!hd_mul_size(hd_json_get_size(j, "grid_rows", 1), hd_json_get_size(j, "grid_cols", 1), &cells) ||
+      !hd_mul_size(cells, hd_json_get_size(j, "layers_per_cell", 1), &places))
     places = SIZE_MAX;
   if (places != listed) hd_json_refuse(j, "layers", HD_BAD_FILE, "the grid has %zu places, found %zu layers", places, listed);
 }
