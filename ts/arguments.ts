@@ -49,7 +49,7 @@ const limit = (least: number): Check => (value, name) => {
 };
 
 export const checkCount = whole(0);
-const checkPositive = whole(1);
+export const checkPositive = whole(1);
 export const checkSeed = whole(0, Number.MAX_SAFE_INTEGER, '2^53 − 1');
 
 /** One of a list of names. */
