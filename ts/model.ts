@@ -1,7 +1,7 @@
 /**
  * model.ts: graph and weights in this thread's instance. types.ts says what each call means.
  */
-import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, mergeOptions, sessionOptions } from './arguments.js';
+import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, mergeOptions, sessionOptions, validateOptions } from './arguments.js';
 import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
 import { HeddleError } from './errors.js';
@@ -25,8 +25,11 @@ import type {
   SaveOptions,
   SaveWeightsOptions,
   SessionOptions,
+  ValidateOptions,
+  ValidationProblem,
   WeightInfo,
 } from './types.js';
+import { validateModel } from './validate.js';
 
 /** What comes with a model besides its graph and weights. */
 export interface ModelExtras extends Partial<TextSettings> {
@@ -291,6 +294,12 @@ export class LocalModel implements Model {
   generate(prompt: string | NumbersInput, options: GenerateOptions = {}): Generation {
     this.#lease.check();
     return new TokenGeneration(generateTokens(this, prompt, options));
+  }
+
+  async validate(options: ValidateOptions = {}): Promise<ValidationProblem[]> {
+    this.#lease.check();
+    checkOptions(options, validateOptions);
+    return validateModel(this, options);
   }
 
   // ---- Adapters ----
