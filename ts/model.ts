@@ -8,6 +8,7 @@ import { HeddleError } from './errors.js';
 import { generateTokens } from './generate.js';
 import { TokenGeneration } from './generation.js';
 import { Lease, endWithOwner } from './lifetime.js';
+import { loadBundle } from './load.js';
 import type { TextSettings } from './load.js';
 import { LocalAdapter, LocalSession, localHandle } from './session.js';
 import { openFile, readAll, readText } from './source.js';
@@ -49,15 +50,15 @@ export class LocalModel implements Model {
   /** The session `forward` keeps. */
   #kept: LocalSession | undefined;
 
-  /** `release` takes the instance back: it is called once, when the model is freed or collected. */
-  constructor(core: Core, handle: number, extras: ModelExtras, release: () => void) {
+  /** `release` takes the instance back: it is called once, when the model is freed or collected. It is freed with its `owner`. */
+  constructor(core: Core, handle: number, extras: ModelExtras, release: () => void, owner?: Lease) {
     this.#core = core;
     this.#handle = handle;
     this.#extras = extras;
     this.#lease = new Lease('model', () => {
       if (core.alive) core.check((x) => x.w_model_free(handle));
       release();
-    });
+    }, owner);
     // Sessions end before adapters, whichever was made first: an adapter in use cannot be freed.
     const nothing = (): void => undefined;
     this.#adapters = new Lease('model', nothing, this.#lease);
@@ -226,6 +227,12 @@ export class LocalModel implements Model {
 
   async loadWeights(file: FileInput): Promise<number> {
     return this.loadWeightsSync(await readAll(await openFile(file)));
+  }
+
+  /** A bundle's model in this model's instance. It is freed with this one, if not before. */
+  besideSync(text: string, id: string): LocalModel {
+    this.#lease.check();
+    return new LocalModel(this.#core, loadBundle(this.#core, text, id), {}, () => undefined, this.#lease);
   }
 
   // ---- Running ----

@@ -11,6 +11,7 @@ export type { LoadedGeneric, LoadedWithDType } from './names.js';
 export { LocalRuntime } from './runtime.js';
 export * from './schedulers.js';
 export { LocalAdapter, LocalSession } from './session.js';
+export { StepState } from './steps.js';
 export { TextStream, Tokenizer } from './tokenizer.js';
 export type { TokenizerFiles } from './tokenizer.js';
 export type * from './types.js';
