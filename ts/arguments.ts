@@ -5,7 +5,7 @@
  * Each set of options has a table with a check for every option of its type: the compiler knows when one is missing.
  */
 import { HeddleError } from './errors.js';
-import type { GenerateOptions, InitOptions, LoadOptions, NumbersInput, SessionOptions, TrainOptions } from './types.js';
+import type { GenerateOptions, InitOptions, LoadOptions, NumbersInput, SessionOptions, TrainOptions, ValidateOptions } from './types.js';
 
 type Check = (value: unknown, name: string) => void;
 type Checks<T> = { readonly [K in keyof Required<T>]: Check };
@@ -49,7 +49,7 @@ const limit = (least: number): Check => (value, name) => {
 };
 
 export const checkCount = whole(0);
-const checkPositive = whole(1);
+export const checkPositive = whole(1);
 export const checkSeed = whole(0, Number.MAX_SAFE_INTEGER, '2^53 − 1');
 
 /** One of a list of names. */
@@ -189,6 +189,8 @@ export const sessionOptions: Checks<SessionOptions> = {
 
 export const trainOptions: Checks<TrainOptions> = { loss: named('mse', 'cross_entropy'), lr: checkFinite };
 export const lossOptions: Checks<Pick<TrainOptions, 'loss'>> = { loss: trainOptions.loss };
+
+export const validateOptions: Checks<ValidateOptions> = { shape: (value, name) => checkShape(value, name) };
 
 export const mergeOptions: Checks<{ dequantize?: boolean }> = { dequantize: checkBoolean };
 

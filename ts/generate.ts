@@ -5,6 +5,7 @@
 import { checkOptions, checkWholeNumbers, generateOptions } from './arguments.js';
 import { HeddleError } from './errors.js';
 import { Breather, seconds } from './host.js';
+import { seeded } from './random.js';
 import type { LocalSession } from './session.js';
 import type { TextStream, Tokenizer } from './tokenizer.js';
 import type { GeneratedToken, GenerateOptions, GenerateUsage, NumbersInput, SessionOptions } from './types.js';
@@ -137,16 +138,4 @@ function draw(logits: Float32Array, temperature: number, topK: number, at: numbe
     if (left < 0) return order[i] ?? 0;
   }
   return order.at(-1) ?? 0;
-}
-
-/** Mulberry32: small, and the same everywhere. */
-function seeded(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let z = state;
-    z = Math.imul(z ^ (z >>> 15), z | 1);
-    z ^= z + Math.imul(z ^ (z >>> 7), z | 61);
-    return ((z ^ (z >>> 14)) >>> 0) / 4294967296;
-  };
 }

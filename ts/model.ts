@@ -1,13 +1,14 @@
 /**
  * model.ts: graph and weights in this thread's instance. types.ts says what each call means.
  */
-import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, mergeOptions, sessionOptions } from './arguments.js';
+import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, mergeOptions, sessionOptions, validateOptions } from './arguments.js';
 import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
 import { HeddleError } from './errors.js';
 import { generateTokens } from './generate.js';
 import { TokenGeneration } from './generation.js';
 import { Lease, endWithOwner } from './lifetime.js';
+import { loadBundle } from './load.js';
 import type { TextSettings } from './load.js';
 import { LocalAdapter, LocalSession, localHandle } from './session.js';
 import { openFile, readAll, readText } from './source.js';
@@ -25,8 +26,11 @@ import type {
   SaveOptions,
   SaveWeightsOptions,
   SessionOptions,
+  ValidateOptions,
+  ValidationProblem,
   WeightInfo,
 } from './types.js';
+import { validateModel } from './validate.js';
 
 /** What comes with a model besides its graph and weights. */
 export interface ModelExtras extends Partial<TextSettings> {
@@ -46,15 +50,15 @@ export class LocalModel implements Model {
   /** The session `forward` keeps. */
   #kept: LocalSession | undefined;
 
-  /** `release` takes the instance back: it is called once, when the model is freed or collected. */
-  constructor(core: Core, handle: number, extras: ModelExtras, release: () => void) {
+  /** `release` takes the instance back: it is called once, when the model is freed or collected. It is freed with its `owner`. */
+  constructor(core: Core, handle: number, extras: ModelExtras, release: () => void, owner?: Lease) {
     this.#core = core;
     this.#handle = handle;
     this.#extras = extras;
     this.#lease = new Lease('model', () => {
       if (core.alive) core.check((x) => x.w_model_free(handle));
       release();
-    });
+    }, owner);
     // Sessions end before adapters, whichever was made first: an adapter in use cannot be freed.
     const nothing = (): void => undefined;
     this.#adapters = new Lease('model', nothing, this.#lease);
@@ -225,6 +229,12 @@ export class LocalModel implements Model {
     return this.loadWeightsSync(await readAll(await openFile(file)));
   }
 
+  /** A bundle's model in this model's instance. It is freed with this one, if not before. */
+  besideSync(text: string, id: string): LocalModel {
+    this.#lease.check();
+    return new LocalModel(this.#core, loadBundle(this.#core, text, id), {}, () => undefined, this.#lease);
+  }
+
   // ---- Running ----
 
   /** `createSession`, at once. */
@@ -291,6 +301,12 @@ export class LocalModel implements Model {
   generate(prompt: string | NumbersInput, options: GenerateOptions = {}): Generation {
     this.#lease.check();
     return new TokenGeneration(generateTokens(this, prompt, options));
+  }
+
+  async validate(options: ValidateOptions = {}): Promise<ValidationProblem[]> {
+    this.#lease.check();
+    checkOptions(options, validateOptions);
+    return validateModel(this, options);
   }
 
   // ---- Adapters ----

@@ -7,6 +7,7 @@ import type { Core } from './core.js';
 import { nodeFiles } from './host.js';
 import { loadBundle, withDialect } from './load.js';
 import { LocalModel } from './model.js';
+import { StepState } from './steps.js';
 import type { DetectedTensor, FileInput, NumbersInput, SaveWeightsOptions, StoredDtype, TensorInput } from './types.js';
 
 /** A network under its Loom names. `model` is the same network under Heddle's. */
@@ -56,6 +57,14 @@ export class Network {
   /** Bytes of all weights as they are kept. */
   GetMemoryUsage(): number {
     return this.model.weights.reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
+  /**
+   * The network as a pipeline: a step advances every layer once, from the step before. With the weights it has now; those of layers that a bundle's
+   * first form cannot hold (SaveModelToString says which) are refused.
+   */
+  createStepState(inputSize: number): StepState {
+    return new StepState(this.model, inputSize);
   }
 
   free(): void {

@@ -1,7 +1,7 @@
 /**
  * remote-model.ts: models, sessions and adapters that live in a worker, under the same names and types as in this thread.
  */
-import { checkOptions, generateOptions, lossOptions, mergeOptions, sessionOptions, shown, trainOptions } from './arguments.js';
+import { checkOptions, generateOptions, lossOptions, mergeOptions, sessionOptions, shown, trainOptions, validateOptions } from './arguments.js';
 import { HeddleError } from './errors.js';
 import { TokenGeneration } from './generation.js';
 import { isMade } from './protocol.js';
@@ -26,6 +26,8 @@ import type {
   SessionOptions,
   TensorValue,
   TrainOptions,
+  ValidateOptions,
+  ValidationProblem,
   WeightInfo,
 } from './types.js';
 
@@ -307,6 +309,12 @@ export class RemoteModel implements Model {
     this.#remote.check();
     checkOptions(options, mergeOptions);
     await this.#remote.call(method, [referenceOf(adapter, this.#remote.connection), options]);
+  }
+
+  async validate(options: ValidateOptions = {}): Promise<ValidationProblem[]> {
+    this.#remote.check();
+    checkOptions(options, validateOptions);
+    return this.#remote.call('validate', [options]);
   }
 
   memory(): Promise<MemoryReport> {

@@ -1,13 +1,17 @@
 /**
  * surface.ts: what the entries for this thread (`heddle`, `heddle/edge`, `heddle/inline`) export besides their `init`.
  */
+export { computeCorrelation, computeSilhouetteScore, kmeansCluster } from './analysis.js';
+export type { Clustering, RowsInput } from './analysis.js';
 export { HeddleError } from './errors.js';
 export type { ErrorCode } from './errors.js';
 export { LocalModel } from './model.js';
 export { Network } from './names.js';
 export type { LoadedGeneric, LoadedWithDType } from './names.js';
 export { LocalRuntime } from './runtime.js';
+export * from './schedulers.js';
 export { LocalAdapter, LocalSession } from './session.js';
+export { StepState } from './steps.js';
 export { TextStream, Tokenizer } from './tokenizer.js';
 export type { TokenizerFiles } from './tokenizer.js';
 export type * from './types.js';

@@ -312,6 +312,20 @@ export interface ModelDescription {
   [key: string]: unknown;
 }
 
+export interface ValidateOptions {
+  /** The shape of the zeros that are tried; needed where the model does not state its input's. */
+  shape?: readonly number[];
+}
+
+/** A weight, or what a layer gives for an input of zeros, that no working model has. */
+export interface ValidationProblem {
+  /** The weight's name, or the value's (that of its layer). */
+  name: string;
+  kind: 'weight' | 'output';
+  /** 'nan' and 'infinite': at least one such number; 'zero': no other. Of outputs only the model's last is told of as 'zero'. */
+  problem: 'nan' | 'infinite' | 'zero';
+}
+
 /** Graph and weights. Weights do not change while sessions use them. */
 export interface Model {
   readonly weights: readonly WeightInfo[];
@@ -342,6 +356,11 @@ export interface Model {
   mergeAdapter(adapter: Adapter, options?: { dequantize?: boolean }): Promise<void>;
   /** Takes a merged adapter away again. */
   unmergeAdapter(adapter: Adapter, options?: { dequantize?: boolean }): Promise<void>;
+  /**
+   * Names weights that have NaN, infinite or only zero values (biases may rightly be zero), and values that an input of zeros makes so. Empty: nothing
+   * found.
+   */
+  validate(options?: ValidateOptions): Promise<ValidationProblem[]>;
   memory(): Promise<MemoryReport>;
   /** Pieces of work each thread has done, the caller's first. */
   threadWork(): Promise<number[]>;

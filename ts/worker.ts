@@ -100,6 +100,9 @@ async function sendableModule(wasm: WasmInput): Promise<unknown> {
   return typeof wasm === 'string' || wasm instanceof URL ? sendableFile(wasm, []) : compileModule(wasm);
 }
 
+export { computeCorrelation, computeSilhouetteScore, kmeansCluster } from './analysis.js';
+export type { Clustering, RowsInput } from './analysis.js';
 export { HeddleError } from './errors.js';
 export type { ErrorCode } from './errors.js';
+export * from './schedulers.js';
 export type * from './types.js';
