@@ -59,14 +59,45 @@ TEST(detect_gives_no_network_where_names_do_not_say_how) {
   hd_directory_free(directory);
 }
 
-TEST(detect_without_memory_leaks_nothing) {
-  hd_directory *directory = directory_of("[{\"name\":\"fc.weight\",\"shape\":[2,3]},{\"name\":\"fc.bias\",\"shape\":[2]},{\"name\":\"n.weight\",\"shape\":[2]}]", 10);
+static const char llama[] =
+  "[{\"name\":\"model.embed_tokens.weight\",\"shape\":[5,8]},{\"name\":\"model.layers.0.self_attn.q_proj.weight\",\"shape\":[12,8]},"
+  "{\"name\":\"model.layers.0.self_attn.k_proj.weight\",\"shape\":[4,8]},{\"name\":\"model.layers.0.mlp.gate_proj.weight\",\"shape\":[6,8]},"
+  "{\"name\":\"model.layers.1.self_attn.q_proj.weight\",\"shape\":[12,8]},{\"name\":\"model.layers.0.self_attn.q_proj.bias\",\"shape\":[12]}]";
+enum { LLAMA_VALUES = 40 + 96 + 32 + 48 + 96 + 12 };
+
+TEST(detect_completes_a_llama_s_config_by_its_tensors) {
+  static const struct {
+    const char *config, *says;
+  } cases[] = {
+    {"{\"num_attention_heads\":3}", "\"num_attention_heads\":3,\"model_type\":\"qwen2\",\"vocab_size\":5,\"hidden_size\":8,\"intermediate_size\":6,\"num_hidden_layers\":2,"
+                                    "\"attention_bias\":false,\"mlp_bias\":false,\"tie_word_embeddings\":true,\"head_dim\":4,\"num_key_value_heads\":1}"},
+    {"{\"model_type\":\"llama\",\"vocab_size\":null,\"num_attention_heads\":5}", "\"num_attention_heads\":5,\"vocab_size\":5"}, /* 12 is not 5 heads */
+    {NULL, "\"tie_word_embeddings\":true}"},
+    {"{", "\"network\":null"}, /* broken: the loader says how */
+    {"[]", "\"network\":null"},
+  };
+  hd_directory *directory = directory_of(llama, LLAMA_VALUES);
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    char *text = NULL, *to;
+    CHECK_EQ(hd_directory_detect(&text, directory, cases[i].config, cases[i].config ? strlen(cases[i].config) : 0, NULL), HD_OK);
+    to = text;
+    for (char *c = text; *c; c++) /* as one line */
+      if (*c != ' ' && *c != '\n') *to++ = *c;
+    *to = 0;
+    if (!CHECK(strstr(text, cases[i].says))) printf("# %s\n", text);
+    hd_text_free(text);
+  }
+  hd_directory_free(directory);
+}
+
+static void check_without_memory(const char *json, size_t n_values, const char *config) {
+  hd_directory *directory = directory_of(json, n_values);
   size_t before = hd_memory_live(), n = 0;
   hd_status status = HD_OUT_OF_MEMORY;
   for (; status != HD_OK && n < 200; n++) {
     char *text;
     hd_memory_fail_after(n);
-    status = hd_directory_detect(&text, directory, NULL, 0, NULL);
+    status = hd_directory_detect(&text, directory, config, config ? strlen(config) : 0, NULL);
     hd_memory_fail_after(SIZE_MAX);
     CHECK(status == HD_OK ? text != NULL : status == HD_OUT_OF_MEMORY && !text);
     hd_text_free(text);
@@ -74,4 +105,10 @@ TEST(detect_without_memory_leaks_nothing) {
   }
   CHECK(status == HD_OK && n > 2);
   hd_directory_free(directory);
+}
+
+TEST(detect_without_memory_leaks_nothing) {
+  check_without_memory("[{\"name\":\"fc.weight\",\"shape\":[2,3]},{\"name\":\"fc.bias\",\"shape\":[2]},{\"name\":\"n.weight\",\"shape\":[2]}]", 10, NULL);
+  check_without_memory(llama, LLAMA_VALUES, NULL);
+  check_without_memory(llama, LLAMA_VALUES, "{\"num_attention_heads\":3}");
 }

@@ -17,5 +17,6 @@ import './threads.test.mjs';
 import './torch-layers.test.mjs';
 import './trace.test.mjs';
 import './training.test.mjs';
+import './transformer.test.mjs';
 import './weights.test.mjs';
 import './worker.test.mjs';

@@ -1,0 +1,11 @@
+/* graph/assemble.h: descriptions of networks whose tensors say by name and shape how they belong together. */
+#ifndef HD_GRAPH_ASSEMBLE_H
+#define HD_GRAPH_ASSEMBLE_H
+
+#include "base/json.h"
+#include "heddle.h"
+
+/* Whether the directory has Llama's tensors. `config` (an object) is completed by what they show; *ok is false when memory ran out. */
+bool hd_assemble_llama(cJSON *config, const hd_directory *directory, bool *ok);
+
+#endif
