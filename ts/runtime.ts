@@ -177,7 +177,7 @@ export class LocalRuntime implements Runtime {
 
   /**
    * A network from a weight file alone, or with its config.json: the known family the config names, else the chain of dense and norm layers that
-   * names and shapes make, or the Llama that its tensors' names make. Refused where they do not say how the tensors belong together.
+   * names and shapes make, or the Llama or the recurrent layer that its tensors' names make. Refused where they do not say how the tensors belong together.
    */
   async LoadGenericFromBytes(file: FileInput, config?: FileInput | object): Promise<LoadedGeneric> {
     const bytes = await readAll(await openFile(file));

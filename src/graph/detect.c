@@ -4,8 +4,8 @@
  *   {"detected": [TENSOR, …], "layers": [LAYER, …], "input_size": n, "parameters": n, "network": SPEC | null}
  *
  * TENSOR and LAYER have Loom's own fields. Tensors are sorted by name. SPEC is for hd_loader_describe. Llama's names make a config.json of it
- * (assemble.c). Else it names the file's own tensors, so only layers whose tensor ends in ".weight" can be in it; it is null when one is not, when
- * it would have no layers, or when attention, SwiGLU, RNN or LSTM tensors are there, of which Loom makes no layers. */
+ * (assemble.c), PyTorch's names of a recurrent layer that layer. Else it names the file's own tensors, so only layers whose tensor ends in ".weight" can be in it; it is null
+ * when one is not, when it would have no layers, or when other attention, SwiGLU, RNN or LSTM tensors are there, of which Loom makes no layers. */
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -280,7 +280,7 @@ static void write_all(hd_text *t, detection *d, bool broken) {
   hd_text_print(t, "],\"input_size\":%zu,\"parameters\":", input_size(d));
   hd_text_double(t, parameters);
   hd_text_print(t, ",\"network\":");
-  if (!write_family(t, d, broken)) {
+  if (!write_family(t, d, broken) && !hd_assemble_recurrent(t, d->directory)) {
     if (can_run(d)) write_network(t, d);
     else hd_text_print(t, "null");
   }

@@ -90,6 +90,28 @@ TEST(detect_completes_a_llama_s_config_by_its_tensors) {
   hd_directory_free(directory);
 }
 
+/* The network that a recurrent layer's weights become. */
+static void check_recurrent(const char *json, size_t n_values, const char *says) {
+  hd_directory *directory = directory_of(json, n_values);
+  char *text = NULL;
+  CHECK_EQ(hd_directory_detect(&text, directory, NULL, 0, NULL), HD_OK);
+  if (!CHECK(strstr(text, says))) printf("# %s\n", text);
+  hd_text_free(text);
+  hd_directory_free(directory);
+}
+
+static const char gru[] = "[{\"name\":\"g.weight_ih_l0\",\"shape\":[6,3]},{\"name\":\"g.weight_hh_l0\",\"shape\":[6,2]}]";
+
+TEST(detect_makes_recurrent_layers_of_pytorch_s_names) {
+  check_recurrent(gru, 30, "[{\"type\":\"gru\",\"weights\":\"g.\",\"input_size\":3,\"hidden_size\":2,\"num_layers\":1,\"bias\":false,\"bidirectional\":false,\"proj_size\":0}]");
+  check_recurrent("[{\"name\":\"weight_ih_l0\",\"shape\":[12,2]},{\"name\":\"weight_hh_l0\",\"shape\":[12,1]},{\"name\":\"weight_hr_l0\",\"shape\":[1,3]}]", 39,
+                  "[{\"type\":\"lstm\",\"weights\":\"\",\"input_size\":2,\"hidden_size\":3,\"num_layers\":1,\"bias\":false,\"bidirectional\":false,\"proj_size\":1}]");
+  /* two gates, no whole number of gates, something else beside it */
+  check_recurrent("[{\"name\":\"weight_ih_l0\",\"shape\":[4,3]},{\"name\":\"weight_hh_l0\",\"shape\":[4,2]}]", 20, "\"network\":null");
+  check_recurrent("[{\"name\":\"weight_ih_l0\",\"shape\":[5,3]},{\"name\":\"weight_hh_l0\",\"shape\":[5,2]}]", 25, "\"network\":null");
+  check_recurrent("[{\"name\":\"weight_ih_l0\",\"shape\":[2,3]},{\"name\":\"weight_hh_l0\",\"shape\":[2,2]},{\"name\":\"fc.weight\",\"shape\":[1,2]}]", 12, "\"network\":null");
+}
+
 static void check_without_memory(const char *json, size_t n_values, const char *config) {
   hd_directory *directory = directory_of(json, n_values);
   size_t before = hd_memory_live(), n = 0;
@@ -109,6 +131,7 @@ static void check_without_memory(const char *json, size_t n_values, const char *
 
 TEST(detect_without_memory_leaks_nothing) {
   check_without_memory("[{\"name\":\"fc.weight\",\"shape\":[2,3]},{\"name\":\"fc.bias\",\"shape\":[2]},{\"name\":\"n.weight\",\"shape\":[2]}]", 10, NULL);
+  check_without_memory(gru, 30, NULL);
   check_without_memory(llama, LLAMA_VALUES, NULL);
   check_without_memory(llama, LLAMA_VALUES, "{\"num_attention_heads\":3}");
 }

@@ -4,8 +4,9 @@
  */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import { assertWithin } from './golden.mjs';
+import { assertWithin, writeSafetensors } from './golden.mjs';
 import { golden, heddleError, readJson, testOnEveryModule } from './heddle.mjs';
+import { recurrent } from './reference-recurrent.mjs';
 
 /** What the files of a case do not say. The Llama names lack a norm. */
 const refusal = {
@@ -59,4 +60,49 @@ testOnEveryModule('T1 T13 Llama-named tensors become the network that runs; only
       await assert.rejects(runtime.LoadGenericFromBytes(file, config), heddleError('bad_file', /config\.json\.num_attention_heads: this key is needed/));
     }
   }
+});
+
+/** Weights under PyTorch's names, and x, none of them round. */
+function recurrentWeights({ type, input_size: input, hidden_size: hidden, num_layers: layers = 1, bias = true, bidirectional, proj_size: projected }) {
+  const gates = { RNN: 1, GRU: 3, LSTM: 4 }[type] * hidden;
+  const state = projected || hidden;
+  const tensors = {};
+  const add = (name, ...shape) => {
+    const salt = Object.keys(tensors).length;
+    tensors[name] = { shape, data: Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => Math.sin(1 + i * 1.7 + salt * 2.3) / 2) };
+  };
+  for (let layer = 0; layer < layers; layer++) {
+    for (const suffix of bidirectional ? [`_l${layer}`, `_l${layer}_reverse`] : [`_l${layer}`]) {
+      add(`weight_ih${suffix}`, gates, layer === 0 ? input : state * (bidirectional ? 2 : 1));
+      add(`weight_hh${suffix}`, gates, state);
+      if (bias) for (const name of ['bias_ih', 'bias_hh']) add(`${name}${suffix}`, gates);
+      if (projected) add(`weight_hr${suffix}`, projected, hidden);
+    }
+  }
+  return tensors;
+}
+
+const prefixed = (tensors, prefix) => Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => [prefix + name, tensor]));
+
+const recurrentCases = [
+  [{ type: 'RNN', input_size: 3, hidden_size: 4 }, ''],
+  [{ type: 'GRU', input_size: 3, hidden_size: 4, bidirectional: true }, 'encoder.gru.'],
+  [{ type: 'LSTM', input_size: 5, hidden_size: 3, num_layers: 2, bidirectional: true }, 'lstm.'],
+  [{ type: 'LSTM', input_size: 3, hidden_size: 4, bias: false, proj_size: 2 }, ''],
+];
+for (const [config, prefix] of recurrentCases) {
+  testOnEveryModule(`T1 T13 PyTorch's tensors become the layer they are: ${JSON.stringify(config)} under '${prefix}'`, async (runtime) => {
+    const tensors = recurrentWeights(config);
+    const steps = 6;
+    const x = { shape: [steps, config.input_size], data: Float32Array.from({ length: steps * config.input_size }, (_, i) => Math.cos(i * 0.9)) };
+    const want = recurrent(config, new Map([['in.x', x], ...Object.entries(prefixed(tensors, 'param.'))]), { fromZero: true });
+    const { network } = await runtime.LoadGenericFromBytes(writeSafetensors(prefixed(tensors, prefix)));
+    assertWithin(network.ForwardCPU(x.data), want, { abs: 1e-5, rel: 1e-5 }, 'output');
+    network.free();
+  });
+}
+
+testOnEveryModule('T1 a recurrent layer with something beside it is refused: nothing says in which order they run', async (runtime) => {
+  const file = writeSafetensors({ ...recurrentWeights({ type: 'LSTM', input_size: 3, hidden_size: 4 }), 'fc.weight': { shape: [2, 4], data: new Float32Array(8) } });
+  await assert.rejects(runtime.LoadGenericFromBytes(file), heddleError('unsupported', /give the model's config\.json/));
 });
