@@ -15,7 +15,7 @@ import type { LoadedWithDType, Network } from './names.js';
 import { startPool } from './pool.js';
 import { startRuntime } from './runtime.js';
 import type { LocalRuntime } from './runtime.js';
-import type { InitOptions, StoredDtype } from './types.js';
+import type { FileInput, InitOptions, SourceInput, StoredDtype } from './types.js';
 
 let defaultRuntime: LocalRuntime | undefined;
 
@@ -49,6 +49,16 @@ export function LoadModelWithDType(text: string | Uint8Array, id: string, target
 /** A network from its JSON, as text or parsed, on the first runtime. Synchronous, after `await init()`. */
 export function BuildNetworkFromJSON(json: string | object, options?: { seed?: number }): Network {
   return started().BuildNetworkFromJSON(json, options);
+}
+
+/** A Llama-style model from its folder, on the first runtime, after `await init()`. */
+export async function LoadTransformerFromSafetensors(folder: SourceInput): Promise<Network> {
+  return started().LoadTransformerFromSafetensors(folder);
+}
+
+/** The same from config.json and the weight file. */
+export async function LoadTransformerFromBytes(config: FileInput | object, weights: FileInput): Promise<Network> {
+  return started().LoadTransformerFromBytes(config, weights);
 }
 
 export * from './surface.js';

@@ -244,6 +244,12 @@ export async function inspectFile(core: Core, source: ByteSource): Promise<FileI
   }
 }
 
+/** config.json with what Llama-named tensors say besides; undefined where they are not, or the config is broken. */
+function completed(core: Core, directory: number, config: string): string | undefined {
+  const { network } = core.heap.withText(config, (p, n) => JSON.parse(core.text((x) => x.w_directory_detect(directory, p, n))) as { network: object | null });
+  return network && 'model_type' in network ? JSON.stringify(network) : undefined;
+}
+
 /** What a weight file's tensors seem to be: see src/graph/detect.c. */
 export async function detectFile(core: Core, source: ByteSource, config: string | undefined): Promise<DetectedModel & { network: object | null }> {
   const { directory } = await readDirectory(core, source);
@@ -282,8 +288,8 @@ function becomesWeights(core: Core, dtype: number): boolean {
   return true;
 }
 
-/** The core's model from opened files; nothing is left behind when it fails or is aborted. */
-export async function loadFiles(core: Core, files: ModelFiles, options: LoadOptions): Promise<number> {
+/** The core's model from opened files; nothing is left behind when it fails or is aborted. `complete`: what config.json leaves out is read off the tensors. */
+export async function loadFiles(core: Core, files: ModelFiles, options: LoadOptions, complete = false): Promise<number> {
   const dtype = weightType(core, options.dtype ?? 'keep');
   if (files.bundle) {
     if (dtype >= 0 && core.dtypes[dtype] !== 'F32') throw new HeddleError('unsupported', `dtype '${options.dtype ?? ''}': a bundle's weights are kept as F32`);
@@ -292,9 +298,10 @@ export async function loadFiles(core: Core, files: ModelFiles, options: LoadOpti
   if (!files.weights || files.config === undefined) throw new HeddleError('bad_argument', 'a model needs a description and weights');
   const loader = core.made((x) => x.w_loader_new(dtype));
   try {
-    core.heap.withText(files.config, (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
     const { directory } = await readDirectory(core, files.weights);
     try {
+      const config = (complete && completed(core, directory, files.config)) || files.config;
+      core.heap.withText(config, (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
       core.check((x) => x.w_loader_add(loader, directory));
     } finally {
       if (core.alive) core.call((x) => x.w_directory_free(directory));

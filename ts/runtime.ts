@@ -102,13 +102,18 @@ export class LocalRuntime implements Runtime {
 
   async loadModel(source: SourceInput, options: LoadOptions = {}): Promise<LocalModel> {
     checkOptions(options, loadOptions);
+    return this.#load(source, options, false);
+  }
+
+  /** `complete`: what config.json leaves out is read off the tensors. */
+  async #load(source: SourceInput, options: LoadOptions, complete: boolean): Promise<LocalModel> {
     options.signal?.throwIfAborted();
     const files = await openModel(source, options);
     try {
       const lent = await this.#lendFor(files.weights?.size ?? files.bundle?.bytes.byteLength ?? 0);
       return await made(lent, async (core) => {
         options.signal?.throwIfAborted();
-        const handle = await loadFiles(core, files, options);
+        const handle = await loadFiles(core, files, options, complete);
         return new LocalModel(core, handle, { ...textSettings(files), tokenizer: files.tokenizer, context: options.context }, lent.release);
       });
     } finally {
@@ -172,13 +177,26 @@ export class LocalRuntime implements Runtime {
 
   /**
    * A network from a weight file alone, or with its config.json: the known family the config names, else the chain of dense and norm layers that
-   * names and shapes make. Refused where they do not say how the tensors belong together.
+   * names and shapes make, or the Llama or the recurrent layer that its tensors' names make. Refused where they do not say how the tensors belong together.
    */
   async LoadGenericFromBytes(file: FileInput, config?: FileInput | object): Promise<LoadedGeneric> {
     const bytes = await readAll(await openFile(file));
     const { network: spec, detected } = await this.#detect(bytes, config);
     if (spec === null && config === undefined) throw new HeddleError('unsupported', "the tensors' names and shapes do not say how they belong together: give the model's config.json");
     return { network: new Network(await this.loadModel(bytes, { config: spec ?? config ?? {} })), detected };
+  }
+
+  /**
+   * A Llama-style model from a folder with config.json and model.safetensors: embedding, blocks, final norm and head; ForwardCPU takes token ids and
+   * gives the logits of every position. Where config.json has no tie_word_embeddings, a file without lm_head.weight has the embedding for its head.
+   */
+  async LoadTransformerFromSafetensors(folder: SourceInput): Promise<Network> {
+    return new Network(await this.#load(folder, {}, true));
+  }
+
+  /** The same from config.json and the weight file. */
+  async LoadTransformerFromBytes(config: FileInput | object, weights: FileInput): Promise<Network> {
+    return new Network(await this.#load(await readAll(await openFile(weights)), { config }, true));
   }
 
   async #detect(bytes: Uint8Array, config: FileInput | object | undefined): Promise<DetectedModel & { network: object | null }> {

@@ -1,6 +1,8 @@
 /* arch.c: the table of model families, by config.json's model_type. */
 #include "graph/arch.h"
 
+#include "base/status.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -23,4 +25,53 @@ const char *hd_arch_list(char *room, size_t n) {
     for (const char *const *type = families[f]->model_types; *type && at < n; type++)
       at += (size_t)snprintf(room + at, n - at, "%s%s", at ? ", " : "", *type);
   return room;
+}
+
+/* ---- What is not Llama-style ---- */
+
+/* Parts of a model_type, and what a model that has one is. The first that matches is said. */
+static const struct {
+  const char *part, *what;
+} others[] = {
+  {"encoder-decoder", "an encoder-decoder"}, {"t5", "an encoder-decoder"}, {"bart", "an encoder-decoder"}, {"marian", "an encoder-decoder"},
+  {"bert", "an encoder"}, {"detr", "a vision model"}, {"yolo", "a vision model"}, {"vit", "a vision model"},
+  {"deit", "a vision model"}, {"swin", "a vision model"}, {"beit", "a vision model"},
+};
+
+static void lower_case(char *room, size_t n, const char *text) {
+  size_t i = 0;
+  for (; text[i] && i + 1 < n; i++) room[i] = text[i] >= 'A' && text[i] <= 'Z' ? (char)(text[i] - 'A' + 'a') : text[i];
+  room[i] = 0;
+}
+
+static hd_status refuse_type(const char *type, hd_error *err) {
+  char lower[HD_NAME_ROOM], room[HD_NAME_ROOM], list[256];
+  lower_case(lower, sizeof lower, type);
+  hd_short_name(room, type);
+  hd_arch_list(list, sizeof list);
+  for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+    if (strstr(lower, others[i].part))
+      return hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is %s, which is not built; known: %s", room, others[i].what, list);
+  return hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is not known; known: %s", room, list);
+}
+
+/* A known family's text model inside something larger: its weights have other names and other parts. */
+static hd_status check_architectures(const hd_json *config, hd_error *err) {
+  const cJSON *each, *list = cJSON_GetObjectItem(config->node, "architectures");
+  char lower[HD_NAME_ROOM], room[HD_NAME_ROOM];
+  cJSON_ArrayForEach(each, list) {
+    if (!cJSON_IsString(each)) continue;
+    lower_case(lower, sizeof lower, each->valuestring);
+    if (strstr(lower, "conditionalgeneration") || strstr(lower, "encoderdecoder"))
+      return hd_fail(err, HD_UNSUPPORTED, "config.json: architectures: '%s' is no Llama-style decoder, and nothing else is built", hd_short_name(room, each->valuestring));
+  }
+  return HD_OK;
+}
+
+hd_status hd_arch_choose(const hd_arch **out, const hd_json *config, hd_error *err) {
+  const char *type = hd_json_get_text(config, "model_type", "");
+  if (*config->status != HD_OK) return *config->status;
+  *out = hd_arch_find(type);
+  if (!*out) return refuse_type(type, err);
+  return check_architectures(config, err);
 }

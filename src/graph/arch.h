@@ -14,6 +14,8 @@ typedef struct hd_arch {
 extern const hd_arch hd_arch_llama;
 
 const hd_arch *hd_arch_find(const char *model_type);
+/* The family of a config.json; a refusal says what the model is instead, where its names tell. */
+hd_status hd_arch_choose(const hd_arch **out, const hd_json *config, hd_error *err);
 /* "llama, qwen2, …": for messages. */
 const char *hd_arch_list(char *room, size_t n);
 

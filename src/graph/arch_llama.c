@@ -1,4 +1,5 @@
-/* arch_llama.c: Llama ("LLaMA: Open and Efficient Foundation Language Models", Touvron et al., 2023) from a Hugging Face config.json.
+/* arch_llama.c: Llama ("LLaMA: Open and Efficient Foundation Language Models", Touvron et al., 2023) and Qwen2, which differs in its biases (on
+ * queries, keys and values, always) and its context, from a Hugging Face config.json.
  *
  *   embedding → n × [ x + attention(rms_norm(x)) → x + swiglu(rms_norm(x)) ] → rms_norm → head (tied to the embedding, or its own)
  *
@@ -15,7 +16,7 @@ typedef struct llama {
   size_t hidden_size, intermediate_size, n_layers, heads, kv_heads, head_dim, vocab_size, context;
   float rms_norm_eps;
   double rope_theta;
-  bool attention_bias, mlp_bias, tied;
+  bool qkv_bias, out_bias, mlp_bias, tied;
   const hd_activation *activation;
 } llama;
 
@@ -24,8 +25,14 @@ enum { MAX_WIDTH = 1 << 20, MAX_LAYERS = 4096, MAX_VOCABULARY = 1 << 24, MAX_CON
 
 static size_t need(const hd_json *j, const char *key, size_t missing, size_t most) {
   size_t value = hd_json_get_size(j, key, missing);
+  if (missing == 0 && !hd_json_has(j, key)) hd_json_refuse(j, key, HD_BAD_FILE, "this key is needed: expected a size from 1 to %zu, found none", most);
   if (value == 0 || value > most) hd_json_refuse(j, key, HD_BAD_FILE, "expected a size from 1 to %zu, found %zu", most, value);
   return value;
+}
+
+/* Attention to the nearest positions only: a key that does not turn it on is not looked at. */
+static void refuse_window(const hd_json *j) {
+  if (hd_json_get_bool(j, "use_sliding_window", false)) hd_json_refuse(j, "use_sliding_window", HD_UNSUPPORTED, "sliding-window attention is not built yet");
 }
 
 /* Both spellings: rope_theta and rope_scaling of version 4, rope_parameters of version 5. Only unscaled positions so far. */
@@ -52,10 +59,13 @@ static llama read_config(const hd_json *j) {
   c.kv_heads = need(j, "num_key_value_heads", c.heads, MAX_WIDTH);
   c.head_dim = need(j, "head_dim", c.heads ? c.hidden_size / c.heads : 0, MAX_WIDTH);
   c.vocab_size = need(j, "vocab_size", 0, MAX_VOCABULARY);
-  c.context = need(j, "max_position_embeddings", 2048, MAX_CONTEXT);
+  bool qwen2 = strcmp(hd_json_get_text(j, "model_type", ""), "qwen2") == 0;
+  c.context = need(j, "max_position_embeddings", qwen2 ? 32768 : 2048, MAX_CONTEXT);
   c.rms_norm_eps = (float)hd_json_get_number(j, "rms_norm_eps", 1e-6);
   c.rope_theta = read_rope(j);
-  c.attention_bias = hd_json_get_bool(j, "attention_bias", false);
+  c.out_bias = !qwen2 && hd_json_get_bool(j, "attention_bias", false);
+  c.qkv_bias = qwen2 || c.out_bias;
+  if (qwen2) refuse_window(j);
   c.mlp_bias = hd_json_get_bool(j, "mlp_bias", false);
   c.tied = hd_json_get_bool(j, "tie_word_embeddings", false);
   const char *act = hd_json_get_text(j, "hidden_act", "silu");
@@ -95,8 +105,8 @@ static hd_status add_block(hd_model *m, const llama *c, size_t i, hd_error *err)
     .d_model = c->hidden_size,
     .attention = {.heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .scale = 1.0f / sqrtf((float)c->head_dim),
                   .causal = true, .cache = true},
-    .qkv_bias = c->attention_bias,
-    .out_bias = c->attention_bias,
+    .qkv_bias = c->qkv_bias,
+    .out_bias = c->out_bias,
     .rope_theta = c->rope_theta,
   };
   const hd_swiglu_config mlp = {.d_model = c->hidden_size, .hidden = c->intermediate_size, .bias = c->mlp_bias, .activation = c->activation};
@@ -126,6 +136,6 @@ static hd_status build(hd_model *m, const hd_json *config, hd_error *err) {
   return hd_model_add_spec(m, spec(m, &hd_layer_linear, "logits", c.tied ? "model.embed_tokens." : "lm_head.", 0, &head), err);
 }
 
-static const char *const model_types[] = {"llama", NULL};
+static const char *const model_types[] = {"llama", "qwen2", NULL};
 
 const hd_arch hd_arch_llama = {.name = "llama", .model_types = model_types, .build = build};

@@ -3,13 +3,14 @@
  *
  *   {"detected": [TENSOR, …], "layers": [LAYER, …], "input_size": n, "parameters": n, "network": SPEC | null}
  *
- * TENSOR and LAYER have Loom's own fields. Tensors are sorted by name. SPEC is for hd_loader_describe: it names the file's own tensors, so only
- * layers whose tensor ends in ".weight" can be in it; it is null when one is not, when it would have no layers, or when attention, SwiGLU, RNN or
- * LSTM tensors are there, of which Loom makes no layers. */
+ * TENSOR and LAYER have Loom's own fields. Tensors are sorted by name. SPEC is for hd_loader_describe. Llama's names make a config.json of it
+ * (assemble.c), PyTorch's names of a recurrent layer that layer. Else it names the file's own tensors, so only layers whose tensor ends in ".weight" can be in it; it is null
+ * when one is not, when it would have no layers, or when other attention, SwiGLU, RNN or LSTM tensors are there, of which Loom makes no layers. */
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
 #include "format/bundle.h"
+#include "graph/assemble.h"
 #include "graph/graph.h"
 
 #include <stdio.h>
@@ -35,6 +36,7 @@ typedef struct found {
 
 typedef struct detection {
   const hd_directory *directory;
+  cJSON *config; /* NULL: none, or broken */
   facts facts;
   found *items;
   size_t n;
@@ -112,16 +114,14 @@ static char *lower_case(hd_arena *arena, const char *name) {
 }
 
 /* A config that is no JSON, or says something strange, says nothing. */
-static facts read_facts(const char *text, size_t n) {
+static facts read_facts(const cJSON *json) {
   facts c = {0};
-  cJSON *json = NULL;
   hd_status status = HD_OK;
-  if (!text || hd_json_parse(&json, text, n, NULL) != HD_OK) return c;
+  if (!json) return c;
   hd_json j = hd_json_root(json, "config", &status, NULL);
   if (cJSON_IsObject(json))
     c = (facts){hd_json_get_number(&j, "hidden_size", 0), hd_json_get_number(&j, "intermediate_size", 0), hd_json_get_number(&j, "num_attention_heads", 0),
                 hd_json_get_number(&j, "num_key_value_heads", 0), hd_json_get_number(&j, "rms_norm_eps", 0), hd_json_get_number(&j, "layer_norm_eps", 0)};
-  cJSON_Delete(json);
   const double *values = &c.hidden;
   bool sane = status == HD_OK;
   for (int i = 0; i < 4; i++) sane = sane && values[i] >= 0 && values[i] < 0x1p31 && (values[i] == 0 || values[i] >= 1);
@@ -247,7 +247,19 @@ static void write_network(hd_text *t, const detection *d) {
   hd_text_print(t, "]}");
 }
 
-static void write_all(hd_text *t, const detection *d) {
+/* A config.json for the family the tensors belong to. A config that is broken is left for the loader to refuse. */
+static bool write_family(hd_text *t, detection *d, bool broken) {
+  bool ok = true;
+  if (broken || (d->config && !cJSON_IsObject(d->config))) return false;
+  if (!d->config) d->config = cJSON_CreateObject();
+  if (!d->config) t->failed = true;
+  if (!d->config || !hd_assemble_llama(d->config, d->directory, &ok)) return false;
+  if (!ok) t->failed = true;
+  hd_text_json(t, d->config, 0);
+  return true;
+}
+
+static void write_all(hd_text *t, detection *d, bool broken) {
   double parameters = 0;
   const char *comma = "";
   hd_text_print(t, "{\"detected\":[");
@@ -268,18 +280,23 @@ static void write_all(hd_text *t, const detection *d) {
   hd_text_print(t, "],\"input_size\":%zu,\"parameters\":", input_size(d));
   hd_text_double(t, parameters);
   hd_text_print(t, ",\"network\":");
-  if (can_run(d)) write_network(t, d);
-  else hd_text_print(t, "null");
+  if (!write_family(t, d, broken) && !hd_assemble_recurrent(t, d->directory)) {
+    if (can_run(d)) write_network(t, d);
+    else hd_text_print(t, "null");
+  }
   hd_text_add(t, "}", 1);
 }
 
 hd_status hd_directory_detect(char **json, const hd_directory *directory, const char *config, size_t n_config, hd_error *err) {
-  detection d = {.directory = directory, .facts = read_facts(config, n_config)};
+  detection d = {.directory = directory};
   hd_text t = {0};
   *json = NULL;
-  hd_status status = find_all(&d, err);
-  if (status == HD_OK) write_all(&t, &d);
+  hd_status parsed = config ? hd_json_parse(&d.config, config, n_config, NULL) : HD_OK;
+  d.facts = read_facts(d.config);
+  hd_status status = parsed == HD_OUT_OF_MEMORY ? hd_fail(err, parsed, "no memory for a config") : find_all(&d, err);
+  if (status == HD_OK) write_all(&t, &d, parsed != HD_OK);
   hd_arena_free(&d.arena);
+  cJSON_Delete(d.config);
   if (status == HD_OK && t.failed) status = hd_fail(err, HD_OUT_OF_MEMORY, "no memory to describe %zu tensors", d.n);
   if (status == HD_OK) *json = t.data;
   else hd_free(t.data);

@@ -73,14 +73,10 @@ void hd_loader_free(hd_loader *loader) {
 /* ---- Description ---- */
 
 static hd_status describe_family(hd_model *model, const cJSON *json, hd_error *err) {
-  char room[HD_NAME_ROOM], list[256];
   hd_status status = HD_OK;
+  const hd_arch *arch = NULL;
   hd_json config = hd_json_root(json, "config.json", &status, err);
-  const char *type = hd_json_get_text(&config, "model_type", "");
-  const hd_arch *arch = status == HD_OK ? hd_arch_find(type) : NULL;
-  if (status == HD_OK && !arch)
-    return hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is not known; known: %s", hd_short_name(room, type), hd_arch_list(list, sizeof list));
-  if (status != HD_OK) return status;
+  HD_TRY(hd_arch_choose(&arch, &config, err));
   model->family = arch->name;
   return arch->build(model, &config, err);
 }

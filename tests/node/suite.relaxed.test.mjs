@@ -19,5 +19,6 @@ import './torch-layers.test.mjs';
 import './trace.test.mjs';
 import './training.test.mjs';
 import './validate.test.mjs';
+import './transformer.test.mjs';
 import './weights.test.mjs';
 import './worker.test.mjs';
