@@ -172,7 +172,8 @@ export class LocalModel implements Model {
     return found;
   }
 
-  async readWeight(name: string): Promise<Float32Array> {
+  /** `readWeight`, at once. */
+  readWeightSync(name: string): Float32Array {
     const n = elements(this.#weight(name).shape);
     const { heap } = this.#core;
     const values = heap.alloc(4 * n);
@@ -184,7 +185,12 @@ export class LocalModel implements Model {
     }
   }
 
-  async writeWeight(name: string, values: NumbersInput): Promise<void> {
+  async readWeight(name: string): Promise<Float32Array> {
+    return this.readWeightSync(name);
+  }
+
+  /** `writeWeight`, at once. */
+  writeWeightSync(name: string, values: NumbersInput): void {
     this.#weight(name);
     checkNumbers(values, 'values');
     this.#dropKept();
@@ -192,6 +198,10 @@ export class LocalModel implements Model {
     this.#core.heap.with(new Uint8Array(copy.buffer), (data) =>
       this.#core.heap.withText(name, (p) => this.#check((x, model) => x.w_model_write_weight(model, p, data, copy.length))),
     );
+  }
+
+  async writeWeight(name: string, values: NumbersInput): Promise<void> {
+    this.writeWeightSync(name, values);
   }
 
   /** `saveToString`, at once. */

@@ -8,6 +8,7 @@ import { nodeFiles } from './host.js';
 import { loadBundle, withDialect } from './load.js';
 import { LocalModel } from './model.js';
 import { StepState } from './steps.js';
+import { TweenState } from './tween.js';
 import type { DetectedTensor, FileInput, NumbersInput, SaveWeightsOptions, StoredDtype, TensorInput } from './types.js';
 
 /** A network under its Loom names. `model` is the same network under Heddle's. */
@@ -65,6 +66,11 @@ export class Network {
    */
   createStepState(inputSize: number): StepState {
     return new StepState(this.model, inputSize);
+  }
+
+  /** The network to be moved towards target classes step by step; without the chain rule, as in Loom, unless asked for. */
+  createTweenState(chainRule = false): TweenState {
+    return new TweenState(this.model, chainRule);
   }
 
   free(): void {

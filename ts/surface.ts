@@ -12,6 +12,7 @@ export { LocalRuntime } from './runtime.js';
 export * from './schedulers.js';
 export { LocalAdapter, LocalSession } from './session.js';
 export { StepState } from './steps.js';
+export { TweenState } from './tween.js';
 export { TextStream, Tokenizer } from './tokenizer.js';
 export type { TokenizerFiles } from './tokenizer.js';
 export type * from './types.js';

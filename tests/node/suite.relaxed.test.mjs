@@ -18,6 +18,7 @@ import './threads.test.mjs';
 import './torch-layers.test.mjs';
 import './trace.test.mjs';
 import './training.test.mjs';
+import './tween.test.mjs';
 import './validate.test.mjs';
 import './transformer.test.mjs';
 import './weights.test.mjs';
