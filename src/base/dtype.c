@@ -9,23 +9,11 @@
 
 /* ---- Halves ---- */
 
-static float float_of_bits(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-static uint32_t bits_of_float(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
 float hd_f16_to_f32(uint16_t bits) {
   uint32_t sign = (uint32_t)(bits & 0x8000u) << 16;
   uint32_t exponent = (bits >> 10) & 0x1fu, mantissa = bits & 0x3ffu;
-  if (exponent == 0x1f) return float_of_bits(sign | 0x7f800000u | mantissa << 13);
-  if (exponent != 0) return float_of_bits(sign | (exponent + 112) << 23 | mantissa << 13);
+  if (exponent == 0x1f) return hd_f32_of_bits(sign | 0x7f800000u | mantissa << 13);
+  if (exponent != 0) return hd_f32_of_bits(sign | (exponent + 112) << 23 | mantissa << 13);
   float magnitude = (float)mantissa * 0x1p-24f; /* subnormals are multiples of 2^-24 */
   return sign ? -magnitude : magnitude;
 }
@@ -37,7 +25,7 @@ static uint32_t shift_right_even(uint32_t magnitude, unsigned shift) {
 }
 
 uint16_t hd_f32_to_f16(float value) {
-  uint32_t bits = bits_of_float(value), magnitude = bits & 0x7fffffffu, sign = bits >> 16 & 0x8000u;
+  uint32_t bits = hd_bits_of_f32(value), magnitude = bits & 0x7fffffffu, sign = bits >> 16 & 0x8000u;
   if (magnitude > 0x7f800000u) { /* NaN: keeps the payload's head, and never becomes infinity */
     uint32_t payload = magnitude >> 13 & 0x3ffu;
     return (uint16_t)(sign | 0x7c00u | (payload ? payload : 0x200u));
@@ -50,10 +38,10 @@ uint16_t hd_f32_to_f16(float value) {
   return (uint16_t)(sign | shift_right_even((magnitude & 0x7fffffu) | 0x800000u, 126 - exponent));
 }
 
-float hd_bf16_to_f32(uint16_t bits) { return float_of_bits((uint32_t)bits << 16); }
+float hd_bf16_to_f32(uint16_t bits) { return hd_f32_of_bits((uint32_t)bits << 16); }
 
 uint16_t hd_f32_to_bf16(float value) {
-  uint32_t bits = bits_of_float(value);
+  uint32_t bits = hd_bits_of_f32(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) { /* NaN, as above */
     uint32_t head = bits >> 16;
     return (uint16_t)(head & 0x7fu ? head : head | 0x40u);

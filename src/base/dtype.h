@@ -4,6 +4,8 @@
 
 #include "heddle.h"
 
+#include <string.h>
+
 typedef struct hd_dtype_info {
   const char *name;        /* as files write it: "F32", "Q8_0" */
   size_t block_values;     /* values that are stored together: 1, or 32 for Q8_0 */
@@ -19,6 +21,18 @@ const hd_dtype_info *hd_dtype_get(hd_dtype dtype);
 hd_dtype hd_dtype_find(const char *name, size_t n);
 /* Bytes of n values; false on overflow or when n is no multiple of the block (and the dtype not ragged). */
 bool hd_dtype_bytes(hd_dtype dtype, size_t n, size_t *bytes);
+
+static inline uint32_t hd_bits_of_f32(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+static inline float hd_f32_of_bits(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
 
 float hd_f16_to_f32(uint16_t bits);
 uint16_t hd_f32_to_f16(float value); /* nearest even; overflow to infinity; NaN stays NaN */

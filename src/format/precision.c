@@ -11,22 +11,10 @@
 #include <math.h>
 #include <string.h>
 
-static uint32_t bits_of(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-static float of_bits(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
 /* ---- Floats ---- */
 
-static uint64_t encode_float32(float value, double scale) { return (void)scale, bits_of(value); }
-static float decode_float32(uint64_t code, double scale) { return (void)scale, of_bits((uint32_t)code); }
+static uint64_t encode_float32(float value, double scale) { return (void)scale, hd_bits_of_f32(value); }
+static float decode_float32(uint64_t code, double scale) { return (void)scale, hd_f32_of_bits((uint32_t)code); }
 
 static uint64_t encode_float64(float value, double scale) {
   double wide = value;
@@ -44,7 +32,7 @@ static float decode_float64(uint64_t code, double scale) {
 }
 
 static uint64_t encode_float16(float value, double scale) {
-  uint32_t bits = bits_of(value), sign = bits >> 16 & 0x8000u;
+  uint32_t bits = hd_bits_of_f32(value), sign = bits >> 16 & 0x8000u;
   int exponent = (int)(bits >> 23 & 0xffu) - 127;
   (void)scale;
   if (exponent > 15) return sign | 0x7c00u;
@@ -56,16 +44,16 @@ static float decode_float16(uint64_t code, double scale) { return (void)scale, h
 
 /* Go adds to the bits as they are: unlike hd_f32_to_bf16 it does not look for NaN, whose payload may carry over into −0. */
 static uint64_t encode_bfloat16(float value, double scale) {
-  uint32_t bits = bits_of(value);
+  uint32_t bits = hd_bits_of_f32(value);
   (void)scale;
   return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16 & 0xffffu;
 }
 
-static float decode_bfloat16(uint64_t code, double scale) { return (void)scale, of_bits((uint32_t)code << 16); }
+static float decode_bfloat16(uint64_t code, double scale) { return (void)scale, hd_f32_of_bits((uint32_t)code << 16); }
 
 /* E4M3 without the format's own rules for its ends: 0x7e is what overflows, and every exponent is an ordinary one. */
 static uint64_t encode_float8(float value, double scale) {
-  uint32_t bits = bits_of(value), sign = bits >> 24 & 0x80u;
+  uint32_t bits = hd_bits_of_f32(value), sign = bits >> 24 & 0x80u;
   int exponent = (int)(bits >> 23 & 0xffu) - 127 + 7;
   (void)scale;
   if (value == 0) return 0;

@@ -37,12 +37,6 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
   return HD_OK;
 }
 
-static hd_status infer(hd_infer *i, hd_error *err) {
-  (void)err;
-  i->out[0] = *i->in[0];
-  return HD_OK;
-}
-
 static hd_status forward(const hd_call *call, hd_error *err) {
   (void)err;
   const hd_activation_config *c = call->config;
@@ -77,7 +71,7 @@ const hd_layer hd_layer_activation = {
   .config_bytes = sizeof(hd_activation_config),
   .parse = parse,
   .write = write,
-  .infer = infer,
+  .infer = hd_infer_same,
   .in_place = true,
   .forward = forward,
   .backward = backward,

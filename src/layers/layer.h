@@ -127,6 +127,8 @@ typedef struct hd_infer {
   const hd_matrix *weight[HD_MAX_WEIGHTS]; /* layouts and sizes for scratch; NULL where absent */
 } hd_infer;
 
+/* `infer` of layers whose output has their input's shape. */
+hd_status hd_infer_same(hd_infer *i, hd_error *err);
 /* "<node>: <message>", bad_argument. */
 hd_status hd_infer_fail(const hd_infer *i, hd_error *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
 

@@ -47,12 +47,6 @@ static hd_status backward_multiply(const hd_call *call, hd_error *err) {
 
 /* ---- output ---- */
 
-static hd_status infer_output(hd_infer *i, hd_error *err) {
-  (void)err;
-  i->out[0] = *i->in[0];
-  return HD_OK;
-}
-
 static hd_status forward_output(const hd_call *call, hd_error *err) {
   (void)err;
   if (call->out[0].data != call->in[0].data) memmove(call->out[0].data, call->in[0].data, hd_shape_size(call->out[0].shape) * sizeof(float));
@@ -66,7 +60,7 @@ static hd_status backward_output(const hd_call *call, hd_error *err) {
 }
 
 const hd_layer hd_layer_output = {
-  .name = "output", .infer = infer_output, .in_place = true, .forward = forward_output, .backward = backward_output,
+  .name = "output", .infer = hd_infer_same, .in_place = true, .forward = forward_output, .backward = backward_output,
 };
 
 /* ---- Containers ---- */
@@ -139,12 +133,6 @@ const hd_layer hd_layer_add = {
 };
 
 /* Loom adds its hidden residual only where the lengths agree. */
-static hd_status infer_carried(hd_infer *i, hd_error *err) {
-  (void)err;
-  i->out[0] = *i->in[0];
-  return HD_OK;
-}
-
 static bool carried_fits(const hd_call *call) { return hd_shape_size(call->in[0].shape) == hd_shape_size(call->in[1].shape); }
 
 static hd_status forward_carried(const hd_call *call, hd_error *err) {
@@ -160,7 +148,7 @@ static hd_status backward_carried(const hd_call *call, hd_error *err) {
 }
 
 const hd_layer hd_layer_add_carried = {
-  .name = "add_carried", .infer = infer_carried, .in_place = true, .forward = forward_carried, .backward = backward_carried,
+  .name = "add_carried", .infer = hd_infer_same, .in_place = true, .forward = forward_carried, .backward = backward_carried,
 };
 
 const hd_layer hd_layer_multiply = {

@@ -84,12 +84,6 @@ static hd_status write_dropout(const void *config, cJSON *json, hd_dialect diale
   return only_standard(dialect, "dropout", err);
 }
 
-static hd_status infer_same(hd_infer *i, hd_error *err) {
-  (void)err;
-  i->out[0] = *i->in[0];
-  return HD_OK;
-}
-
 /* ---- glu: a · σ(b), a and b the halves of the last dimension ("Language Modeling with Gated Convolutional Networks", Dauphin et al., 2017) ---- */
 
 static void parse_glu(void *config, hd_parse *p) {
@@ -166,7 +160,7 @@ const hd_layer hd_layer_dropout = {
   .config_bytes = sizeof(dropout_config),
   .parse = parse_dropout,
   .write = write_dropout,
-  .infer = infer_same,
+  .infer = hd_infer_same,
   .in_place = true,
   .forward = forward_same,
   .backward = backward_same,

@@ -56,17 +56,6 @@ function networkWith(runtime, io, cfg, form) {
   return runtime.LoadNetworkFromString(text, 'm');
 }
 
-/** Runs `make`; where a layer type is not built yet, the test skips itself. */
-function unlessForeign(t, make) {
-  try {
-    return make();
-  } catch (error) {
-    if (error.code !== 'unsupported' || !/unknown layer type|not built yet/.test(error.message)) throw error;
-    t.skip(error.message);
-    return undefined;
-  }
-}
-
 /** Every float32 a network holds, layer by layer in the shape of the goldens' `decoded_weights`. */
 function weightsOf(network, layers) {
   const { inner } = modelOf(network.SaveModelWithDType('m', 'float32'));
@@ -109,9 +98,8 @@ for (const entry of cases.filter(({ kind, files }) => kind === 'encode' && files
   const form = weights.fmt === 'multiPrecisionB64' ? 2 : 1;
 
   if (!entry.name.endsWith('_over')) {
-    testOnEveryModule(`F12 F13 ${entry.name}: Loom's weights are written as Loom wrote them`, (runtime, _, t) => {
-      const network = unlessForeign(t, () => networkWith(runtime, io, cfg, form));
-      if (!network) return;
+    testOnEveryModule(`F12 F13 ${entry.name}: Loom's weights are written as Loom wrote them`, (runtime) => {
+      const network = networkWith(runtime, io, cfg, form);
       const saved = modelOf(form === 1 ? network.SaveModelToString('m') : network.SaveModelWithDType('m', inner.dtype));
       assert.equal(saved.weights.fmt, weights.fmt);
       assert.deepEqual(saved.inner, inner);
@@ -119,9 +107,8 @@ for (const entry of cases.filter(({ kind, files }) => kind === 'encode' && files
     });
   }
 
-  testOnEveryModule(`F12 F13 ${entry.name}: what Loom wrote is read as Loom reads it`, (runtime, _, t) => {
-    const loaded = unlessForeign(t, () => runtime.LoadModelWithDType(isDeclared ? text : bundleOf(cfg, weights.fmt, JSON.stringify(inner)), isDeclared ? io.model_id : 'm', 'float32'));
-    if (!loaded) return;
+  testOnEveryModule(`F12 F13 ${entry.name}: what Loom wrote is read as Loom reads it`, (runtime) => {
+    const loaded = runtime.LoadModelWithDType(isDeclared ? text : bundleOf(cfg, weights.fmt, JSON.stringify(inner)), isDeclared ? io.model_id : 'm', 'float32');
     const { network, storedDtype } = loaded;
     assert.equal(storedDtype, form === 2 ? inner.dtype : 'float32');
     if (form === 2) assertLayers(weightsOf(network, cfg.layers), io.decoded_bits, entry.name);
@@ -135,9 +122,8 @@ for (const entry of cases.filter(({ kind }) => kind === 'multi_precision')) {
   const io = readJson(golden(`loom/${entry.files[1]}`));
   const { cfg, inner } = modelOf(text);
 
-  testOnEveryModule(`F12 F13 ${entry.name} gives Loom's output`, (runtime, _, t) => {
-    const loaded = unlessForeign(t, () => runtime.LoadModelWithDType(text, io.model_id));
-    if (!loaded) return;
+  testOnEveryModule(`F12 F13 ${entry.name} gives Loom's output`, (runtime) => {
+    const loaded = runtime.LoadModelWithDType(text, io.model_id);
     const { network, storedDtype } = loaded;
     assert.equal(storedDtype, io.dtype ?? inner.dtype);
     for (const { input, output } of [io, ...(io.more ?? [])]) assertWithin(network.ForwardCPU(input), output, entry.tolerance, 'output');
