@@ -194,13 +194,13 @@ export const tensorsOptions: Checks<TensorsOptions> = {
 };
 
 export const loadOptions: Checks<LoadOptions> = {
-  ...fetchOptions,
   dtype: checkText,
   id: checkText,
   config: anything,
   tokenizer: checkTokenizerFiles,
   context: checkPositive,
   progress: checkFunction,
+  ...fetchOptions,
 };
 
 export const seedOptions: Checks<{ seed?: number }> = { seed: checkSeed };

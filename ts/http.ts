@@ -177,6 +177,7 @@ class Download implements ChunkReader {
   #skip = 0; // bytes of an answer from the file's start that are there already
   #tries = 0;
   #mayResume = true;
+  #endsInTime = false;
 
   constructor(site: Site, begin: number, end: number | undefined, signal: AbortSignal | undefined, opened?: Response) {
     this.#site = site;
@@ -185,6 +186,7 @@ class Download implements ChunkReader {
     this.#signal = signal;
     if (!opened?.body) return;
     this.#open = openReader(opened.body);
+    this.#endsInTime = lengthOf(opened) === (end ?? Number.NaN) - begin;
     this.#mayResume = opened.headers.get('content-encoding') === null; // places in what is decoded cannot be asked for
   }
 
@@ -200,12 +202,20 @@ class Download implements ChunkReader {
         if (fresh.byteLength === 0) continue;
         if (this.#end !== undefined && fresh.byteLength > this.#end - this.#at) throw new Final(`${this.#site.name}: more bytes than the ${this.#end} that the server spoke of`);
         this.#at += fresh.byteLength;
+        if (this.#at === this.#end) return await this.#last(fresh);
         return fresh;
       } catch (error) {
         await this.#again(error);
       }
     }
     return undefined;
+  }
+
+  /** Lets the answer end, where that is due: a connection whose answer was left is of no more use. */
+  async #last(bytes: Uint8Array): Promise<Uint8Array> {
+    const copy = bytes.slice(); // the next read takes its memory
+    if (this.#endsInTime) await this.#open?.read().catch(() => undefined);
+    return copy;
   }
 
   /** Makes ready for another try, or throws what went wrong. */
@@ -230,6 +240,7 @@ class Download implements ChunkReader {
       const range = contentRange(response);
       if (response.status === 206 && range && range.begin !== this.#at) throw new Final(`${this.#site.name}: asked for bytes from ${this.#at}, the server gave those from ${range.begin}`);
       this.#skip = response.status === 200 ? this.#at : 0;
+      this.#endsInTime = lengthOf(response) === (this.#end ?? Number.NaN) - this.#at + this.#skip;
       if (!response.body) throw new Refused(response);
       return openReader(response.body);
     } catch (error) {
