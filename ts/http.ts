@@ -202,20 +202,15 @@ class Download implements ChunkReader {
         if (fresh.byteLength === 0) continue;
         if (this.#end !== undefined && fresh.byteLength > this.#end - this.#at) throw new Final(`${this.#site.name}: more bytes than the ${this.#end} that the server spoke of`);
         this.#at += fresh.byteLength;
-        if (this.#at === this.#end) return await this.#last(fresh);
         return fresh;
       } catch (error) {
         await this.#again(error);
       }
     }
-    return undefined;
-  }
-
-  /** Lets the answer end, where that is due: a connection whose answer was left is of no more use. */
-  async #last(bytes: Uint8Array): Promise<Uint8Array> {
-    const copy = bytes.slice(); // the next read takes its memory
+    // A connection whose answer was not read to its end is of no more use.
     if (this.#endsInTime) await this.#open?.read().catch(() => undefined);
-    return copy;
+    this.#endsInTime = false;
+    return undefined;
   }
 
   /** Makes ready for another try, or throws what went wrong. */
