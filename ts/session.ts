@@ -8,8 +8,11 @@ import { checkCount, checkFinite, checkNumbers, checkOptions, checkShape, checkT
 import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
 import { HeddleError } from './errors.js';
+import { generateInSession } from './generate.js';
+import type { TextModel } from './generate.js';
+import { TokenGeneration } from './generation.js';
 import { Lease, endWithOwner } from './lifetime.js';
-import type { Adapter, Loss, Mode, NumbersInput, Session, SessionMemory, SessionOptions, TensorValue, TrainOptions } from './types.js';
+import type { Adapter, Generation, Loss, Mode, NumbersInput, Session, SessionGenerateOptions, SessionMemory, SessionOptions, TensorValue, TrainOptions } from './types.js';
 
 /** In the order of hd_mode and hd_loss_kind (src/heddle.h): the core has no table of these to ask for. */
 const modes: readonly Mode[] = ['infer', 'trace', 'train'];
@@ -59,11 +62,13 @@ export class LocalSession implements Session {
   readonly #handle: number;
   readonly #lease: Lease;
   /** The model: a session in use keeps it from being collected. */
-  readonly model: object;
+  readonly model: TextModel;
   readonly #input: { shape: readonly number[]; ints: boolean };
   #outputShape: readonly number[] = [];
+  /** The ids its state is of. */
+  #tokens: number[] = [];
 
-  constructor(core: Core, modelHandle: number, model: object, parent: Lease, options: SessionOptions) {
+  constructor(core: Core, modelHandle: number, model: TextModel, parent: Lease, options: SessionOptions) {
     const { mode = 'infer', input, context = 0, outputRows = 0 } = options;
     const shape = input?.shape ?? [];
     const dtype = core.dtypeNumber(input?.dtype ?? 'f32');
@@ -101,6 +106,11 @@ export class LocalSession implements Session {
     return this.#call((x, session) => x.w_session_position(session)) >>> 0;
   }
 
+  /** The ids it was given since it was new or reset, as far as it was not rewound. */
+  get tokens(): readonly number[] {
+    return this.#tokens;
+  }
+
   /** Whether it can still be called: neither freed nor in an instance that died. */
   get alive(): boolean {
     return !this.#lease.ended && this.#core.alive;
@@ -130,6 +140,7 @@ export class LocalSession implements Session {
     if (this.#input.ints) heap.writeInts(pointer, input);
     else heap.writeFloats(pointer, input);
     this.#check((x, session) => x.w_forward(session, rows));
+    if (this.#input.ints) for (const token of input) this.#tokens.push(token);
   }
 
   /** How many rows of the planned input these are; throws `bad_argument` when they do not fit it. */
@@ -241,17 +252,29 @@ export class LocalSession implements Session {
 
   /** `reset`, at once. */
   resetSync(): void {
-    this.#check((x, session) => x.w_session_rewind(session, 0));
+    this.rewindSync(0);
   }
 
   async reset(): Promise<void> {
     this.resetSync();
   }
 
-  async rewind(position: number): Promise<void> {
+  /** `rewind`, at once. */
+  rewindSync(position: number): void {
     this.#lease.check();
     checkCount(position, 'position');
     this.#check((x, session) => x.w_session_rewind(session, position));
+    this.#tokens.length = Math.min(this.#tokens.length, position);
+  }
+
+  async rewind(position: number): Promise<void> {
+    this.rewindSync(position);
+  }
+
+  generate(prompt: string | NumbersInput, options: SessionGenerateOptions = {}): Generation {
+    this.#lease.check();
+    if (!this.#input.ints) throw new HeddleError('bad_argument', 'generate is for models that read token ids; this one reads numbers');
+    return new TokenGeneration(generateInSession(this.model, this, prompt, options));
   }
 
   // ---- Training ----

@@ -67,6 +67,12 @@ export class Tokenizer {
     return this.#begin !== undefined && ids[0] !== this.#begin ? [this.#begin, ...ids] : ids;
   }
 
+  /** Ids of text that follows other text: without the special tokens around one. */
+  encodeOn(text: string): number[] {
+    checkText(text, 'text');
+    return this.#library.encode(text, { add_special_tokens: false }).ids;
+  }
+
   /** Text of the ids, special tokens left out. */
   decode(ids: readonly number[]): string {
     checkWholeNumbers(ids, 'ids');
