@@ -53,11 +53,11 @@ export async function* generateInSession(model: TextModel, session: LocalSession
   options.signal?.throwIfAborted();
   const held = session.tokens;
   const given = promptIds(model, prompt, options.reuse === true || held.length === 0);
-  if (options.reuse !== true) return yield* new Writing(model, session, [...held, ...given], held.length, options).run(true);
-  // The last token is computed even when the session holds it: its logits choose the next.
-  const same = Math.min(commonLength(held, given), given.length - 1);
+  const all = options.reuse === true ? given : [...held, ...given];
+  // The logits of the last token choose the next: without them it is computed again.
+  const same = Math.min(commonLength(held, all), all.length - (session.hasOutput && held.length === all.length ? 0 : 1));
   if (same < held.length) session.rewindSync(same);
-  return yield* new Writing(model, session, given, same, options).run(true);
+  return yield* new Writing(model, session, all, same, options).run(true);
 }
 
 function commonLength(a: readonly number[], b: readonly number[]): number {

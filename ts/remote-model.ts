@@ -148,9 +148,23 @@ async function* remoteTokens<T extends GenerateOptions>(
 
 export class RemoteSession implements Session {
   readonly #remote: Remote;
+  readonly #owner: Remote;
 
   constructor(owner: Remote, made: Answer) {
+    this.#owner = owner;
     this.#remote = new Remote('session', owner.connection, made, owner);
+  }
+
+  saveState(): Promise<Uint8Array> {
+    return this.#remote.call('saveState');
+  }
+
+  loadState(state: Uint8Array): Promise<void> {
+    return this.#remote.call('loadState', [state]);
+  }
+
+  async fork(): Promise<Session> {
+    return new RemoteSession(this.#owner, await this.#remote.make('fork', []));
   }
 
   get position(): number {

@@ -57,6 +57,24 @@ export function localHandle(adapter: Adapter, core: Core): number {
   throw new HeddleError('bad_argument', 'the adapter belongs to another runtime');
 }
 
+// ---- Saved states: the number of tokens, the tokens, and the core's bytes. Little-endian. ----
+
+function withTokens(tokens: readonly number[], bytes: Uint8Array): Uint8Array {
+  const all = new Uint8Array(4 * (tokens.length + 1) + bytes.byteLength);
+  const view = new DataView(all.buffer);
+  [tokens.length, ...tokens].forEach((token, i) => view.setInt32(4 * i, token, true));
+  all.set(bytes, 4 * (tokens.length + 1));
+  return all;
+}
+
+function splitTokens(state: unknown): { tokens: number[]; bytes: Uint8Array } {
+  if (!(state instanceof Uint8Array)) throw new HeddleError('bad_argument', `state: expected a Uint8Array, found ${shown(state)}`);
+  const view = new DataView(state.buffer, state.byteOffset, state.byteLength);
+  const n = state.byteLength >= 4 ? view.getUint32(0, true) : Infinity;
+  if (4 * (n + 1) > state.byteLength) throw new HeddleError('bad_file', `these ${state.byteLength} bytes are no session's state`);
+  return { tokens: Array.from({ length: n }, (_, i) => view.getInt32(4 * (i + 1), true)), bytes: state.subarray(4 * (n + 1)) };
+}
+
 export class LocalSession implements Session {
   readonly #core: Core;
   readonly #handle: number;
@@ -67,6 +85,9 @@ export class LocalSession implements Session {
   #outputShape: readonly number[] = [];
   /** The ids its state is of. */
   #tokens: number[] = [];
+  #adapter: Adapter | null = null;
+  /** A new session made as this one was. */
+  readonly #again: () => LocalSession;
 
   constructor(core: Core, modelHandle: number, model: TextModel, parent: Lease, options: SessionOptions) {
     const { mode = 'infer', input, context = 0, outputRows = 0 } = options;
@@ -78,6 +99,11 @@ export class LocalSession implements Session {
     );
     this.#core = core;
     this.#handle = handle;
+    this.#again = () => {
+      const copy = new LocalSession(core, modelHandle, model, parent, options);
+      if (this.#adapter) copy.useAdapterSync(this.#adapter);
+      return copy;
+    };
     this.model = model;
     this.#lease = new Lease('session', () => {
       if (core.alive) core.call((x) => x.w_session_free(handle));
@@ -248,6 +274,7 @@ export class LocalSession implements Session {
     this.#lease.check();
     const handle = adapter === null ? 0 : localHandle(adapter, this.#core);
     this.#check((x, session) => x.w_session_use(session, handle));
+    this.#adapter = adapter;
   }
 
   /** `reset`, at once. */
@@ -265,10 +292,57 @@ export class LocalSession implements Session {
     checkCount(position, 'position');
     this.#check((x, session) => x.w_session_rewind(session, position));
     this.#tokens.length = Math.min(this.#tokens.length, position);
+    this.#outputShape = [];
   }
 
   async rewind(position: number): Promise<void> {
     this.rewindSync(position);
+  }
+
+  /** Whether the state's last logits are there: not after a rewind or a load. */
+  get hasOutput(): boolean {
+    return this.#outputShape.length > 0;
+  }
+
+  /** `saveState`, at once. */
+  saveStateSync(): Uint8Array {
+    const n = this.#call((x, session) => x.w_session_state_bytes(session)) >>> 0;
+    const { heap } = this.#core;
+    const pointer = heap.alloc(n);
+    try {
+      this.#check((x, session) => x.w_session_save_state(session, pointer, n));
+      return withTokens(this.#tokens, heap.bytes(pointer, n));
+    } finally {
+      heap.free(pointer);
+    }
+  }
+
+  async saveState(): Promise<Uint8Array> {
+    return this.saveStateSync();
+  }
+
+  /** `loadState`, at once. */
+  loadStateSync(state: Uint8Array): void {
+    this.#lease.check();
+    const { tokens, bytes } = splitTokens(state);
+    this.#core.heap.with(bytes, (p, n) => this.#check((x, session) => x.w_session_load_state(session, p, n)));
+    this.#tokens = tokens;
+    this.#outputShape = [];
+  }
+
+  async loadState(state: Uint8Array): Promise<void> {
+    this.loadStateSync(state);
+  }
+
+  async fork(): Promise<LocalSession> {
+    const copy = this.#again();
+    try {
+      copy.loadStateSync(this.saveStateSync());
+      return copy;
+    } catch (error) {
+      copy.freeSync();
+      throw error;
+    }
   }
 
   generate(prompt: string | NumbersInput, options: SessionGenerateOptions = {}): Generation {

@@ -174,6 +174,12 @@ export interface Session {
   memory(): Promise<SessionMemory>;
   /** Positions decoded so far. */
   readonly position: number;
+  /** Everything it remembers (KV cache, recurrent state, the tokens it was given) as bytes, for `loadState` of a session over the same weights. */
+  saveState(): Promise<Uint8Array>;
+  /** Goes on from a saved state; there are no logits until the next token. Throws `bad_file` for another model's, and changes nothing then. */
+  loadState(state: Uint8Array): Promise<void>;
+  /** A session of its own that goes on from the same state, with the same adapter. */
+  fork(): Promise<Session>;
   /** Makes text from here on, in this session: its state afterwards is that of prompt and text. One generation at a time. */
   generate(prompt: string | NumbersInput, options?: SessionGenerateOptions): Generation;
   /** The shape of the last forward's output. */

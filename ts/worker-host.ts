@@ -92,7 +92,7 @@ async function answer({ call, target, method, args, progress }: ToWorker & { kin
   try {
     const extras = { signal: abort.signal, ...(progress && { progress: (value: unknown) => post({ kind: 'progress', call, value }) }) };
     const result = await perform(target, method, args.map(resolved), extras);
-    const value = keep(result, target);
+    const value = keep(result, method === 'fork' ? (parents.get(target) ?? 0) : target);
     const state = stateOf(isObject(result) ? result : objects.get(target), method);
     if (method === 'free') forget(target);
     post({ kind: 'reply', call, value, ...(state && { state }) }, buffersOf(value));

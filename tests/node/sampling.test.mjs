@@ -144,6 +144,29 @@ testOnEveryModule('a session goes on where it is, and keeps what a new prompt sh
   await model.free();
 });
 
+testOnEveryModule('a state saved, loaded or forked goes on as the session would', async (runtime) => {
+  const model = await runtime.loadModel(storyFolder);
+  const session = await model.createSession({ outputRows: 1 });
+  await session.generate(story.prompt_ids, { maxTokens: 150, ignoreEnd: true }).text();
+  const state = await session.saveState();
+  const ahead = (await idsOf(session.generate([], { maxTokens: 8, ignoreEnd: true })));
+  await session.loadState(state);
+  assert.equal(session.position, story.prompt_ids.length + 150);
+  assert.deepEqual(await idsOf(session.generate([], { maxTokens: 8, ignoreEnd: true })), ahead);
+  const other = await model.createSession({ outputRows: 1, context: 200 });
+  await other.loadState(state);
+  const fork = await other.fork();
+  assert.deepEqual(await idsOf(other.generate([], { maxTokens: 8, ignoreEnd: true })), ahead);
+  await other.free();
+  assert.deepEqual(await idsOf(fork.generate([], { maxTokens: 8, ignoreEnd: true })), ahead, 'a fork has a state of its own');
+  const small = await model.createSession({ outputRows: 1, context: 32 });
+  await small.decode([1, 2]);
+  await assert.rejects(small.loadState(state), heddleError('bad_state', /context of 32/));
+  for (const broken of [state.slice(0, 3), state.slice(0, -1), new Uint8Array(5000)]) await assert.rejects(small.loadState(broken), heddleError('bad_file', /state/));
+  assert.equal(small.position, 2, 'nothing changed');
+  await model.free();
+});
+
 testOnEveryModule('a full context stops, throws or slides', async (runtime) => {
   const model = await runtime.loadModel(storyFolder, { context: 32 });
   await assert.rejects(model.generate(story.prompt, { whenFull: 'error' }).text(), heddleError('bad_state', /^the context of 32 tokens is full$/));
@@ -168,7 +191,10 @@ test('in a worker: sessions generate, functions are refused', async () => {
   const session = await model.createSession({ outputRows: 1 });
   assert.deepEqual(await idsOf(session.generate(story.prompt_ids, { maxTokens: 5 })), story.greedy_ids.slice(0, 5));
   assert.equal(session.position, story.prompt_ids.length + 5);
+  const fork = await session.fork();
   assert.deepEqual(await idsOf(session.generate([], { maxTokens: 5 })), story.greedy_ids.slice(5, 10));
+  await session.free();
+  assert.deepEqual(await idsOf(fork.generate([], { maxTokens: 5 })), story.greedy_ids.slice(5, 10));
   await assert.rejects(model.generate(story.prompt, { onLogits: () => undefined }).text(), heddleError('unsupported', /onLogits: a function cannot go to a worker/));
   await runtime.free();
 });
