@@ -253,6 +253,7 @@ export const sessionGenerateOptions: Checks<SessionGenerateOptions> = {
   maxTokens: limit(0),
   stopTokens: checkWholeNumbers,
   stop: checkStop,
+  jsonSchema: anything, // json-schema.ts says what is wrong, and where
   ignoreEnd: checkBoolean,
   logprobs: checkLogprobs,
   whenFull: named('stop', 'error', 'slide'),

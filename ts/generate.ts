@@ -3,6 +3,7 @@
  * into the core is short, and the event loop gets a turn every few milliseconds, so that a page can paint and abort.
  */
 import { checkOptions, checkWholeNumbers, generateOptions, sessionGenerateOptions } from './arguments.js';
+import { JsonConstraint, TokenTree } from './constraint.js';
 import { HeddleError } from './errors.js';
 import { Breather, seconds } from './host.js';
 import { seeded } from './random.js';
@@ -74,6 +75,7 @@ class Writing {
   readonly #options: SessionGenerateOptions;
   readonly #text: TextStream | undefined;
   readonly #stops: StopStrings;
+  readonly #constraint: JsonConstraint | undefined;
   readonly #choose: Chooser;
   readonly #breather = new Breather();
   readonly #started = seconds();
@@ -95,7 +97,8 @@ class Writing {
     this.#text = model.tokenizer?.stream(ids);
     this.#stops = new StopStrings(stops);
     this.#ends = new Set([...(options.ignoreEnd ? [] : model.endTokens), ...(options.stopTokens ?? [])]);
-    this.#choose = chooser(options);
+    if (options.jsonSchema !== undefined) this.#constraint = new JsonConstraint(options.jsonSchema, treeFinder(model, session), this.#ends);
+    this.#choose = chooser(options, this.#constraint);
     this.#usage = {
       tokens: 0, tokensPerSecond: 0, prefillTokens: ids.length - held, reusedTokens: held, prefillSeconds: 0, firstTokenSeconds: 0, stop: 'max_tokens',
     };
@@ -117,7 +120,7 @@ class Writing {
       const given = seconds();
       yield made;
       waited += seconds() - given;
-      const ended = usage.stop === 'stop_string' || usage.tokens >= maxTokens;
+      const ended = usage.stop !== 'max_tokens' || usage.tokens >= maxTokens;
       if (ended && goesOn) this.#append(made.token);
       if (ended || !(await this.#decode(made.token))) break;
       await this.#pause();
@@ -159,6 +162,8 @@ class Writing {
       usage.stop = 'stop_string';
       usage.stoppedBy = this.#stops.found;
     }
+    this.#constraint?.accept(token);
+    if (this.#constraint?.complete) usage.stop = 'complete';
     return { token, text, ...logprobs };
   }
 
@@ -237,17 +242,36 @@ type Choice = Pick<GeneratedToken, 'token' | 'logprob' | 'top'>;
 type Chooser = (session: LocalSession, history: History) => Choice;
 
 /** How the next token is chosen from a session's last logits. */
-function chooser(options: SessionGenerateOptions): Chooser {
+function chooser(options: SessionGenerateOptions, constraint: JsonConstraint | undefined): Chooser {
   const { temperature = 0, topK = Infinity, seed, logprobs = false } = options;
   const greedy = temperature === 0 || topK === 1;
-  if (greedy && logprobs === false && !changesLogits(options)) return (session) => ({ token: session.argmaxSync() });
+  if (greedy && logprobs === false && !constraint && !changesLogits(options)) return (session) => ({ token: session.argmaxSync() });
   const random = seed === undefined ? Math.random : seeded(seed);
   return (session, history) => {
     const logits = session.logitsSync();
     processLogits(logits, options, history);
-    const token = greedy ? largestId(logits) : drawFrom(filterLogits(logits, options), random());
+    let token = greedy ? largestId(logits) : -1;
+    // The likeliest token mostly fits: the others need not be looked at.
+    if (constraint && !(greedy && constraint.allows(token))) {
+      constraint.mask(logits);
+      token = largestId(logits);
+    }
+    if (!greedy) token = drawFrom(filterLogits(logits, options), random());
     if (logprobs === false) return { token };
     const { logprob, top } = logProbabilities(logits, token, Number(logprobs === true ? 0 : logprobs));
     return { token, logprob, ...(top.length > 0 && { top }) };
+  };
+}
+
+// ---- Vocabularies as trees, one a tokenizer ----
+
+const trees = new WeakMap<Tokenizer, TokenTree>();
+
+function treeFinder({ tokenizer }: TextModel, session: LocalSession): () => TokenTree {
+  if (!tokenizer) throw new HeddleError('bad_state', 'jsonSchema: the model has no tokenizer, so its tokens are no text');
+  return () => {
+    let tree = trees.get(tokenizer);
+    if (!tree) trees.set(tokenizer, (tree = new TokenTree(tokenizer.tokenTexts(session.outputShape.at(-1) ?? 0))));
+    return tree;
   };
 }

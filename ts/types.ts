@@ -5,6 +5,7 @@
  * Everything is asynchronous, so that a program does not change when its runtime moves into a worker. What is synchronous as
  * well, because a small forward costs microseconds, exists only on a runtime in this thread: see names.ts and the `…Sync` methods.
  */
+import type { JsonSchema } from './json-schema.js';
 import type { SamplingOptions } from './sampling.js';
 import type { TokenizerFiles } from './tokenizer.js';
 
@@ -203,6 +204,11 @@ export interface GenerateOptions extends SamplingOptions {
   stopTokens?: readonly number[];
   /** Strings that end the text; neither they nor what follows is given out. */
   stop?: string | readonly string[];
+  /**
+   * The text is JSON that fits this schema, and ends when it is complete; true: any JSON. See json-schema.ts for the keywords that are read; others are
+   * refused by name.
+   */
+  jsonSchema?: JsonSchema;
   /** Goes on past the model's own end tokens. */
   ignoreEnd?: boolean;
   /** Gives each token's log probability, and those of so many likeliest ones; true: of none. Taken after penalties and bans, before temperature and filters. */
@@ -253,8 +259,8 @@ export interface GenerateUsage {
   prefillSeconds: number;
   /** From the start to the first token. */
   firstTokenSeconds: number;
-  /** Why it ended: an end or stop token, a stop string, as many tokens as were asked for, no more positions. */
-  stop: 'end' | 'stop_string' | 'max_tokens' | 'context';
+  /** Why it ended: an end or stop token, a stop string, JSON that is complete, as many tokens as were asked for, no more positions. */
+  stop: 'end' | 'stop_string' | 'complete' | 'max_tokens' | 'context';
   /** The token or string that ended it. */
   stoppedBy?: number | string;
 }
