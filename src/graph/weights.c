@@ -232,7 +232,8 @@ typedef struct hd_filling {
   hd_arena arena;
 } hd_filling;
 
-/* The slot's own shape, or one that it folds (a convolution's [out, in, k, k]); in the loom dialect also turned around, or flat. */
+/* The slot's own shape, or one that folds it or is folded by it (a convolution's [out, in, k, k] is [out, in·k·k] too); in the loom dialect also
+ * turned around, or flat. */
 static bool shape_fits(const hd_filling *f, const hd_parameter *p, const hd_entry *e) {
   const hd_slot *slot = &p->slot;
   bool same = slot->n_dims == e->n_dims, turned = slot->n_dims == 2 && e->n_dims == 2;
@@ -242,7 +243,7 @@ static bool shape_fits(const hd_filling *f, const hd_parameter *p, const hd_entr
   }
   size_t count;
   bool whole = hd_shape_count(e->n_dims, e->shape, &count) && count == hd_parameter_count(p);
-  bool flat = whole && e->n_dims == 1, folded = whole && e->n_dims > slot->n_dims && slot->n_dims == 2 && e->shape[0] == slot->shape[0];
+  bool flat = whole && e->n_dims == 1, folded = whole && e->n_dims > 1 && slot->n_dims > 1 && e->n_dims != slot->n_dims && e->shape[0] == slot->shape[0];
   return same || folded || (f->model->dialect == HD_LOOM && (turned || flat));
 }
 

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { assertWithin } from './golden.mjs';
+import { assertWithin, writeSafetensors } from './golden.mjs';
 import { golden, heddleError, readJson, testOnEveryModule } from './heddle.mjs';
 
 /** The header of a SafeTensors file and where its data begin. */
@@ -119,6 +119,15 @@ testOnEveryModule('F15 P7 int8 takes a quarter of float32, F4 an eighth, scales 
   const [full, int8, f4] = await Promise.all(['F32', 'I8', 'F4'].map((dtype) => model.saveWeights({ dtype })));
   assert.ok(int8.length / full.length <= 0.26, `${int8.length / full.length}`);
   assert.ok(f4.length / full.length <= 0.13, `${f4.length / full.length}`);
+  await model.free();
+});
+
+testOnEveryModule('F23: a kernel whose file folds it into [out, in · kernel] is read, too', async (runtime) => {
+  const model = await runtime.buildNetwork({ layers: [{ type: 'conv2d', in_channels: 2, out_channels: 3, kernel_size: 2, bias: false }] });
+  const data = Float32Array.from({ length: 24 }, (_, i) => i);
+  assert.equal(await model.loadWeights(writeSafetensors({ 'layers.0.weight': { shape: [3, 8], data } })), 1);
+  assert.deepEqual(await model.readWeight('layers.0.weight'), data);
+  await assert.rejects(model.loadWeights(writeSafetensors({ 'layers.0.weight': { shape: [8, 3], data } })), heddleError('bad_file', /the network wants shape \[3, 2, 2, 2\], the file has \[8, 3\]/));
   await model.free();
 });
 
