@@ -162,7 +162,7 @@ static bool check_model(const char *text, size_t n, const cJSON *model) {
   hd_bundle *b;
   hd_status status = hd_bundle_read(&b, text, n, text_of(model, "id"), &err);
   if (!CHECK(status == HD_OK)) printf("# %s\n", err.message);
-  if (b) CHECK(b->multi_precision == is_form_2(model) && (b->precision != NULL) == is_form_2(model));
+  if (b) CHECK(b->form == (is_form_2(model) ? HD_FORM_CODED : HD_FORM_DECIMAL) && (b->precision != NULL) == is_form_2(model));
   hd_bundle_free(b);
   if (is_form_2(model)) return false;
   size_t n_inner;
@@ -181,7 +181,7 @@ static void check_written(const char *text, const cJSON *tree) {
   size_t n_inner, n_again;
   char *inner = inner_text(model, &n_inner), *again;
   hd_bundle_parts parts = {.id = text_of(model, "id"), .cfg = cJSON_GetObjectItem(model, "cfg"), .weights = inner, .n_weights = n_inner,
-                           .multi_precision = is_form_2(model)};
+                           .form = is_form_2(model) ? HD_FORM_CODED : HD_FORM_DECIMAL};
   CHECK(hd_bundle_write(&again, &n_again, &parts, NULL) == HD_OK);
   CHECK(n_again == strlen(again));
   CHECK_EQ_TEXT(again, text);
