@@ -346,9 +346,11 @@ const char *hd_bundle_field(const char *field, hd_bundle_form form) {
   return field;
 }
 
-const char *hd_bundle_lost_key(const cJSON *layer, hd_bundle_form form) {
-  static const char positions[] = "grid_positions";
-  return form == HD_FORM_CODED && cJSON_GetObjectItemCaseSensitive(layer, positions) ? positions : NULL;
+const char *hd_bundle_lost(const cJSON *layer, hd_bundle_form form) {
+  const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(layer, "type"));
+  const bool is_residual = type && strcmp(type, "residual") == 0, has_positions = cJSON_GetObjectItemCaseSensitive(layer, "grid_positions") != NULL;
+  if (form == HD_FORM_DECIMAL && is_residual) return "residual";
+  return form == HD_FORM_CODED && has_positions ? "grid_positions" : NULL;
 }
 
 /* ---- Writing ---- */

@@ -67,8 +67,8 @@ void hd_text_base64(hd_text *t, const void *bytes, size_t n);
 /* What a field of form 1 is called in the form; NULL where Loom has no place for it there. */
 const char *hd_bundle_field(const char *field, hd_bundle_form form);
 
-/* The first key of a declared layer's that Loom's reader of the form does not take up, or NULL. */
-const char *hd_bundle_lost_key(const cJSON *layer, hd_bundle_form form);
+/* What of a declared layer Loom's reader of the form would lose, its type or a key; NULL: nothing. */
+const char *hd_bundle_lost(const cJSON *layer, hd_bundle_form form);
 
 /* A one-model bundle's parts, as in hd_bundle. `extra` and `model_extra` may be NULL. */
 typedef struct hd_bundle_parts {

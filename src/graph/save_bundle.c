@@ -208,9 +208,9 @@ static hd_status check_layers(const cJSON *layers, const char *path, hd_bundle_f
   const cJSON *layer;
   char room[HD_NAME_ROOM], own[512];
   cJSON_ArrayForEach(layer, layers) {
-    const char *key = hd_bundle_lost_key(layer, form);
+    const char *lost = hd_bundle_lost(layer, form);
     snprintf(own, sizeof own, "%s.%zu", path, i++);
-    if (key) return hd_fail(err, HD_UNSUPPORTED, "layer %s: the loom dialect's weight form %d cannot hold %s", hd_short_name(room, own), (int)form, key);
+    if (lost) return hd_fail(err, HD_UNSUPPORTED, "layer %s: the loom dialect's weight form %d cannot hold %s", hd_short_name(room, own), (int)form, lost);
     snprintf(own + strlen(own), sizeof own - strlen(own), ".branches");
     HD_TRY(check_layers(cJSON_GetObjectItemCaseSensitive(layer, "branches"), own, form, err));
   }

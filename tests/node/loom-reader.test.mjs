@@ -7,7 +7,7 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { assertWithin } from './golden.mjs';
-import { golden, heddle, readJson, testOnEveryModule } from './heddle.mjs';
+import { golden, heddle, heddleError, readJson, testOnEveryModule } from './heddle.mjs';
 
 const python = spawnSync('python3', ['--version']).status === 0 ? {} : { skip: 'there is no python3 on this machine' };
 
@@ -64,8 +64,11 @@ test('F43: the independent reader refuses what Loom refuses', python, () => {
   for (const [i, result] of read(cases).entries()) assert.match(result.error ?? '', /^BadBundle: /, `case ${i}`);
 });
 
-/** What form 2 cannot hold, by the type of a layer: our writer refuses it by name. */
-const notInForm2 = (layer) => layer.type === 'kmeans' || layer.combine_mode === 'grid_scatter';
+/** What Loom's forms cannot hold: our writer refuses it by the layer's name. */
+const notIn = {
+  1: ({ type }) => type === 'embedding' || type === 'residual',
+  2: ({ type, combine_mode: mode }) => type === 'kmeans' || mode === 'grid_scatter',
+};
 /** What Loom v0.0.8 itself loses of its own form 2 (loom.md, section j, 3 and 4), although the text has it. */
 const lostInForm2 = (layer) => layer.type === 'multi_head_attention' || layer.type === 'conv1d';
 
@@ -78,9 +81,7 @@ for (const form of [1, 2]) {
       try {
         cases.push({ ...entry, bundle: form === 1 ? network.SaveModelToString(entry.id) : network.SaveModelWithDType(entry.id, 'float32') });
       } catch (error) {
-        const isRefused = form === 1 ? ['embedding', 'residual'] : [];
-        const cannot = layersOf(entry.cfg).some((layer) => (form === 1 ? isRefused.includes(layer.type) : notInForm2(layer)));
-        assert.ok(cannot && error instanceof heddle.HeddleError && error.code === 'unsupported' && /^layer layers\.\d/.test(error.message), `${entry.name}: ${error.message}`);
+        assert.ok(layersOf(entry.cfg).some(notIn[form]) && error instanceof heddle.HeddleError && error.code === 'unsupported' && /^layer layers\.\d/.test(error.message), `${entry.name}: ${error.message}`);
         nRefused++;
       } finally {
         network.free();
@@ -95,3 +96,36 @@ for (const form of [1, 2]) {
     assert.ok(cases.length >= 120 && nRefused <= 24, `${cases.length} written, ${nRefused} refused`);
   });
 }
+
+/** Layers of the loom dialect that one form or both cannot hold. */
+const dense = { type: 'dense', input_height: 4, output_height: 4, activation: 'tanh' };
+const unholdable = [
+  [{ type: 'residual' }, [1]],
+  [{ type: 'embedding', vocab_size: 5, embedding_dim: 4 }, [1]],
+  [{ type: 'kmeans', num_clusters: 2, cluster_dim: 4, attached_layer: dense }, [2]],
+  [{ type: 'parallel', combine_mode: 'grid_scatter', grid_output_rows: 1, grid_output_cols: 1, branches: [dense], grid_positions: [{ branch_index: 0, target_row: 0, target_col: 0 }] }, [2]],
+  [{ type: 'parallel', branches: [{ type: 'parallel', combine_mode: 'grid_scatter', grid_output_rows: 1, grid_output_cols: 1, branches: [dense], grid_positions: [{ branch_index: 0, target_row: 0, target_col: 0 }] }] }, [2]],
+  [{ type: 'parallel', combine_mode: 'filter', branches: [dense, dense], filter_gate: { type: 'dense', input_height: 4, output_height: 2, activation: 'tanh' } }, [1, 2]],
+];
+
+testOnEveryModule('F43: what a form of Loom cannot hold is refused in the loom dialect by the layer, and kept in the standard one', (runtime) => {
+  for (const [layer, forms] of unholdable) {
+    const network = runtime.BuildNetworkFromJSON({ grid_rows: 1, grid_cols: 1, layers_per_cell: 1, layers: [layer] });
+    const save = { 1: () => network.SaveModelToString('m'), 2: () => network.SaveModelWithDType('m', 'float32') };
+    for (const form of [1, 2]) {
+      if (forms.includes(form)) assert.throws(save[form], heddleError('unsupported', /layers\.0/), `${layer.type} in form ${form}`);
+      else assert.equal(typeof save[form](), 'string');
+    }
+    network.free();
+    const own = layer.type === 'residual' ? { ...layer, branches: [dense] } : layer;
+    const ids = layer.type === 'embedding';
+    const kept = runtime.BuildNetworkFromJSON({ dialect: 'standard', ...(ids && { input_dtype: 'I32' }), layers: [own] });
+    const input = ids ? [1, 2, 3] : [0.5, -1, 0.25, 2];
+    for (const saved of [kept.SaveModelToString('m'), kept.SaveModelWithDType('m', 'float32')]) {
+      const again = runtime.LoadModelFromString(saved, 'm');
+      assert.deepEqual(again.ForwardCPU(input), kept.ForwardCPU(input), layer.type);
+      again.free();
+    }
+    kept.free();
+  }
+});
