@@ -142,7 +142,7 @@ for (const { name, file, id, code, message } of readJson(golden('broken-bundles/
   });
 }
 
-testOnEveryModule('the exported LoadNetworkFromString uses the first runtime', async (runtime, module) => {
+testOnEveryModule('C4: the exported LoadNetworkFromString uses the first runtime', async (runtime, module) => {
   await runtimeWith(module);
   const text = readFileSync(golden('loom/dense_tanh.bundle.json'), 'utf8');
   const network = heddle.LoadNetworkFromString(text, 'dense_tanh');
