@@ -105,7 +105,7 @@ TEST(bundle_keys_match_whatever_their_case_and_others_are_skipped) {
   hd_bundle_free(b);
 }
 
-TEST(bundle_takes_the_first_of_several_models_with_the_id) {
+TEST(F7_bundle_takes_the_first_of_several_models_with_the_id) {
   static const char text[] = "{\"models\":[{\"id\":\"a\",\"cfg\":{\"k\":1},\"weights\":{\"data\":\"e30=\"}},"
                              "{\"id\":\"b\",\"cfg\":{\"k\":2},\"weights\":{\"data\":\"e30=\"}},"
                              "{\"id\":\"b\",\"cfg\":{\"k\":3},\"weights\":{\"data\":\"\"}}],\"type\":\"modelhost/bundle\"}";
@@ -226,7 +226,7 @@ static unsigned check_bundles_in(const char *folder, unsigned *n_files) {
   return n_form_1;
 }
 
-TEST(bundle_golden_files_read_and_are_written_as_loom_wrote_them) {
+TEST(F4_bundle_golden_files_read_and_are_written_as_loom_wrote_them) {
   unsigned n_files = 0;
   CHECK(check_bundles_in(HEDDLE_SOURCE_DIR "/tests/golden/loom", &n_files) >= 13);
 }
@@ -240,7 +240,7 @@ TEST(bundle_shared_golden_files_read_and_are_written_as_loom_wrote_them) {
 
 /* ---- Broken files ---- */
 
-TEST(bundle_broken_files_are_refused_with_their_code_and_message) {
+TEST(F11_bundle_broken_files_are_refused_with_their_code_and_message) {
   cJSON *cases = read_tree("tests/golden/broken-bundles/cases.json");
   const cJSON *item;
   int n_cases = 0;

@@ -42,7 +42,7 @@ for (const entry of readJson(golden('loom/cases.json')).filter(({ kind }) => kin
       network.free();
     });
 
-    testOnEveryModule(`Loom's ${name}, saved and loaded again, gives the same bits`, async (runtime) => {
+    testOnEveryModule(`F2: Loom's ${name}, saved and loaded again, gives the same bits`, async (runtime) => {
       const network = runtime.LoadNetworkFromString(text, model.model_id);
       const saved = network.SaveModelToString('again');
       const again = runtime.LoadNetworkFromString(saved, 'again');
