@@ -6,7 +6,10 @@ import { checkLargeCount } from './arguments.js';
 import type { WeightDtype } from './types.js';
 
 /** Bytes of one weight. Q8_0 is GGML's: 34 bytes for 32 weights. */
-const bytesPerWeight = { F64: 8, F32: 4, F16: 2, BF16: 2, F4: 0.5, I64: 8, I32: 4, I16: 2, I8: 1, U64: 8, U32: 4, U16: 2, U8: 1, Q8_0: 34 / 32 } as const satisfies Record<WeightDtype | 'Q8_0', number>;
+const bytesPerWeight = {
+  F64: 8, F32: 4, F16: 2, BF16: 2, F4: 0.5, Q8_0: 34 / 32,
+  I64: 8, I32: 4, I16: 2, I8: 1, U64: 8, U32: 4, U16: 2, U8: 1,
+} as const satisfies Record<WeightDtype | 'Q8_0', number>;
 
 export interface WeightSize {
   bytes: number;

@@ -145,7 +145,8 @@ static hd_status field_to_write(const char **out, bool *in_out, const hd_model *
   *out = m->dialect == HD_LOOM ? hd_bundle_field(field, k->form) : field;
   char room[HD_NAME_ROOM];
   if (*out) return HD_OK;
-  return hd_fail(err, HD_UNSUPPORTED, "layer %s: the loom dialect's weight form %d cannot hold %s", hd_short_name(room, p->owner->name), (int)k->form, field);
+  return hd_fail(err, HD_UNSUPPORTED, "layer %s: the loom dialect's weight form %d cannot hold %s", hd_short_name(room, p->owner->name),
+                 (int)k->form, field);
 }
 
 static hd_status write_layer_weights(hd_text *t, const hd_model *m, const hd_spec *spec, const hd_keeping *k, hd_error *err) {
@@ -210,7 +211,8 @@ static hd_status check_layers(const cJSON *layers, const char *path, hd_bundle_f
   cJSON_ArrayForEach(layer, layers) {
     const char *lost = hd_bundle_lost(layer, form);
     snprintf(own, sizeof own, "%s.%zu", path, i++);
-    if (lost) return hd_fail(err, HD_UNSUPPORTED, "layer %s: the loom dialect's weight form %d cannot hold %s", hd_short_name(room, own), (int)form, lost);
+    if (lost)
+      return hd_fail(err, HD_UNSUPPORTED, "layer %s: the loom dialect's weight form %d cannot hold %s", hd_short_name(room, own), (int)form, lost);
     snprintf(own + strlen(own), sizeof own - strlen(own), ".branches");
     HD_TRY(check_layers(cJSON_GetObjectItemCaseSensitive(layer, "branches"), own, form, err));
   }
@@ -250,13 +252,16 @@ hd_status hd_model_save_bundle(char **text, size_t *n, const hd_model *model, co
 
 static hd_status check_quantization(const hd_keeping *k, hd_error *err) {
   const hd_quantization *how = k->how;
+  const hd_affine_dtype *dtype = k->affine;
+  const long zero_point = (long)how->given_zero_point;
   char room[HD_NAME_ROOM];
-  if (!k->affine)
+  if (!dtype)
     return hd_fail(err, HD_BAD_ARGUMENT, "weights cannot be quantised to '%s'; they can to int8, int16, uint8, uint16", hd_short_name(room, how->dtype));
-  if (!(how->scale >= 0) || !isfinite(how->scale)) return hd_fail(err, HD_BAD_ARGUMENT, "scale: expected a finite number above 0, or 0 for fitted ones, found %g", (double)how->scale);
-  if (how->scale == 0 && how->given_zero_point != 0) return hd_fail(err, HD_BAD_ARGUMENT, "a zero point is given only together with a scale");
-  if (how->given_zero_point < k->affine->low || how->given_zero_point > k->affine->high)
-    return hd_fail(err, HD_BAD_ARGUMENT, "zero point: expected %s's %ld … %ld, found %ld", k->affine->name, (long)k->affine->low, (long)k->affine->high, (long)how->given_zero_point);
+  if (!(how->scale >= 0) || !isfinite(how->scale))
+    return hd_fail(err, HD_BAD_ARGUMENT, "scale: expected a finite number above 0, or 0 for fitted ones, found %g", (double)how->scale);
+  if (how->scale == 0 && zero_point != 0) return hd_fail(err, HD_BAD_ARGUMENT, "a zero point is given only together with a scale");
+  if (zero_point < dtype->low || zero_point > dtype->high)
+    return hd_fail(err, HD_BAD_ARGUMENT, "zero point: expected %s's %ld … %ld, found %ld", dtype->name, (long)dtype->low, (long)dtype->high, zero_point);
   return HD_OK;
 }
 

@@ -100,6 +100,7 @@ for (const form of [1, 2]) {
 /** Layers of the loom dialect that one form or both cannot hold. */
 const dense = { type: 'dense', input_height: 4, output_height: 4, activation: 'tanh' };
 const unholdable = [
+  [{ type: 'multi_head_attention', d_model: 4, num_heads: 1, seq_length: 1, rope_freq_base: 500 }, [1, 2]],
   [{ type: 'residual' }, [1]],
   [{ type: 'embedding', vocab_size: 5, embedding_dim: 4 }, [1]],
   [{ type: 'kmeans', num_clusters: 2, cluster_dim: 4, attached_layer: dense }, [2]],
@@ -119,7 +120,7 @@ testOnEveryModule('F43: what a form of Loom cannot hold is refused in the loom d
     network.free();
     const own = layer.type === 'residual' ? { ...layer, branches: [dense] } : layer;
     const ids = layer.type === 'embedding';
-    const kept = runtime.BuildNetworkFromJSON({ dialect: 'standard', ...(ids && { input_dtype: 'I32' }), layers: [own] });
+    const kept = runtime.BuildNetworkFromJSON({ dialect: 'standard', ...(ids ? { input_dtype: 'I32' } : { input_shape: [1, 4] }), layers: [own] });
     const input = ids ? [1, 2, 3] : [0.5, -1, 0.25, 2];
     for (const saved of [kept.SaveModelToString('m'), kept.SaveModelWithDType('m', 'float32')]) {
       const again = runtime.LoadModelFromString(saved, 'm');

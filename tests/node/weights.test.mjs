@@ -15,6 +15,21 @@ function headerOf(file) {
   return { header: JSON.parse(Buffer.from(file.subarray(8, 8 + n)).toString('utf8')), data: file.subarray(8 + n) };
 }
 
+const bitsOf = (dtype) => (dtype === 'BOOL' ? 8 : Number(dtype.replace(/^\D+/, '')));
+
+/** Fails unless the file keeps the rules that the safetensors library checks when it opens one: every byte is one tensor's, and shapes say how many. */
+function assertOpens(file) {
+  const { header: { __metadata__: metadata = {}, ...tensors }, data } = headerOf(file);
+  for (const value of Object.values(metadata)) assert.equal(typeof value, 'string');
+  let end = 0;
+  for (const [name, { dtype, shape, data_offsets: [from, to] }] of Object.entries(tensors).sort(([, a], [, b]) => a.data_offsets[0] - b.data_offsets[0])) {
+    assert.equal(from, end, `${name}: no gap and no overlap`);
+    assert.equal((to - from) * 8, shape.reduce((n, size) => n * size, 1) * bitsOf(dtype), `${name}: as many bytes as its shape says`);
+    end = to;
+  }
+  assert.equal(end, data.length, 'nothing behind the last tensor');
+}
+
 const floatsOf = (bits) => new Float32Array(Uint8Array.from(Buffer.from(bits, 'base64')).buffer);
 const cases = readJson(golden('loom/cases.json'));
 const dtypes = ['F64', 'F32', 'F16', 'BF16', 'F4', 'I64', 'I32', 'I16', 'I8', 'U64', 'U32', 'U16', 'U8'];
@@ -91,6 +106,7 @@ testOnEveryModule('F13 F16 F22 a network saved in any dtype comes back near what
   const least = { F64: 1, F32: 1, I64: 1, I32: 1, U64: 1, U32: 1, F16: 0.99999, I16: 0.99999, U16: 0.99999, BF16: 0.9999, I8: 0.999, U8: 0.999, F4: 0.96 };
   for (const dtype of dtypes) {
     const file = await model.saveWeights({ dtype });
+    assertOpens(file);
     assert.equal(headerOf(file).header['layers.0.weight'].dtype, dtype);
     assert.equal(await other.loadWeights(file), 4);
     const got = await other.forward(input);
