@@ -130,6 +130,42 @@ testOnEveryModule('F17 P8 F4 with fitted scales keeps 99 % of normally distribut
   await model.free();
 });
 
+testOnEveryModule('F12: bytes a weight, and how far each precision may be off: floats by a part of the value, integers by half a step; what is too large is infinite or clipped', async (runtime) => {
+  const spec = { layers: [{ type: 'linear', in_features: 500, out_features: 1, bias: false }] };
+  const [model, other] = [await runtime.buildNetwork(spec), await runtime.buildNetwork(spec)];
+  const values = Float32Array.from({ length: 500 }, (_, i) => Math.sin(i) * 10 ** (i % 7 - 4));
+  const most = Math.max(...values.map(Math.abs));
+  await model.writeWeight('layers.0.weight', values);
+  const bounds = {
+    F64: [8, () => 0],
+    F32: [4, () => 0],
+    F16: [2, (v) => Math.max(Math.abs(v) * 2 ** -11, 2 ** -25)], // below 2^-14 half a step of the subnormals
+    BF16: [2, (v) => Math.abs(v) * 2 ** -8],
+    I32: [4, (v) => Math.abs(v) * 2 ** -23 + most * 2 ** -30], // through float32
+    I16: [2, () => most / 32767 / 1.99],
+    I8: [1, () => most / 127 / 1.99],
+  };
+  for (const [dtype, [bytes, bound]] of Object.entries(bounds)) {
+    const file = await model.saveWeights({ dtype });
+    const [from, to] = headerOf(file).header['layers.0.weight'].data_offsets;
+    assert.equal(to - from, 500 * bytes, dtype);
+    await other.loadWeights(file);
+    for (const [i, v] of (await other.readWeight('layers.0.weight')).entries()) assert.ok(Math.abs(v - values[i]) <= bound(values[i]), `${dtype}: ${values[i]} became ${v}`);
+  }
+  await model.writeWeight('layers.0.weight', values.map((v, i) => (i === 0 ? 65504 : i === 1 ? -65520 : v)));
+  await other.loadWeights(await model.saveWeights({ dtype: 'F16' }));
+  assert.deepEqual(Array.from((await other.readWeight('layers.0.weight')).subarray(0, 2)), [65504, -Infinity]);
+  const bundled = async (dtype) => {
+    const loaded = await runtime.loadModel(await model.saveToString('m', { dtype }));
+    const back = await loaded.readWeight('layers.0.weight');
+    await loaded.free();
+    return back.subarray(0, 2);
+  };
+  assert.deepEqual(Array.from(await bundled('float16')), [65504, -65504], 'Loom truncates: up to 65536');
+  assert.deepEqual(Array.from(await bundled('int8')), [1, -1], 'Loom\'s integers are clipped to −1 … 1');
+  for (const each of [model, other]) await each.free();
+});
+
 testOnEveryModule('F15 P7 int8 takes a quarter of float32, F4 an eighth, scales included, for wide rows', async (runtime) => {
   const model = await runtime.buildNetwork({ layers: [{ type: 'linear', in_features: 1000, out_features: 200, bias: false }] });
   const [full, int8, f4] = await Promise.all(['F32', 'I8', 'F4'].map((dtype) => model.saveWeights({ dtype })));
