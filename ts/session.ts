@@ -86,8 +86,8 @@ export class LocalSession implements Session {
   /** The ids its state is of. */
   #tokens: number[] = [];
   #adapter: Adapter | null = null;
-  /** A new session made as this one was. */
-  readonly #again: () => LocalSession;
+  /** What it was made with, for a fork. In a field, not in a closure: those of a constructor share what they hold, and the lease's must not hold the session. */
+  readonly #made: { modelHandle: number; parent: Lease; options: SessionOptions };
 
   constructor(core: Core, modelHandle: number, model: TextModel, parent: Lease, options: SessionOptions) {
     const { mode = 'infer', input, context = 0, outputRows = 0 } = options;
@@ -99,11 +99,7 @@ export class LocalSession implements Session {
     );
     this.#core = core;
     this.#handle = handle;
-    this.#again = () => {
-      const copy = new LocalSession(core, modelHandle, model, parent, options);
-      if (this.#adapter) copy.useAdapterSync(this.#adapter);
-      return copy;
-    };
+    this.#made = { modelHandle, parent, options };
     this.model = model;
     this.#lease = new Lease('session', () => {
       if (core.alive) core.call((x) => x.w_session_free(handle));
@@ -335,8 +331,11 @@ export class LocalSession implements Session {
   }
 
   async fork(): Promise<LocalSession> {
-    const copy = this.#again();
+    this.#lease.check();
+    const { modelHandle, parent, options } = this.#made;
+    const copy = new LocalSession(this.#core, modelHandle, this.model, parent, options);
     try {
+      if (this.#adapter) copy.useAdapterSync(this.#adapter);
       copy.loadStateSync(this.saveStateSync());
       return copy;
     } catch (error) {

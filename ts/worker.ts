@@ -107,4 +107,6 @@ export type { AssistantText, ToolCall, ToolDefinition } from './assistant.js';
 export { HeddleError } from './errors.js';
 export type { ErrorCode } from './errors.js';
 export * from './schedulers.js';
+export { weightSizes } from './sizes.js';
+export type { WeightSize, WeightSizes } from './sizes.js';
 export type * from './types.js';
