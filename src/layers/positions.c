@@ -13,9 +13,8 @@ typedef struct positions_config {
 } positions_config;
 
 static void parse(positions_config *c, hd_parse *p, const char *key) {
-  c->width = hd_json_get_size(&p->json, key, 0);
+  c->width = hd_json_need_size(&p->json, key, 1 << 24);
   c->positions_first = !hd_json_get_bool(&p->json, "batch_first", true);
-  if (c->width == 0 || c->width > 1 << 24) hd_json_refuse(&p->json, key, HD_BAD_FILE, "expected a size of at least 1");
   if (p->dialect == HD_LOOM) hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "the loom dialect has no '%s'", p->spec->layer->name);
 }
 
@@ -24,8 +23,7 @@ static void parse_sinusoidal(void *config, hd_parse *p) { parse(config, p, "d_mo
 static void parse_learned(void *config, hd_parse *p) {
   positions_config *c = config;
   parse(c, p, "dim");
-  c->most = hd_json_get_size(&p->json, "max_len", 0);
-  if (c->most == 0) hd_json_refuse(&p->json, "max_len", HD_BAD_FILE, "expected a size of at least 1");
+  c->most = hd_json_need_size(&p->json, "max_len", SIZE_MAX);
 }
 
 static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
@@ -110,9 +108,9 @@ static hd_status backward_learned(const hd_call *call, hd_error *err) {
 
 static void parse_rotary(void *config, hd_parse *p) {
   hd_rope_table_config *c = config;
-  c->head_dim = hd_json_get_size(&p->json, "dim", 0);
+  c->head_dim = hd_json_need_size(&p->json, "dim", SIZE_MAX);
   c->theta = hd_json_get_number(&p->json, "base", 10000);
-  if (c->head_dim == 0 || c->head_dim % 2) hd_json_refuse(&p->json, "dim", HD_BAD_FILE, "expected an even size, found %zu", c->head_dim);
+  if (c->head_dim % 2) hd_json_refuse(&p->json, "dim", HD_BAD_FILE, "expected an even size, found %zu", c->head_dim);
   if (!(c->theta > 0)) hd_json_refuse(&p->json, "base", HD_BAD_FILE, "expected a number above 0");
   if (hd_json_get_bool(&p->json, "interleaved", false))
     hd_json_refuse(&p->json, "interleaved", HD_UNSUPPORTED, "rotating neighbouring pairs is not built, only halves are");
