@@ -7,6 +7,7 @@
 import { checkName, isPlainObject, jsonText } from './arguments.js';
 import type { Core } from './core.js';
 import { HeddleError } from './errors.js';
+import type { ErrorCode } from './errors.js';
 import { Breather } from './host.js';
 import { stagingBytes } from './memory.js';
 import { isByteSource, missingFile, openFile, openSource, readRange, readText, sized } from './source.js';
@@ -250,12 +251,27 @@ function completed(core: Core, directory: number, config: string): string | unde
   return network && 'model_type' in network ? JSON.stringify(network) : undefined;
 }
 
-/** What a weight file's tensors seem to be: see src/graph/detect.c. */
-export async function detectFile(core: Core, source: ByteSource, config: string | undefined): Promise<DetectedModel & { network: object | null }> {
+/** What a weight file's tensors seem to be, and the network they make or why they make none: see src/graph/detect.c. */
+export interface Detection extends DetectedModel {
+  network: object | null;
+  refusal: { code: ErrorCode; message: string } | null;
+}
+
+/** Whether a config.json is one whose own loader says better than detection what is wrong: it names a family, or is no JSON. */
+export function namesFamily(config: string): boolean {
+  try {
+    const json: unknown = JSON.parse(config);
+    return typeof json !== 'object' || json === null || 'model_type' in json;
+  } catch {
+    return true;
+  }
+}
+
+export async function detectFile(core: Core, source: ByteSource, config: string | undefined): Promise<Detection> {
   const { directory } = await readDirectory(core, source);
   try {
     const detect = (p: number, n: number): string => core.text((x) => x.w_directory_detect(directory, p, n));
-    return JSON.parse(config === undefined ? detect(0, 0) : core.heap.withText(config, detect)) as DetectedModel & { network: object | null };
+    return JSON.parse(config === undefined ? detect(0, 0) : core.heap.withText(config, detect)) as Detection;
   } finally {
     if (core.alive) core.call((x) => x.w_directory_free(directory));
   }

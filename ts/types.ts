@@ -277,6 +277,8 @@ export interface DetectedModel {
   layers: Record<string, unknown>[];
   input_size: number;
   parameters: number;
+  /** What the network that LoadGenericFromBytes makes assumes, lacks or leaves out. */
+  warnings: string[];
 }
 
 /** SafeTensors' dtypes for weights. */

@@ -7,6 +7,7 @@ import './bundles.test.mjs';
 import './entries.test.mjs';
 import './generate.test.mjs';
 import './generic.test.mjs';
+import './generic-parts.test.mjs';
 import './http.test.mjs';
 import './inspect.test.mjs';
 import './lifetimes.test.mjs';
