@@ -73,3 +73,15 @@ export const sparsemax = (x) => {
   }
   return x.map((v) => Math.max(0, v - threshold));
 };
+
+/** Entmax with α = 1.5 (Peters et al., 2019): max(0, x/2 − τ)², τ found by halving. */
+export const entmax15 = (x) => {
+  const shares = (tau) => x.map((v) => Math.max(0, v / 2 - tau) ** 2);
+  let [low, high] = [Math.max(...x) / 2 - 1, Math.max(...x) / 2];
+  for (let i = 0; i < 60; i++) {
+    const middle = (low + high) / 2;
+    if (shares(middle).reduce((a, b) => a + b, 0) > 1) low = middle;
+    else high = middle;
+  }
+  return shares(low);
+};
