@@ -7,7 +7,8 @@ import { HeddleError } from './errors.js';
 import { Breather, seconds } from './host.js';
 import { seeded } from './random.js';
 import type { LocalSession } from './session.js';
-import type { TextStream, Tokenizer } from './tokenizer.js';
+import type { TextStream } from './text-stream.js';
+import type { Tokenizer } from './tokenizer.js';
 import type { GeneratedToken, GenerateOptions, GenerateUsage, NumbersInput, SessionOptions } from './types.js';
 
 /** Tokens a prefill computes at once: a good batch for the kernels, a short call for the page. */

@@ -2,6 +2,7 @@
  * model.ts: graph and weights in this thread's instance. types.ts says what each call means.
  */
 import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, mergeOptions, sessionOptions, validateOptions } from './arguments.js';
+import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
 import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
 import { HeddleError } from './errors.js';
@@ -13,7 +14,7 @@ import type { TextSettings } from './load.js';
 import { LocalAdapter, LocalSession, localHandle } from './session.js';
 import { openFile, readAll, readText } from './source.js';
 import { Tokenizer } from './tokenizer.js';
-import type { TokenizerFiles } from './tokenizer.js';
+import type { TokenizerFiles } from './tokenizer-files.js';
 import type {
   Adapter,
   FileInput,
@@ -160,6 +161,19 @@ export class LocalModel implements Model {
     this.#lease.check();
     checkWholeNumbers(tokens, 'tokens');
     return this.#needTokenizer().decode(Array.from(tokens));
+  }
+
+  async chatTemplate(): Promise<string | undefined> {
+    this.#lease.check();
+    return this.tokenizer?.chatTemplate;
+  }
+
+  applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions & { tokenize: true }): Promise<number[]>;
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: false }): Promise<string>;
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: boolean }): Promise<string | number[]>;
+  async applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: boolean }): Promise<string | number[]> {
+    this.#lease.check();
+    return this.#needTokenizer().applyChatTemplate(messages, options);
   }
 
   // ---- Weights ----

@@ -104,5 +104,8 @@ export { computeCorrelation, computeSilhouetteScore, kmeansCluster } from './ana
 export type { Clustering, RowsInput } from './analysis.js';
 export { HeddleError } from './errors.js';
 export type { ErrorCode } from './errors.js';
+export type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
+export type { TokenizerFiles } from './tokenizer-files.js';
+export type { GgufMetadata } from './tokenizer-gguf.js';
 export * from './schedulers.js';
 export type * from './types.js';

@@ -4,6 +4,7 @@
  */
 import './build-json.test.mjs';
 import './bundles.test.mjs';
+import './chat-templates.test.mjs';
 import './entries.test.mjs';
 import './generate.test.mjs';
 import './generic.test.mjs';
