@@ -25,7 +25,7 @@ export function shown(value: unknown): string {
   return typeof name === 'string' && name !== '' && name !== 'Object' ? name : 'an object';
 }
 
-function expected(name: string, what: string, found: unknown): HeddleError {
+export function expected(name: string, what: string, found: unknown): HeddleError {
   return new HeddleError('bad_argument', `${name}: expected ${what}, found ${shown(found)}`);
 }
 
@@ -62,7 +62,7 @@ export function checkName<T extends string>(value: unknown, name: string, known:
 
 const named = (...known: string[]): Check => (value, name) => checkName(value, name, known);
 
-const checkBoolean: Check = (value, name) => {
+export const checkBoolean: Check = (value, name) => {
   if (typeof value !== 'boolean') throw expected(name, 'true or false', value);
 };
 

@@ -11,6 +11,8 @@ export type { LoadedGeneric, LoadedWithDType } from './names.js';
 export { LocalRuntime } from './runtime.js';
 export * from './schedulers.js';
 export { LocalAdapter, LocalSession } from './session.js';
+export { SimpleTokenizer, createAttentionMask, padSequence } from './simple-text.js';
+export type { PaddedSequences } from './simple-text.js';
 export { StepState } from './steps.js';
 export { TweenState } from './tween.js';
 export type { ChatMessage, ChatTemplateOptions } from './chat-template.js';

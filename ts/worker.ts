@@ -103,6 +103,8 @@ async function sendableModule(wasm: WasmInput): Promise<unknown> {
 export { computeCorrelation, computeSilhouetteScore, kmeansCluster } from './analysis.js';
 export type { Clustering, RowsInput } from './analysis.js';
 export { HeddleError } from './errors.js';
+export { SimpleTokenizer, createAttentionMask, padSequence } from './simple-text.js';
+export type { PaddedSequences } from './simple-text.js';
 export type { ErrorCode } from './errors.js';
 export type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
 export type { TokenizerFiles } from './tokenizer-files.js';

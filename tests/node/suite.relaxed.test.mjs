@@ -13,6 +13,7 @@ import './inspect.test.mjs';
 import './lifetimes.test.mjs';
 import './loom-lacking.test.mjs';
 import './precision.test.mjs';
+import './simple-text.test.mjs';
 import './steps.test.mjs';
 import './stories.test.mjs';
 import './threads.test.mjs';
