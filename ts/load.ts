@@ -12,7 +12,7 @@ import { stagingBytes } from './memory.js';
 import { isByteSource, missingFile, openFile, openSource, readAll, readRange, readText, sized } from './source.js';
 import type { ByteSource, FileSet } from './source.js';
 import { findTokenizerFiles } from './tokenizer-files.js';
-import type { TokenizerFiles } from './tokenizer-files.js';
+import type { FoundTokenizer } from './tokenizer-files.js';
 import type { DetectedModel, FileInfo, FileInput, LoadOptions, SourceInput, TensorInfo } from './types.js';
 
 /** A model's files, opened: either a bundle, or a description and weights. */
@@ -21,7 +21,7 @@ export interface ModelFiles {
   config?: string;
   generationConfig?: string;
   weights?: ByteSource;
-  tokenizer?: TokenizerFiles;
+  tokenizer?: FoundTokenizer;
 }
 
 /** What a description says about a text's end, its begin and its length. */
@@ -37,7 +37,7 @@ export async function openModel(input: SourceInput, options: LoadOptions): Promi
   const opened = await openSource(input, options.signal);
   if (!isByteSource(opened)) return openSet(opened, options);
   const files: ModelFiles = {};
-  if (options.tokenizer) files.tokenizer = options.tokenizer;
+  if (options.tokenizer) files.tokenizer = { files: options.tokenizer };
   const first = new Uint8Array(await firstBytes(opened));
   if (looksLikeText(first)) {
     const bytes = await readOn(opened, first);
@@ -66,7 +66,7 @@ async function openSet(set: FileSet, options: LoadOptions): Promise<ModelFiles> 
     const file = await set.open(name);
     return file && readAll(file);
   };
-  const tokenizer = options.tokenizer ?? (await findTokenizerFiles({ text, bytes }, await set.list()));
+  const tokenizer = options.tokenizer ? { files: options.tokenizer } : await findTokenizerFiles({ text, bytes }, await set.list());
   if (tokenizer) files.tokenizer = tokenizer;
   files.weights = await sized(await openWeights(set));
   return files;

@@ -80,7 +80,8 @@ export function describeTokenizer(files: TokenizerFiles): TokenizerDescription {
   return found[1](files, config);
 }
 
-function chatTemplateFile(files: TokenizerFiles): Pick<TokenizerConfig, 'chat_template'> {
+/** The template of a file that holds nothing else. */
+export function chatTemplateFile(files: TokenizerFiles): Pick<TokenizerConfig, 'chat_template'> {
   if (files['chat_template.jinja'] !== undefined) return { chat_template: files['chat_template.jinja'] };
   if (files['chat_template.json'] === undefined) return {};
   const { chat_template: template } = parsedObject(files['chat_template.json'], 'chat_template.json') as TokenizerConfig;
@@ -99,8 +100,15 @@ export interface FileReader {
 /** Names asked for one by one where a set cannot be listed (a server's folder): each that is not there costs a request. */
 const likely: readonly string[] = ['tokenizer.json', 'tokenizer.model'];
 
+/** A tokenizer's files beside a model. */
+export interface FoundTokenizer {
+  files: TokenizerFiles;
+  /** Looks for a chat template once one is wanted, where asking costs requests and the files so far have none. */
+  findTemplate?: () => Promise<TokenizerFiles>;
+}
+
 /** The tokenizer's files of a model; undefined where it has none. `names`: all there are, where that is known. */
-export async function findTokenizerFiles(read: FileReader, names: readonly string[] | undefined): Promise<TokenizerFiles | undefined> {
+export async function findTokenizerFiles(read: FileReader, names: readonly string[] | undefined): Promise<FoundTokenizer | undefined> {
   const files: Record<string, object | string> = {};
   const isThere = (name: string): boolean => (names ?? likely).includes(name);
   const take = async (name: string): Promise<boolean> => {
@@ -111,15 +119,21 @@ export async function findTokenizerFiles(read: FileReader, names: readonly strin
   for (const [name] of readers) {
     if (!isThere(name) || !(await take(name))) continue;
     if (name === 'vocab.json' || name === 'encoder.json') for (const list of ['merges.txt', 'vocab.bpe']) if (isThere(list) && (await take(list))) break;
-    await take('tokenizer_config.json');
+    if (!names || names.includes('tokenizer_config.json')) await take('tokenizer_config.json');
     if (names?.includes('special_tokens_map.json')) await take('special_tokens_map.json');
-    if (!String(files['tokenizer_config.json'] ?? '').includes('"chat_template"')) await takeTemplate(take, names);
-    return files;
+    for (const template of templateFiles) if (names?.includes(template)) await take(template);
+    const has = names !== undefined || String(files['tokenizer_config.json'] ?? '').includes('"chat_template"');
+    return { files, ...(!has && { findTemplate: () => templateAlone(read) }) };
   }
   return undefined;
 }
 
-/** A template beside a tokenizer_config.json that has none. */
-async function takeTemplate(take: (name: string) => Promise<boolean>, names: readonly string[] | undefined): Promise<void> {
-  for (const name of ['chat_template.jinja', 'chat_template.json']) if ((!names || names.includes(name)) && (await take(name))) return;
+const templateFiles = ['chat_template.jinja', 'chat_template.json'] as const;
+
+async function templateAlone(read: FileReader): Promise<TokenizerFiles> {
+  for (const name of templateFiles) {
+    const found = await read.text(name);
+    if (found !== undefined) return { [name]: found };
+  }
+  return {};
 }

@@ -6,7 +6,7 @@ import { checkOptions, checkText, checkTokenizerFiles, checkWholeNumbers, decode
 import { renderChat, templatesOf } from './chat-template.js';
 import type { ChatMessage, ChatTemplateOptions, ChatTemplates } from './chat-template.js';
 import { TextStream } from './text-stream.js';
-import { describeTokenizer } from './tokenizer-files.js';
+import { chatTemplateFile, describeTokenizer } from './tokenizer-files.js';
 import type { TokenizerFiles } from './tokenizer-files.js';
 import { tokenText } from './tokenizer-json.js';
 import type { TokenizerConfig, TokenizerDescription } from './tokenizer-json.js';
@@ -36,7 +36,7 @@ export class Tokenizer {
   readonly #library: LibraryTokenizer;
   readonly #begin: number | undefined;
   readonly #config: TokenizerConfig;
-  readonly #templates: ChatTemplates;
+  #templates: ChatTemplates;
 
   /** Throws `bad_file` when the files do not describe a tokenizer, `unsupported` for a kind that Heddle does not know. */
   constructor(files: TokenizerFiles) {
@@ -124,6 +124,13 @@ export class Tokenizer {
   /** The chat template's text: the one called 'default', or the only one; undefined where the model has none. */
   get chatTemplate(): string | undefined {
     return this.#templates.get('default') ?? (this.#templates.size === 1 ? [...this.#templates.values()][0] : undefined);
+  }
+
+  /** Takes the chat template of a chat_template.jinja or chat_template.json that was found later. */
+  useTemplate(files: TokenizerFiles): void {
+    checkTokenizerFiles(files, 'files');
+    const template = chatTemplateFile(files);
+    if (template.chat_template !== undefined) this.#templates = templatesOf(template);
   }
 
   /** Names of its chat templates; most models have one, called 'default'. */

@@ -4,6 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
+import { createServer } from 'node:http';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { entry, golden, heddle, heddleError, needs, projectFolder, readJson, shared, testOnEveryModule } from './heddle.mjs';
@@ -136,4 +137,30 @@ test('a folder with a chat_template.jinja, and one with a SentencePiece model, b
   const asMerges = await runtime.loadModel({ ...base, 'vocab.json': readFileSync(shared('fixtures/real/gpt2-bpe/encoder.json')), 'merges.txt': readFileSync(shared('fixtures/real/gpt2-bpe/vocab.bpe')) });
   assert.deepEqual(await asMerges.tokenize('hello world'), [31373, 995]);
   await runtime.free();
+});
+
+test('a chat template on a server is fetched with the first conversation, once', async () => {
+  const seen = [];
+  const served = new Set(['config.json', 'tokenizer.json', 'tokenizer_config.json', 'model.safetensors']);
+  const server = createServer((request, response) => {
+    const name = request.url.slice(1);
+    seen.push(name);
+    if (served.has(name)) response.end(readFileSync(join(story, name)));
+    else if (name === 'chat_template.jinja') response.end('{{ messages[0].content }}{{ eos_token }}');
+    else response.writeHead(404).end();
+  });
+  await new Promise((done) => server.listen(0, done));
+  const runtime = await heddle.init({ threads: 1 });
+  try {
+    const model = await runtime.loadModel(`http://localhost:${server.address().port}/`);
+    assert.ok(!seen.some((name) => name.startsWith('chat_template')), `${seen}`);
+    assert.equal(await model.applyChatTemplate(turns), 'Once upon</s>');
+    assert.equal(await model.chatTemplate(), '{{ messages[0].content }}{{ eos_token }}');
+    assert.deepEqual(seen.filter((name) => name.startsWith('chat_template')), ['chat_template.jinja']);
+    await model.free();
+  } finally {
+    await runtime.free();
+    server.closeAllConnections();
+    server.close();
+  }
 });
