@@ -119,6 +119,19 @@ test('bad GGUF metadata is refused by the key', () => {
   assert.throws(make({ 'tokenizer.ggml.model': 'gpt2', 'tokenizer.ggml.merges': [], 'tokenizer.ggml.pre': 'smurf' }), heddleError('unsupported', /tokenizer\.ggml\.pre: how 'smurf' cuts a text is not known; known: gpt-2/));
 });
 
+test('T21: stories260K: tok512.bin and the GGUF say what its tokenizer.json says', realNeeds('stories260k/tok512.bin'), () => {
+  const files = { 'tokenizer.json': text('stories260k/hf/tokenizer.json'), 'tokenizer_config.json': text('stories260k/hf/tokenizer_config.json') };
+  const [json, bin, gguf] = [files, { 'tokenizer.bin': bytes('stories260k/tok512.bin') }, { gguf: ggufMetadata(bytes('stories260k/stories260K-f32.gguf')) }].map((each) => new Tokenizer(each));
+  const story = readJson(real('stories260k/expected.json'));
+  assert.equal(bin.vocabSize, 512);
+  for (const line of ['Once upon a time, there was a little girl named Lily.', 'Tim said, "No!"\n\n  He\tran 3 miles.', '你好 🧵', JSON.stringify(story).slice(0, 2000)]) {
+    const ids = json.encode(line);
+    assert.deepEqual(bin.encode(line), ids, line);
+    assert.deepEqual(gguf.encode(line), ids, line);
+    for (const each of [json, bin, gguf]) assert.equal(each.decode(ids), line);
+  }
+});
+
 // ---- SentencePiece ----
 
 test("T21: mistral-spm: the tokens of Mistral's own conversation", realNeeds('mistral-spm/tokenizer.model.v1'), () => {
