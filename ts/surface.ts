@@ -3,6 +3,8 @@
  */
 export { computeCorrelation, computeSilhouetteScore, kmeansCluster } from './analysis.js';
 export type { Clustering, RowsInput } from './analysis.js';
+export { createToolDefinition, formatToolResponse, parseAssistant } from './assistant.js';
+export type { AssistantText, ToolCall, ToolDefinition } from './assistant.js';
 export { HeddleError } from './errors.js';
 export type { ErrorCode } from './errors.js';
 export { LocalModel } from './model.js';
@@ -13,6 +15,8 @@ export * from './schedulers.js';
 export { LocalAdapter, LocalSession } from './session.js';
 export { SimpleTokenizer, createAttentionMask, padSequence } from './simple-text.js';
 export type { PaddedSequences } from './simple-text.js';
+export { weightSizes } from './sizes.js';
+export type { WeightSize, WeightSizes } from './sizes.js';
 export { StepState } from './steps.js';
 export { TweenState } from './tween.js';
 export type { ChatMessage, ChatTemplateOptions } from './chat-template.js';

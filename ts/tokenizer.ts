@@ -110,6 +110,16 @@ export class Tokenizer {
     return this.#library.decode(ids, options.skipSpecialTokens ?? true);
   }
 
+  /** What each of the first n ids adds to a text: '' for special tokens and unknown ids, U+FFFD where it is part of a character. */
+  tokenTexts(n: number): string[] {
+    const anchor = this.encode('a', { addSpecialTokens: false }).at(-1) ?? 0; // some decoders strip a text's first space
+    const before = this.decode([anchor]);
+    return Array.from({ length: n }, (_, id) => {
+      const all = this.decode([anchor, id]);
+      return all.startsWith(before) ? all.slice(before.length) : '';
+    });
+  }
+
   /** Decodes token by token, in whole characters. `prompt` are the ids that came before: some decoders strip a text's first space. */
   stream(prompt: readonly number[] = [], options: DecodeOptions = {}): TextStream {
     checkWholeNumbers(prompt, 'prompt');
