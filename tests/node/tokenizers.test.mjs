@@ -54,6 +54,74 @@ for (const name of names) {
   });
 }
 
+// ---- The same vocabularies said in other files ----
+
+const tokensOf = ({ model, added_tokens: added }) => {
+  const tokens = [];
+  for (const [token, id] of Array.isArray(model.vocab) ? model.vocab.map(([token], id) => [token, id]) : Object.entries(model.vocab)) tokens[id] = token;
+  for (const { id, content } of added) tokens[id] = content;
+  return tokens;
+};
+
+/** GGUF metadata of a tokenizer.json, as llama.cpp's converter would write it. */
+function ggufOf(json, kind, more) {
+  const tokens = tokensOf(json);
+  const special = new Set(json.added_tokens.map(({ id }) => id));
+  const merges = json.model.merges?.map((merge) => (Array.isArray(merge) ? merge.join(' ') : merge));
+  const scores = Array.isArray(json.model.vocab) ? Float32Array.from(json.model.vocab, ([, score]) => score) : undefined;
+  return new Map(
+    Object.entries({
+      'tokenizer.ggml.model': kind,
+      'tokenizer.ggml.tokens': kind === 'bert' ? tokens.map((token, id) => (special.has(id) ? token : token.startsWith('##') ? token.slice(2) : `▁${token}`)) : tokens,
+      'tokenizer.ggml.token_type': Int32Array.from(tokens, (token, id) => (token === '<unk>' ? 2 : special.has(id) ? 3 : 1)),
+      ...(merges && { 'tokenizer.ggml.merges': merges }),
+      ...(scores && { 'tokenizer.ggml.scores': scores }),
+      ...more,
+    }),
+  );
+}
+
+const idOf = (json, token) => tokensOf(json).indexOf(token);
+const vocabularyOf = (json) => JSON.stringify(Object.fromEntries(tokensOf(json).map((token, id) => [token, id])));
+const mergesOf = (json) => `#version: 0.2\n${json.model.merges.map((merge) => (Array.isArray(merge) ? merge.join(' ') : merge)).join('\n')}\n`;
+const bert = (json) => ({ 'tokenizer.ggml.cls_token_id': 2, 'tokenizer.ggml.seperator_token_id': 3, 'tokenizer.ggml.unknown_token_id': 1, 'tokenizer.ggml.padding_token_id': 0, 'tokenizer.ggml.mask_token_id': idOf(json, '[MASK]') });
+
+/** Each: the goldens' name, the form, and the files that say it. */
+const otherForms = [
+  ['qwen2-bytelevel', 'GGUF metadata', (json) => ({ gguf: ggufOf(json, 'gpt2', { 'tokenizer.ggml.pre': 'qwen2' }) })],
+  ['qwen2-bytelevel', 'vocab.json and merges.txt', (json) => ({ 'vocab.json': vocabularyOf(json), 'merges.txt': mergesOf(json), 'tokenizer_config.json': { tokenizer_class: 'Qwen2Tokenizer' } })],
+  ['llama3-bytelevel', 'GGUF metadata', (json) => ({ gguf: ggufOf(json, 'gpt2', { 'tokenizer.ggml.pre': 'llama-bpe', 'tokenizer.ggml.bos_token_id': idOf(json, '<|begin_of_text|>') }) })],
+  ['gpt2-bytelevel', 'GGUF metadata', (json) => ({ gguf: ggufOf(json, 'gpt2', { 'tokenizer.ggml.pre': 'gpt-2' }) })],
+  ['gpt2-bytelevel', 'vocab.json and merges.txt', (json) => ({ 'vocab.json': vocabularyOf(json), 'merges.txt': mergesOf(json) })],
+  ['bert-wordpiece-cased', 'GGUF metadata', (json) => ({ gguf: ggufOf(json, 'bert', bert(json)) })],
+  ['bert-wordpiece-cased', 'vocab.txt', (json) => ({ 'vocab.txt': `${tokensOf(json).join('\n')}\n` })],
+  ['bert-wordpiece-uncased', 'GGUF metadata', (json) => ({ gguf: ggufOf(json, 'bert', bert(json)) })],
+  ['bert-wordpiece-uncased', 'vocab.txt', (json) => ({ 'vocab.txt': `${tokensOf(json).join('\n')}\n` })],
+];
+
+for (const [name, form, filesFor] of otherForms) {
+  const tokenizer = new Tokenizer(filesFor(readJson(join(folder, name, 'tokenizer.json'))));
+  test(`T21: ${name} from ${form}: ids and texts of every case`, () => {
+    const { cases, pair } = readJson(join(folder, name, 'cases.json'));
+    for (const { text, ids, ids_no_special: bare, decoded_skip_special: shown } of cases) {
+      assert.deepEqual(tokenizer.encode(text), ids, text);
+      assert.deepEqual(tokenizer.encode(text, plain), bare, text);
+      if (!name.startsWith('bert')) assert.equal(tokenizer.decode(bare), shown);
+    }
+    assert.deepEqual(tokenizer.encodePair(pair.a, pair.b).ids, pair.ids);
+  });
+}
+
+test('T21: t5-unigram from GGUF metadata: ids of every case without marks that normalisation alters', () => {
+  const json = readJson(join(folder, 't5-unigram/tokenizer.json'));
+  const tokenizer = new Tokenizer({ gguf: ggufOf(json, 't5', { 'tokenizer.ggml.eos_token_id': 1, 'tokenizer.ggml.remove_extra_whitespaces': false }) });
+  const { cases } = readJson(join(folder, 't5-unigram/cases.json'));
+  // This vocabulary was made with NFKC and one space for several; the metadata's rules are the plain ones.
+  const same = cases.filter(({ text }) => text.normalize('NFKC') === text && !/ {2}|^ |▁/.test(text) && text !== '' && !/<|>/.test(text));
+  assert.ok(same.length >= 25, `${same.length}`);
+  for (const { text, ids } of same) assert.deepEqual(tokenizer.encode(text), ids, JSON.stringify(text));
+});
+
 test('T21: a thousand lines with emoji and CJK come back as they were', () => {
   const { cases } = readJson(join(folder, 'qwen2-bytelevel/cases.json'));
   const tokenizer = new Tokenizer(filesOf(join(folder, 'qwen2-bytelevel')));
