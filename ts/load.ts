@@ -10,9 +10,10 @@ import { HeddleError } from './errors.js';
 import type { ErrorCode } from './errors.js';
 import { Breather } from './host.js';
 import { stagingBytes } from './memory.js';
-import { isByteSource, missingFile, openFile, openSource, readRange, readText, sized } from './source.js';
+import { isByteSource, missingFile, openFile, openSource, readAll, readRange, readText, sized } from './source.js';
 import type { ByteSource, FileSet } from './source.js';
-import type { TokenizerFiles } from './tokenizer.js';
+import { findTokenizerFiles } from './tokenizer-files.js';
+import type { FoundTokenizer } from './tokenizer-files.js';
 import type { DetectedModel, FileInfo, FileInput, LoadOptions, SourceInput, TensorInfo } from './types.js';
 
 /** A model's files, opened: either a bundle, or a description and weights. */
@@ -21,7 +22,7 @@ export interface ModelFiles {
   config?: string;
   generationConfig?: string;
   weights?: ByteSource;
-  tokenizer?: TokenizerFiles;
+  tokenizer?: FoundTokenizer;
 }
 
 /** What a description says about a text's end, its begin and its length. */
@@ -37,7 +38,7 @@ export async function openModel(input: SourceInput, options: LoadOptions): Promi
   const opened = await openSource(input, options.signal);
   if (!isByteSource(opened)) return openSet(opened, options);
   const files: ModelFiles = {};
-  if (options.tokenizer) files.tokenizer = options.tokenizer;
+  if (options.tokenizer) files.tokenizer = { files: options.tokenizer };
   const first = new Uint8Array(await firstBytes(opened));
   if (looksLikeText(first)) {
     const bytes = await readOn(opened, first);
@@ -62,10 +63,12 @@ async function openSet(set: FileSet, options: LoadOptions): Promise<ModelFiles> 
   files.config = config;
   const generationConfig = await text('generation_config.json');
   if (generationConfig !== undefined) files.generationConfig = generationConfig;
-  const tokenizer = await text('tokenizer.json');
-  const tokenizerConfig = tokenizer === undefined ? undefined : await text('tokenizer_config.json');
-  if (options.tokenizer) files.tokenizer = options.tokenizer;
-  else if (tokenizer !== undefined) files.tokenizer = { 'tokenizer.json': tokenizer, ...(tokenizerConfig !== undefined && { 'tokenizer_config.json': tokenizerConfig }) };
+  const bytes = async (name: string): Promise<Uint8Array | undefined> => {
+    const file = await set.open(name);
+    return file && readAll(file);
+  };
+  const tokenizer = options.tokenizer ? { files: options.tokenizer } : await findTokenizerFiles({ text, bytes }, await set.list());
+  if (tokenizer) files.tokenizer = tokenizer;
   files.weights = await sized(await openWeights(set));
   return files;
 }
