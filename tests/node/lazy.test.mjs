@@ -19,6 +19,7 @@ const storyFolder = join(projectFolder, 'demo/models/story');
 const story = readJson(join(storyFolder, 'expected.json')).cases[1];
 const temporary = mkdtempSync(join(tmpdir(), 'heddle-lazy-'));
 after(() => rmSync(temporary, { recursive: true, force: true }));
+process.env.TMPDIR = temporary; // other tests run at the same time
 
 const path = join(single, 'model.safetensors');
 const bytes = readFileSync(path);
