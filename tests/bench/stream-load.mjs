@@ -52,8 +52,9 @@ async function child(address) {
   const runtime = await init({ threads: 1 });
   process.once('message', async ({ url, spec, dtype }) => {
     try {
-      // A small load first: code and connections are no part of the figure.
+      // A small network and a header first: code and connections are no part of the figure.
       await (await runtime.buildNetwork({ layers: [{ type: 'linear', in_features: 8, out_features: 8 }] })).free();
+      await runtime.inspect(url);
       const before = process.platform === 'linux' ? resident().now : undefined;
       const start = performance.now();
       const model = await runtime.loadModel(url, { config: spec, dtype });
