@@ -6,6 +6,7 @@
  * well, because a small forward costs microseconds, exists only on a runtime in this thread: see names.ts and the `…Sync` methods.
  */
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
+import type { Chat, ChatOptions } from './chat.js';
 import type { JsonSchema } from './json-schema.js';
 import type { SamplingOptions } from './sampling.js';
 import type { TokenizerFiles } from './tokenizer-files.js';
@@ -406,6 +407,8 @@ export interface Model {
   /** One forward in a session that the model keeps; planned anew when the length changes. */
   forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array>;
   generate(prompt: string | NumbersInput, options?: GenerateOptions): Generation;
+  /** A conversation in the model's chat template, with a session of its own that computes only what each turn adds. */
+  createChat(options?: ChatOptions): Promise<Chat>;
   /** Text to ids with the model's tokenizer, begin token included where the files say so. */
   tokenize(text: string): Promise<number[]>;
   /** Ids to text, special tokens left out. */
