@@ -59,6 +59,7 @@ typedef enum hd_dtype {
   /* GGML's blocks (base/dtype_ggml.c says how they lie) of 32 values, and below, of 256. */
   HD_Q4_0, HD_Q4_1, HD_Q5_0, HD_Q5_1, HD_Q8_0, HD_MXFP4, HD_IQ4_NL,
   HD_Q2_K, HD_Q3_K, HD_Q4_K, HD_Q5_K, HD_Q6_K, HD_IQ4_XS,
+  HD_INT8,        /* a row of int8 with one F32 scale, value = code · scale: what weights may become, not what a file holds */
   HD_DTYPE_COUNT  /* also "no dtype" */
 } hd_dtype;
 
