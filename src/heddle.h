@@ -80,22 +80,33 @@ typedef struct hd_tensor {
 
 typedef struct hd_directory hd_directory;
 
-/* One tensor as a file declares it. Byte range [begin, end) counts from the start of the file. */
+/* One tensor as a file declares it. Byte range [begin, end) counts from the start of the file. A strided tensor is a view of that range: element
+ * (i, j, …) lies at i · strides[0] + j · strides[1] + … elements from begin. */
 typedef struct hd_entry {
   const char *name;
   hd_dtype dtype;
   int n_dims;
   size_t shape[HD_MAX_DIMS];
   uint64_t begin, end;
+  bool strided;
+  size_t strides[HD_MAX_DIMS];
 } hd_entry;
 
-/* How many bytes from the file's start hd_directory_read wants, given its first bytes (at least 8, or the whole file when
- * it is shorter). Fails when they start no known weight file, or when the header is larger than its format allows
- * (100 MB) or than the file. */
-hd_status hd_directory_bytes(uint64_t *out, const void *first, size_t n, uint64_t file_bytes, hd_error *err);
+/* Reads a weight file's directory (SafeTensors), with full validation: nothing is believed before it is checked against file_bytes. Formats keep
+ * it in different places, so the reader says which bytes it wants next. Bytes it has been given are not asked for again where the directory is at the
+ * file's begin. Fails when the first bytes start no known weight file, and when a directory is larger than its format allows (100 MB) or than the file. */
+typedef struct hd_reader hd_reader;
 
-/* Reads a weight file's header (SafeTensors), with full validation: nothing is believed before it is checked against
- * file_bytes. `head` holds the file's first n bytes, at least as many as hd_directory_bytes asked for, and is not kept. */
+hd_status hd_reader_new(hd_reader **out, uint64_t file_bytes, hd_error *err);
+void hd_reader_free(hd_reader *reader);
+/* The bytes wanted next, [begin, end) of the file; false when the directory is complete. */
+bool hd_reader_wants(const hd_reader *reader, uint64_t *begin, uint64_t *end);
+/* The wanted bytes, in order, in chunks of any size; an empty file's are given as none. Not kept. */
+hd_status hd_reader_give(hd_reader *reader, const void *bytes, size_t n, hd_error *err);
+/* The directory, once nothing is wanted. The reader still has to be freed. */
+hd_status hd_reader_finish(hd_directory **out, hd_reader *reader, hd_error *err);
+
+/* The same from a file's first n bytes: all of it, or as much as its directory takes. Bad_argument when that is more. */
 hd_status hd_directory_read(hd_directory **out, const void *head, size_t n, uint64_t file_bytes, hd_error *err);
 void hd_directory_free(hd_directory *directory);
 

@@ -52,21 +52,34 @@ const char *w_status_name(int status) { return status >= 0 && status <= HD_BAD_S
 
 /* ---- Directories ---- */
 
-/* transfer: [bytes] */
-int w_directory_bytes(const void *first, size_t n, double file_bytes) {
-  uint64_t bytes = 0;
-  hd_status status = hd_directory_bytes(&bytes, first, n, (uint64_t)file_bytes, &error);
-  transfer[0] = (double)bytes;
+/* transfer: [reader] */
+int w_reader_new(double file_bytes) {
+  hd_reader *reader = NULL;
+  hd_status status = hd_reader_new(&reader, (uint64_t)file_bytes, &error);
+  put(0, reader);
   return (int)status;
 }
 
+/* transfer: [begin, end]; 0 when the directory is complete */
+int w_reader_wants(const hd_reader *reader) {
+  uint64_t begin, end;
+  bool wants = hd_reader_wants(reader, &begin, &end);
+  transfer[0] = (double)begin;
+  transfer[1] = (double)end;
+  return wants;
+}
+
+int w_reader_give(hd_reader *reader, const void *bytes, size_t n) { return (int)hd_reader_give(reader, bytes, n, &error); }
+
 /* transfer: [directory] */
-int w_directory_read(const void *head, size_t n, double file_bytes) {
+int w_reader_finish(hd_reader *reader) {
   hd_directory *directory = NULL;
-  hd_status status = hd_directory_read(&directory, head, n, (uint64_t)file_bytes, &error);
+  hd_status status = hd_reader_finish(&directory, reader, &error);
   put(0, directory);
   return (int)status;
 }
+
+void w_reader_free(hd_reader *reader) { hd_reader_free(reader); }
 
 void w_directory_free(hd_directory *directory) { hd_directory_free(directory); }
 size_t w_directory_count(const hd_directory *directory) { return hd_directory_count(directory); }

@@ -18,8 +18,11 @@ export interface CoreExports extends HeapExports {
   w_dtype_name(dtype: number): Pointer;
   w_status_name(status: number): Pointer;
 
-  w_directory_bytes(first: Pointer, n: number, fileBytes: number): Status;
-  w_directory_read(head: Pointer, n: number, fileBytes: number): Status;
+  w_reader_new(fileBytes: number): Status;
+  w_reader_wants(reader: Pointer): number;
+  w_reader_give(reader: Pointer, bytes: Pointer, n: number): Status;
+  w_reader_finish(reader: Pointer): Status;
+  w_reader_free(reader: Pointer): void;
   w_directory_detect(directory: Pointer, config: Pointer, nConfig: number): Status;
   w_directory_free(directory: Pointer): void;
   w_directory_count(directory: Pointer): number;
