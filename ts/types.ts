@@ -310,7 +310,10 @@ export interface DetectedModel {
 }
 
 /** SafeTensors' dtypes for weights. */
-export type WeightDtype = 'F64' | 'F32' | 'F16' | 'BF16' | 'F4' | 'I64' | 'I32' | 'I16' | 'I8' | 'U64' | 'U32' | 'U16' | 'U8';
+export type WeightDtype =
+  | 'F64' | 'F32' | 'F16' | 'BF16'
+  | 'F8_E4M3' | 'F8_E5M2' | 'F8_E4M3FNUZ' | 'F8_E5M2FNUZ' | 'F6_E2M3' | 'F6_E3M2' | 'F4'
+  | 'I64' | 'I32' | 'I16' | 'I8' | 'U64' | 'U32' | 'U16' | 'U8';
 
 export interface SaveWeightsOptions {
   /** 'F32' by default. */
@@ -378,7 +381,7 @@ export interface Model {
   detokenize(tokens: NumbersInput): Promise<string>;
   /** The model as a one-model Loom bundle. */
   saveToString(id: string, options?: SaveOptions): Promise<string>;
-  /** All weights as a SafeTensors file; integers and F4 with scales beside them. */
+  /** All weights as a SafeTensors file; integers, F6 and F4 with scales beside them, F8 as the nearest values it has. */
   saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array>;
   /** Sets the weights a SafeTensors file has, by name and shape; how many it had. Sessions must be closed. */
   loadWeights(file: FileInput): Promise<number>;
