@@ -165,6 +165,17 @@ int w_model_save_bundle(const hd_model *model, const char *id, const char *dtype
   return (int)status;
 }
 
+/* likewise; scale 0: fitted */
+int w_model_save_quantized(const hd_model *model, const char *id, const char *dtype, int zero_point, int per_tensor, double scale, int given_zero_point) {
+  const hd_quantization how = {dtype, zero_point != 0, per_tensor != 0, (float)scale, given_zero_point};
+  char *text = NULL;
+  size_t n = 0;
+  hd_status status = hd_model_save_quantized(&text, &n, model, id, &how, &error);
+  put(0, text);
+  transfer[1] = (double)n;
+  return (int)status;
+}
+
 /* transfer: [bytes, n]; give the bytes back with w_free */
 static int put_bytes(hd_status status, uint8_t *bytes, size_t n) {
   put(0, bytes);
@@ -248,6 +259,9 @@ int w_forward(hd_session *session, size_t rows) {
 int w_session_reserve(hd_session *session, size_t positions) { return (int)hd_session_reserve(session, positions, &error); }
 size_t w_session_position(const hd_session *session) { return hd_session_position(session); }
 int w_session_rewind(hd_session *session, size_t position) { return (int)hd_session_rewind(session, position, &error); }
+size_t w_session_state_bytes(const hd_session *session) { return hd_session_state_bytes(session); }
+int w_session_save_state(const hd_session *session, void *to, size_t n) { return (int)hd_session_save_state(session, to, n, &error); }
+int w_session_load_state(hd_session *session, const void *from, size_t n) { return (int)hd_session_load_state(session, from, n, &error); }
 
 /* transfer: tensor */
 int w_session_output(const hd_session *session) {
