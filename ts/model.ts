@@ -13,6 +13,7 @@ import { TokenGeneration } from './generation.js';
 import { Lease, endWithOwner } from './lifetime.js';
 import { loadBundle } from './load.js';
 import type { TextSettings } from './load.js';
+import { reportOf } from './report.js';
 import { LocalAdapter, LocalSession, localHandle } from './session.js';
 import { openFile, readAll, readText } from './source.js';
 import { Tokenizer } from './tokenizer.js';
@@ -22,6 +23,7 @@ import type {
   FileInput,
   GenerateOptions,
   Generation,
+  LoadReport,
   MemoryReport,
   Model,
   ModelDescription,
@@ -50,6 +52,7 @@ export class LocalModel implements Model {
   readonly #sessions: Lease;
   readonly #extras: ModelExtras;
   #description: ModelDescription;
+  readonly report: LoadReport;
   #tokenizer: Tokenizer | undefined;
   /** The search for its chat template. */
   #template: Promise<void> | undefined;
@@ -72,6 +75,7 @@ export class LocalModel implements Model {
     endWithOwner(this, this.#lease);
     try {
       this.#description = this.#describe();
+      this.report = reportOf(this.#description.weights);
       this.#checkContext(extras.context);
     } catch (error) {
       this.#lease.end();
