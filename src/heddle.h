@@ -51,8 +51,14 @@ typedef enum hd_dtype {
   HD_I64, HD_I32, HD_I16, HD_I8,
   HD_U64, HD_U32, HD_U16, HD_U8,
   HD_BOOL,
-  HD_Q8_0,        /* GGML's: blocks of 32 values, an F16 scale and 32 int8 */
+  HD_C64,         /* two F32: kept in files, no weight of ours */
+  HD_F8_E4M3, HD_F8_E5M2, HD_F8_E4M3FNUZ, HD_F8_E5M2FNUZ,
+  HD_F8_E8M0,     /* powers of two: scales */
+  HD_F6_E2M3, HD_F6_E3M2, /* four to three bytes */
   HD_F4,          /* E2M1, two to a byte, the first in the low half; an odd count ends in half a byte */
+  /* GGML's blocks (base/dtype_ggml.c says how they lie) of 32 values, and below, of 256. */
+  HD_Q4_0, HD_Q4_1, HD_Q5_0, HD_Q5_1, HD_Q8_0, HD_MXFP4, HD_IQ4_NL,
+  HD_Q2_K, HD_Q3_K, HD_Q4_K, HD_Q5_K, HD_Q6_K, HD_IQ4_XS,
   HD_DTYPE_COUNT  /* also "no dtype" */
 } hd_dtype;
 

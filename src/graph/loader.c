@@ -127,6 +127,7 @@ static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) 
   hd_parameter *p = &loader->model->parameters[index];
   if (p->value.data) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, entry->name));
   HD_TRY(check_shape(p, entry, err));
+  HD_TRY(hd_dtype_decodes(entry->dtype, entry->name, err));
   return hd_parameter_allocate(p, target_dtype(loader, p, entry->dtype), err);
 }
 
