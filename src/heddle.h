@@ -91,7 +91,7 @@ typedef struct hd_entry {
   size_t strides[HD_MAX_DIMS];
 } hd_entry;
 
-/* Reads a weight file's directory (SafeTensors), with full validation: nothing is believed before it is checked against file_bytes. Formats keep
+/* Reads a weight file's directory (SafeTensors, GGUF), with full validation: nothing is believed before it is checked against file_bytes. Formats keep
  * it in different places, so the reader says which bytes it wants next. Bytes it has been given are not asked for again where the directory is at the
  * file's begin. Fails when the first bytes start no known weight file, and when a directory is larger than its format allows (100 MB) or than the file. */
 typedef struct hd_reader hd_reader;
@@ -114,8 +114,12 @@ size_t hd_directory_count(const hd_directory *directory);
 const hd_entry *hd_directory_entry(const hd_directory *directory, size_t index);
 /* NULL when there is none of that name. */
 const hd_entry *hd_directory_find(const hd_directory *directory, const char *name);
-/* The file's own string metadata (`__metadata__`), pair by pair in file order; false past the last. */
+/* The file's own metadata, pair by pair in file order; false past the last. SafeTensors has strings (`__metadata__`). A GGUF value is JSON text:
+ * numbers (64-bit integers exact, floats with a point or an exponent, infinity as 1e999, NaN as null), strings, true and false, arrays. */
 bool hd_directory_metadata(const hd_directory *directory, size_t index, const char **key, const char **value);
+bool hd_directory_metadata_is_json(const hd_directory *directory, size_t index);
+/* "SafeTensors", "GGUF". */
+const char *hd_directory_format(const hd_directory *directory);
 
 /* What Loom's generic loader takes the tensors for, as JSON: "detected", its list; "layers", what it would build; "input_size"; "parameters"; and
  * "network", a spec for hd_loader_describe, or null where names and shapes do not say how to run them. `config` (a config.json) may be NULL and is

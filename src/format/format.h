@@ -36,13 +36,13 @@ enum { HD_FIRST_BYTES = 512 };
 /* No directory needs more at once; checked before anything is allocated. */
 #define HD_MAX_WINDOW UINT64_C(110000000)
 
-extern const hd_format hd_format_safetensors;
+extern const hd_format hd_format_safetensors, hd_format_gguf;
 
 /* For steps: the next window is [begin, end) of the file. Bytes that are there already are kept when it begins where the old one did. */
 hd_status hd_reader_want(hd_reader *reader, uint64_t begin, uint64_t end, hd_error *err);
 
-/* An empty directory; NULL when out of memory. */
-hd_directory *hd_directory_new(void);
+/* An empty directory of a file; NULL when out of memory. `format` is a row's name. */
+hd_directory *hd_directory_new(const char *format, uint64_t file_bytes);
 
 /* ---- Writing SafeTensors ---- */
 
@@ -68,8 +68,16 @@ void hd_loom_decode(hd_dtype dtype, const void *from, float *values, size_t n);
 /* For readers: appends to a directory. Strings are copied. */
 hd_status hd_directory_append(hd_directory *directory, const hd_entry *entry, hd_error *err);
 hd_status hd_directory_append_metadata(hd_directory *directory, const char *key, const char *value, hd_error *err);
+/* The same for a value that is JSON text. */
+hd_status hd_directory_append_json(hd_directory *directory, const char *key, const char *json, hd_error *err);
+/* Exactly the room that so many items need, for readers that know before they append the first. */
+hd_status hd_directory_reserve(hd_directory *directory, size_t n_entries, size_t n_pairs, hd_error *err);
 /* Ends the appending: refuses a second tensor of one name, sorts by begin (then end, then name), makes lookup fast. */
 hd_status hd_directory_seal(hd_directory *directory, hd_error *err);
+/* The value of a key; NULL when there is none. */
+const char *hd_directory_value(const hd_directory *directory, const char *key);
+/* Fails where a tensor's data are not in the file: a GGUF header by itself can be listed, not read. */
+hd_status hd_directory_check_data(const hd_directory *directory, hd_error *err);
 hd_directory *hd_directory_copy(const hd_directory *directory); /* NULL when out of memory */
 
 #endif
