@@ -59,6 +59,7 @@ typedef enum hd_dtype {
   /* GGML's blocks (base/dtype_ggml.c says how they lie) of 32 values, and below, of 256. */
   HD_Q4_0, HD_Q4_1, HD_Q5_0, HD_Q5_1, HD_Q8_0, HD_MXFP4, HD_IQ4_NL,
   HD_Q2_K, HD_Q3_K, HD_Q4_K, HD_Q5_K, HD_Q6_K, HD_IQ4_XS,
+  HD_INT8,        /* a row of int8 with one F32 scale, value = code · scale: what weights may become, not what a file holds */
   HD_DTYPE_COUNT  /* also "no dtype" */
 } hd_dtype;
 
@@ -131,9 +132,15 @@ hd_status hd_directory_detect(char **json, const hd_directory *directory, const 
 typedef struct hd_model hd_model;
 typedef struct hd_loader hd_loader;
 
-/* A loader for one model. `weight_dtype` is what 2-D matmul weights become while they stream in: HD_DTYPE_COUNT keeps the
- * file's (F32, F16, BF16; anything else becomes F32); HD_Q8_0 quantises those whose rows are a multiple of 32 and keeps
- * the rest as F16. Vectors are F32 always. */
+/* A loader for one model. `weight_dtype` is what 2-D matmul weights become while they stream in.
+ *   HD_DTYPE_COUNT       keeps the file's F32, F16, BF16, Q8_0 and Q4_0; GGML's other blocks become Q8_0; what F16 holds exactly (F8, F6, F4, 8-bit
+ *                        integers) becomes F16; anything else F32
+ *   HD_Q8_0, HD_Q4_0     quantises those whose rows are a multiple of 32, the rest becomes F16. Embeddings and the head (the graph's last matrix)
+ *                        keep 8 bits at least: Q4_0 makes them Q8_0
+ *   HD_INT8              symmetric, a scale a row, of any width
+ *   HD_F32, HD_F16, HD_BF16
+ * Vectors, and whatever else no matmul multiplies, are F32 always. hd_model_describe says for every weight what it was and why it became what it
+ * is. */
 hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err);
 void hd_loader_free(hd_loader *loader);
 
@@ -191,7 +198,8 @@ hd_status hd_safetensors_serialize(uint8_t **bytes, size_t *n, const char *json,
 /* Fails with bad_state while sessions are open, and frees nothing then. */
 hd_status hd_model_free(hd_model *model, hd_error *err);
 
-/* A JSON description: family, dialect, inputs, layers, and every weight's name, shape, dtype and layout. The caller
+/* A JSON description: family, dialect, inputs, layers, and every weight's name, shape, dtype, layout and bytes; of loaded ones, the file's dtype
+ * ("fileDtype"), whether values were rounded on the way in ("lossy"), and why it is not the dtype that was asked for ("reason"). The caller
  * frees *json with hd_text_free. */
 hd_status hd_model_describe(char **json, const hd_model *model, hd_error *err);
 

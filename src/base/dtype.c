@@ -88,9 +88,9 @@ CONVERSIONS(bool, uint8_t, value ? 1.0f : 0.0f, value != 0.0f)
 /* ---- The table ---- */
 
 #define PLAIN(title, bytes, pair) \
-  {.name = title, .block_values = 1, .block_bytes = bytes, .to_f32 = pair##_to_f32, .from_f32 = pair##_from_f32}
+  {.name = title, .block_values = 1, .block_bytes = bytes, .safetensors = true, .to_f32 = pair##_to_f32, .from_f32 = pair##_from_f32}
 #define SMALL(title, values, bytes, pair) \
-  {.name = title, .block_values = values, .block_bytes = bytes, .to_f32 = hd_##pair##_to_f32, .from_f32 = hd_##pair##_from_f32}
+  {.name = title, .block_values = values, .block_bytes = bytes, .safetensors = true, .to_f32 = hd_##pair##_to_f32, .from_f32 = hd_##pair##_from_f32}
 #define GGML(title, values, bytes, pair) \
   {.name = title, .block_values = values, .block_bytes = bytes, .ggml = true, .to_f32 = hd_##pair##_to_f32, .from_f32 = hd_##pair##_from_f32}
 #define GGML_READ(title, values, bytes, pair) \
@@ -110,7 +110,7 @@ static const hd_dtype_info dtypes[HD_DTYPE_COUNT] = {
     [HD_U16] = PLAIN("U16", 2, u16),
     [HD_U8] = PLAIN("U8", 1, u8),
     [HD_BOOL] = PLAIN("BOOL", 1, bool),
-    [HD_C64] = {.name = "C64", .block_values = 1, .block_bytes = 8}, /* two F32: no real number */
+    [HD_C64] = {.name = "C64", .block_values = 1, .block_bytes = 8, .safetensors = true}, /* two F32: no real number */
     [HD_F8_E4M3] = SMALL("F8_E4M3", 1, 1, f8_e4m3),
     [HD_F8_E5M2] = SMALL("F8_E5M2", 1, 1, f8_e5m2),
     [HD_F8_E4M3FNUZ] = SMALL("F8_E4M3FNUZ", 1, 1, f8_e4m3fnuz),
@@ -118,7 +118,7 @@ static const hd_dtype_info dtypes[HD_DTYPE_COUNT] = {
     [HD_F8_E8M0] = SMALL("F8_E8M0", 1, 1, f8_e8m0),
     [HD_F6_E2M3] = SMALL("F6_E2M3", 4, 3, f6_e2m3),
     [HD_F6_E3M2] = SMALL("F6_E3M2", 4, 3, f6_e3m2),
-    [HD_F4] = {.name = "F4", .block_values = 2, .block_bytes = 1, .ragged = true, .to_f32 = hd_f4_to_f32, .from_f32 = hd_f4_from_f32},
+    [HD_F4] = {.name = "F4", .block_values = 2, .block_bytes = 1, .ragged = true, .safetensors = true, .to_f32 = hd_f4_to_f32, .from_f32 = hd_f4_from_f32},
     [HD_Q4_0] = GGML("Q4_0", 32, 18, q4_0),
     [HD_Q4_1] = GGML("Q4_1", 32, 20, q4_1),
     [HD_Q5_0] = GGML("Q5_0", 32, 22, q5_0),
@@ -132,6 +132,7 @@ static const hd_dtype_info dtypes[HD_DTYPE_COUNT] = {
     [HD_Q6_K] = GGML_READ("Q6_K", 256, 210, q6_k),
     [HD_IQ4_NL] = GGML_READ("IQ4_NL", 32, 18, iq4_nl),
     [HD_IQ4_XS] = GGML_READ("IQ4_XS", 256, 136, iq4_xs),
+    [HD_INT8] = {.name = "INT8", .block_values = 1, .block_bytes = 1},
 };
 
 const hd_dtype_info *hd_dtype_get(hd_dtype dtype) { return (unsigned)dtype < HD_DTYPE_COUNT ? &dtypes[dtype] : NULL; }
@@ -148,6 +149,21 @@ bool hd_dtype_bytes(hd_dtype dtype, size_t n, size_t *bytes) {
   const hd_dtype_info *info = hd_dtype_get(dtype);
   if (!info || (n % info->block_values != 0 && !info->ragged)) return false;
   return hd_mul_size(n / info->block_values + (n % info->block_values != 0), info->block_bytes, bytes);
+}
+
+/* By significant bits and range: an integer of b bits needs b (one less with a sign), 11 fit F16, 8 fit BF16, 24 fit F32. */
+bool hd_dtype_holds(hd_dtype to, hd_dtype from) {
+  static const hd_dtype into_both[] = {HD_I8, HD_U8, HD_BOOL, HD_F8_E4M3, HD_F8_E5M2, HD_F8_E4M3FNUZ, HD_F8_E5M2FNUZ, HD_F6_E2M3, HD_F6_E3M2, HD_F4};
+  static const hd_dtype not_into_f32[] = {HD_F64, HD_I64, HD_I32, HD_U64, HD_U32, HD_C64};
+  if (to == from) return true;
+  if (to == HD_F32) {
+    for (size_t i = 0; i < sizeof not_into_f32 / sizeof *not_into_f32; i++)
+      if (not_into_f32[i] == from) return false;
+    return true;
+  }
+  for (size_t i = 0; (to == HD_F16 || to == HD_BF16) && i < sizeof into_both / sizeof *into_both; i++)
+    if (into_both[i] == from) return true;
+  return false;
 }
 
 hd_status hd_dtype_decodes(hd_dtype dtype, const char *tensor, hd_error *err) {

@@ -11,9 +11,11 @@ typedef struct hd_dtype_info {
   size_t block_values;     /* values that are stored together: 1, or 32 for Q8_0 */
   size_t block_bytes;
   bool ragged;             /* the last block may be short: it is as long as the others */
-  bool ggml;               /* one of GGML's blocks: GGUF files have it, SafeTensors has no such dtype */
+  bool ggml;               /* one of GGML's blocks: in GGUF files */
+  bool safetensors;        /* SafeTensors has it */
   /* n values, a multiple of block_values unless ragged. F32 values round to nearest even on the way down; integers saturate. NULL where
-   * there is no such way: C64 has no values that a float is, K-quants and IQ are only read. */
+   * there is no such way: C64 has no values that a float is, K-quants and IQ are only read, INT8 needs to know
+   * where rows end (kernels/matrix.h). */
   void (*to_f32)(const void *from, float *to, size_t n);
   void (*from_f32)(const float *from, void *to, size_t n);
 } hd_dtype_info;
@@ -24,6 +26,8 @@ hd_dtype hd_dtype_find(const char *name, size_t n);
 /* Bytes of n values; false on overflow or when n is no multiple of the block (and the dtype not ragged). */
 bool hd_dtype_bytes(hd_dtype dtype, size_t n, size_t *bytes);
 
+/* Whether every value that `from` has is a value of `to` too: else a conversion rounds. */
+bool hd_dtype_holds(hd_dtype to, hd_dtype from);
 /* Fails when the tensor's values cannot become float32. */
 hd_status hd_dtype_decodes(hd_dtype dtype, const char *tensor, hd_error *err);
 

@@ -72,7 +72,7 @@ hd_status hd_directory_append_metadata(hd_directory *directory, const char *key,
 hd_status hd_directory_append_json(hd_directory *directory, const char *key, const char *json, hd_error *err);
 /* Exactly the room that so many items need, for readers that know before they append the first. */
 hd_status hd_directory_reserve(hd_directory *directory, size_t n_entries, size_t n_pairs, hd_error *err);
-/* Ends the appending: refuses a second tensor of one name, sorts by begin (then end, then name), makes lookup fast. */
+/* Ends the appending: refuses a second tensor of one name and a second metadata key, sorts by begin (then end, then name), makes lookup fast. */
 hd_status hd_directory_seal(hd_directory *directory, hd_error *err);
 /* The value of a key; NULL when there is none. */
 const char *hd_directory_value(const hd_directory *directory, const char *key);

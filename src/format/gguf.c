@@ -23,7 +23,6 @@
 #include "base/status.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { MAGIC_BYTES = 4, PREAMBLE_BYTES = 24, VERSION_AT = 4, TENSORS_AT = 8, PAIRS_AT = 16 };
@@ -189,20 +188,6 @@ static bool read_pair(reading *r) {
   return c->status == HD_OK;
 }
 
-static int compare_texts(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
-
-static hd_status check_keys(const hd_directory *directory, size_t n, hd_error *err) {
-  const char **keys = hd_alloc(n * sizeof *keys), *value, *twice = NULL;
-  char room[HD_NAME_ROOM];
-  if (!keys) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for %zu keys", n);
-  for (size_t i = 0; i < n; i++) hd_directory_metadata(directory, i, &keys[i], &value);
-  if (n) qsort(keys, n, sizeof *keys, compare_texts);
-  for (size_t i = 1; i < n && !twice; i++)
-    if (strcmp(keys[i - 1], keys[i]) == 0) twice = keys[i];
-  hd_free(keys);
-  return twice ? hd_fail(err, HD_BAD_FILE, "GGUF: key \"%s\": expected every key once, found it twice", hd_short_name(room, twice)) : HD_OK;
-}
-
 /* ---- Second pass: the tensors ---- */
 
 /* A tensor as the header writes it, in its own numbers but our order of sizes. */
@@ -313,7 +298,6 @@ static hd_status read_items(reading *r, const progress *p) {
     hd_gguf_item(c, "metadata pair", i);
     if (!read_pair(r)) return c->status;
   }
-  HD_TRY(check_keys(r->reader->directory, (size_t)p->n_pairs, c->err));
   for (uint64_t i = 0; i < p->n_tensors; i++) {
     hd_gguf_item(c, "tensor", i);
     if (!read_tensor(r)) return c->status;

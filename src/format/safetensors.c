@@ -74,7 +74,7 @@ static void read_dtype(hd_json_reader *r, record *t) {
   size_t n;
   if (!hd_json_string(r, &name, &n)) return;
   t->dtype = hd_dtype_find(name, n);
-  if (t->dtype == HD_DTYPE_COUNT || hd_dtype_get(t->dtype)->ggml) {
+  if (t->dtype == HD_DTYPE_COUNT || !hd_dtype_get(t->dtype)->safetensors) {
     snprintf(problem, sizeof problem, "expected a dtype that we read, found \"%s\"", hd_short_name(room, name));
     fail_with(r, HD_UNSUPPORTED, problem);
   }

@@ -129,7 +129,7 @@ static void read_tensor_list(const hd_json *list, hd_stored *tensors, size_t n) 
     size_t n_dims = hd_json_count(&item, "shape");
     t->name = hd_json_get_text(&item, "name", "");
     t->dtype = hd_dtype_find(dtype, strlen(dtype));
-    if (t->dtype == HD_DTYPE_COUNT || hd_dtype_get(t->dtype)->ggml)
+    if (t->dtype == HD_DTYPE_COUNT || !hd_dtype_get(t->dtype)->safetensors)
       hd_json_refuse(&item, "dtype", HD_BAD_ARGUMENT, "SafeTensors has no dtype '%s'", hd_short_name(room, dtype));
     else if (!hd_dtype_get(t->dtype)->from_f32)
       hd_json_refuse(&item, "dtype", HD_UNSUPPORTED, "values cannot be written as '%s'", dtype);

@@ -211,7 +211,7 @@ static hd_status save(uint8_t **bytes, size_t *n, hd_saving *s, hd_error *err) {
 hd_status hd_model_save_weights(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, hd_error *err) {
   *bytes = NULL;
   *n = 0;
-  if (!hd_dtype_get(dtype) || hd_dtype_get(dtype)->ggml || !hd_dtype_get(dtype)->from_f32 || dtype == HD_BOOL)
+  if (!hd_dtype_get(dtype) || !hd_dtype_get(dtype)->safetensors || !hd_dtype_get(dtype)->from_f32 || dtype == HD_BOOL)
     return hd_fail(err, HD_BAD_ARGUMENT, "SafeTensors cannot hold weights as %s", hd_dtype_name(dtype));
   hd_saving s = {.model = model, .dtype = dtype, .range = range_of(dtype)};
   s.tensors = hd_alloc(model->n_parameters * MOST_PER_WEIGHT * sizeof *s.tensors);

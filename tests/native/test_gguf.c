@@ -289,7 +289,7 @@ TEST(gguf_refuses_metadata_that_break_the_format) {
                 "GGUF: byte 53: metadata pair \"general.alignment\": expected a power of two as u32, found u64 0");
   maker m = start(3, 0, 2);
   for (int i = 0; i < 2; i++) put_text(&m, "a.b"), put_u32(&m, 0), put(&m, "", 1);
-  check_refused(m, HD_BAD_FILE, "GGUF: key \"a.b\": expected every key once, found it twice");
+  check_refused(m, HD_BAD_FILE, "metadata \"a.b\": expected every key once, found it twice");
 }
 
 TEST(gguf_refuses_tensors_that_break_the_format) {

@@ -219,6 +219,10 @@ TEST(safetensors_refuses_metadata_that_is_not_strings) {
                 "SafeTensors header: byte 42: expected __metadata__ once, found it twice");
 }
 
+TEST(safetensors_refuses_metadata_keys_that_come_twice) {
+  check_refused("{\"__metadata__\":{\"b\":\"1\",\"a\":\"2\",\"b\":\"1\"}}", 0, HD_BAD_FILE, "metadata \"b\": expected every key once, found it twice");
+}
+
 TEST(safetensors_refuses_headers_that_are_not_json_objects) {
   check_refused("", 0, HD_BAD_FILE, "SafeTensors header: byte 8: expected an object ('{'), found the end of the text");
   check_refused("[]", 0, HD_BAD_FILE, "SafeTensors header: byte 8: expected an object ('{'), found '['");
