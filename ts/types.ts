@@ -96,9 +96,15 @@ export interface TensorInfo {
   end: number;
 }
 
+/** A GGUF value: whole numbers past 2^53 are bigints, NaN is null. */
+export type MetadataValue = string | number | bigint | boolean | null | MetadataValue[];
+
 export interface FileInfo {
+  /** "SafeTensors", "GGUF". */
+  format: string;
   tensors: TensorInfo[];
-  metadata: Record<string, string>;
+  /** The file's own, in its order: strings in SafeTensors, values of any kind in GGUF. */
+  metadata: Record<string, MetadataValue>;
   bytes: number;
 }
 

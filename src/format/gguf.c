@@ -147,7 +147,7 @@ static char *take_name(hd_gguf_cursor *c, hd_arena *names, const char *what) {
   uint64_t n;
   if (!hd_gguf_string(c, &bytes, &n)) return NULL;
   for (size_t i = 0, step; i < n; i += step) {
-    step = hd_utf8_length(bytes + i, n - i);
+    step = hd_utf8_length(bytes + i, (size_t)n - i);
     if (step && bytes[i]) continue;
     hd_gguf_fail(c, HD_BAD_FILE, step ? "expected a %s without NUL characters, found one" : "expected a %s in UTF-8, found byte 0x%02X", what,
                  (unsigned)(uint8_t)bytes[i]);
