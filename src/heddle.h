@@ -215,6 +215,20 @@ void hd_bytes_free(void *bytes);
 hd_status hd_safetensors_serialize(uint8_t **bytes, size_t *n, const char *json, size_t n_json, const float *values, size_t n_values,
                                    hd_error *err);
 
+/* A GGUF file (version 3) from plain values: `json` and `values` as above; dtypes are those of GGUF that values can be turned into (F32, F16, BF16, Q8_0,
+ * Q4_0, …). `metadata` is a JSON object, or NULL: a whole number becomes the first of u32, i32, u64, i64 that holds it (in arrays i32 comes first), a
+ * number with a point or an exponent f32, or f64 where that loses digits; {"type": "f64", "value": 1} says the type, of the elements where the
+ * value is an array. The caller frees *bytes with hd_bytes_free. */
+hd_status hd_gguf_serialize(uint8_t **bytes, size_t *n, const char *json, size_t n_json, const float *values, size_t n_values, const char *metadata,
+                            size_t n_metadata, hd_error *err);
+
+/* A Llama-style model as a GGUF file: names, metadata and the order of heads' rows as llama.cpp has them. Matrices become `dtype` (F32, F16, BF16, Q8_0,
+ * Q4_0) where their rows are whole blocks, else F16; the embedding and the head have 8 bits at least; vectors are F32. Weights that are of that
+ * dtype already keep their bits. `config` is the model's config.json; `metadata` (may be NULL) is more of the file's, for example the tokenizer's,
+ * and goes before what the config says. The caller frees *bytes with hd_bytes_free. */
+hd_status hd_model_save_gguf(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, const char *config, size_t n_config, const char *metadata,
+                             size_t n_metadata, hd_error *err);
+
 /* Fails with bad_state while sessions are open, and frees nothing then. */
 hd_status hd_model_free(hd_model *model, hd_error *err);
 

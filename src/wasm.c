@@ -216,6 +216,21 @@ int w_model_load_weights(hd_model *model, const void *file, size_t n) {
   return (int)status;
 }
 
+int w_gguf_serialize(const char *json, size_t n_json, const float *values, size_t n_values, const char *metadata, size_t n_metadata) {
+  uint8_t *bytes = NULL;
+  size_t n = 0;
+  hd_status status = hd_gguf_serialize(&bytes, &n, json, n_json, values, n_values, metadata, n_metadata, &error);
+  return put_bytes(status, bytes, n);
+}
+
+/* transfer: as w_model_save_weights */
+int w_model_save_gguf(const hd_model *model, int dtype, const char *config, size_t n_config, const char *metadata, size_t n_metadata) {
+  uint8_t *bytes = NULL;
+  size_t n = 0;
+  hd_status status = hd_model_save_gguf(&bytes, &n, model, (hd_dtype)dtype, config, n_config, metadata, n_metadata, &error);
+  return put_bytes(status, bytes, n);
+}
+
 int w_safetensors_serialize(const char *json, size_t n_json, const float *values, size_t n_values) {
   uint8_t *bytes = NULL;
   size_t n = 0;

@@ -5,7 +5,7 @@
  * Each set of options has a table with a check for every option of its type: the compiler knows when one is missing.
  */
 import { HeddleError } from './errors.js';
-import type { GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveOptions, SessionOptions, TrainOptions, ValidateOptions } from './types.js';
+import type { GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveGgufOptions, SaveOptions, SessionOptions, TrainOptions, ValidateOptions } from './types.js';
 
 type Check = (value: unknown, name: string) => void;
 type Checks<T> = { readonly [K in keyof Required<T>]: Check };
@@ -203,6 +203,14 @@ export const saveOptions: Checks<SaveOptions> = {
   quantize: (value, name) => {
     if (!isRecord(value)) throw expected(name, 'an object', value);
     checkOptions<QuantizeOptions>(value, quantizeOptions);
+  },
+};
+
+export const saveGgufOptions: Checks<SaveGgufOptions> = {
+  dtype: named('F32', 'F16', 'BF16', 'Q8_0', 'Q4_0'),
+  config: (value, name) => void jsonText(value, name),
+  metadata: (value, name) => {
+    if (!isRecord(value)) throw expected(name, 'an object or a Map', value);
   },
 };
 

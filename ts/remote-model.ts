@@ -24,6 +24,7 @@ import type {
   Session,
   SessionMemory,
   SaveOptions,
+  SaveGgufOptions,
   SaveWeightsOptions,
   SessionOptions,
   TensorValue,
@@ -285,6 +286,10 @@ export class RemoteModel implements Model {
 
   saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array> {
     return this.#remote.call('saveWeights', [options]);
+  }
+
+  saveGguf(options?: SaveGgufOptions): Promise<Uint8Array> {
+    return this.#remote.call('saveGguf', [options]);
   }
 
   async loadWeights(file: FileInput): Promise<number> {

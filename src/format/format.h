@@ -3,6 +3,7 @@
 #ifndef HD_FORMAT_FORMAT_H
 #define HD_FORMAT_FORMAT_H
 
+#include "base/json.h"
 #include "heddle.h"
 
 typedef struct hd_format hd_format;
@@ -44,9 +45,9 @@ hd_status hd_reader_want(hd_reader *reader, uint64_t begin, uint64_t end, hd_err
 /* An empty directory of a file; NULL when out of memory. `format` is a row's name. */
 hd_directory *hd_directory_new(const char *format, uint64_t file_bytes);
 
-/* ---- Writing SafeTensors ---- */
+/* ---- Writing files ---- */
 
-/* A tensor to be written. `begin` counts from the start of the file and is set by hd_safetensors_start. */
+/* A tensor to be written. `begin` counts from the start of the file and is set by hd_safetensors_start or hd_gguf_start. */
 typedef struct hd_stored {
   const char *name;
   hd_dtype dtype;
@@ -56,9 +57,26 @@ typedef struct hd_stored {
   const void *from; /* the caller's own */
 } hd_stored;
 
+hd_status hd_stored_too_large(hd_error *err, const hd_stored *t);
+
+/* Tensors from a JSON array of {"name", "dtype", "shape"}; `from` points to each one's own of the values. */
+typedef struct hd_stored_list {
+  hd_stored *tensors;
+  size_t n;
+  cJSON *json; /* the names are in there */
+} hd_stored_list;
+
+typedef bool hd_has_dtype(hd_dtype dtype); /* whether a format has it */
+hd_status hd_stored_read(hd_stored_list *out, const char *json, size_t n_json, const float *values, size_t n_values, const char *format,
+                         hd_has_dtype *has, hd_error *err);
+void hd_stored_free(hd_stored_list *list);
+
 /* Sorts the tensors by name, gives them their places one after the other, and makes a file with its header written and its data zero, for the
  * caller to fill. `metadata` is JSON text ("{…}") for __metadata__, or NULL. The caller frees *file with hd_free. */
 hd_status hd_safetensors_start(uint8_t **file, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, hd_error *err);
+
+/* The same for GGUF, version 3, in the order given. `metadata` is a JSON object (heddle.h, hd_gguf_serialize, says what becomes of its values). */
+hd_status hd_gguf_start(uint8_t **file, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, size_t n_metadata, hd_error *err);
 
 /* n values to and from a dtype as Loom's tensor files have them: integers truncated toward zero, halves truncated as in precision.h, and
  * an F4 of Loom's own, whose codes mean 0, 0.75, 1, 1.5, 2, 3, infinity, NaN. */

@@ -35,6 +35,7 @@ static const hd_gguf_architecture architectures[] = {
     {"gemma", "gemma", false, true, ",\"hidden_activation\":\"gelu_pytorch_tanh\""},
     {"gemma2", "gemma2", false, true, ",\"hidden_activation\":\"gelu_pytorch_tanh\""},
     {"gemma3", "gemma3_text", false, true, ",\"hidden_activation\":\"gelu_pytorch_tanh\""},
+    {"llama", "mistral", true, false, ""}, /* for writing: reading finds the first */
 };
 enum { N_ARCHITECTURES = sizeof architectures / sizeof *architectures };
 
@@ -52,7 +53,7 @@ static const struct { const char *gguf, *hugging_face; } parts[] = {
     {"ffn_norm", "pre_feedforward_layernorm"}, {"ffn_norm", "post_attention_layernorm"},
     {"post_attention_norm", "post_attention_layernorm"}, {"post_ffw_norm", "post_feedforward_layernorm"},
 };
-enum { N_PARTS = sizeof parts / sizeof *parts, N_BLOCK_PARTS = sizeof block_parts / sizeof *block_parts, NAME_ROOM = 128 };
+enum { N_PARTS = sizeof parts / sizeof *parts, N_BLOCK_PARTS = sizeof block_parts / sizeof *block_parts, NAME_ROOM = HD_GGUF_NAME_ROOM };
 
 /* The whole-number value of "<architecture>.<key>"; `missing` where there is none. */
 static hd_status get_size(size_t *out, const hd_directory *d, const hd_gguf_architecture *a, const char *key, size_t missing, hd_error *err) {
@@ -123,6 +124,12 @@ static bool ends_with(const char *text, const char *ending) {
   return n >= m && strcmp(text + n - m, ending) == 0;
 }
 
+static hd_gguf_order order_of(const hd_gguf_names *names, const char *role, const char *tensor) {
+  hd_gguf_order order = {.plus_one = names->architecture->plus_one && ends_with(tensor, "norm.weight")};
+  if (names->architecture->interleaved) order.heads = strcmp(role, "attn_q") == 0 ? names->heads : strcmp(role, "attn_k") == 0 ? names->kv_heads : 0;
+  return order;
+}
+
 int hd_gguf_find(hd_gguf_order *order, const hd_gguf_names *names, const hd_model *model, const char *tensor) {
   *order = (hd_gguf_order){0};
   int index = hd_parameter_find(model, tensor);
@@ -130,10 +137,42 @@ int hd_gguf_find(hd_gguf_order *order, const hd_gguf_names *names, const hd_mode
   size_t part = N_BLOCK_PARTS;
   index = strncmp(tensor, "blk.", 4) == 0 ? find_in_block(model, tensor, &part) : find_outside(model, tensor);
   if (index < 0) return index;
-  const char *role = part < N_BLOCK_PARTS ? block_parts[part].gguf : "";
-  if (names->architecture->interleaved) order->heads = strcmp(role, "attn_q") == 0 ? names->heads : strcmp(role, "attn_k") == 0 ? names->kv_heads : 0;
-  order->plus_one = names->architecture->plus_one && ends_with(tensor, "norm.weight");
+  *order = order_of(names, part < N_BLOCK_PARTS ? block_parts[part].gguf : "", tensor);
   return index;
+}
+
+/* The part among those called so in Hugging Face that comes back as this parameter. */
+static bool name_in_block(char room[NAME_ROOM], size_t *part, const hd_model *model, size_t parameter, unsigned long block, const char *rest) {
+  const char *ending;
+  size_t n, found;
+  if (!split_part(rest, &n, &ending)) return false;
+  for (*part = 0; *part < N_BLOCK_PARTS; ++*part) {
+    if (!is_part(block_parts[*part].hugging_face, rest, n)) continue;
+    snprintf(room, NAME_ROOM, "blk.%lu.%s%s", block, block_parts[*part].gguf, ending);
+    if (find_in_block(model, room, &found) == (int)parameter) return true;
+  }
+  return false;
+}
+
+bool hd_gguf_name(char room[NAME_ROOM], hd_gguf_order *order, const hd_gguf_names *names, const hd_model *model, size_t parameter) {
+  static const char layers[] = "model.layers.";
+  const char *name = model->parameters[parameter].name, *ending;
+  char *rest;
+  size_t n, part;
+  *order = (hd_gguf_order){0};
+  if (strncmp(name, layers, sizeof layers - 1) == 0) {
+    unsigned long block = strtoul(name + sizeof layers - 1, &rest, 10);
+    if (*rest != '.' || !name_in_block(room, &part, model, parameter, block, rest + 1)) return false;
+    *order = order_of(names, block_parts[part].gguf, room);
+    return true;
+  }
+  for (size_t i = 0; split_part(name, &n, &ending) && i < N_PARTS; i++) {
+    if (!is_part(parts[i].hugging_face, name, n)) continue;
+    snprintf(room, NAME_ROOM, "%s%s", parts[i].gguf, ending);
+    *order = order_of(names, "", room);
+    return true;
+  }
+  return false;
 }
 
 /* ---- Rows ---- */
@@ -154,20 +193,21 @@ void hd_gguf_interleave_halves(uint8_t *to, const uint8_t *from, size_t n_rows, 
 
 /* ---- config.json ---- */
 
-static const struct { const char *gguf, *config; bool needed; } members[] = {
-    {"embedding_length", "hidden_size", true},
-    {"feed_forward_length", "intermediate_size", true},
-    {"block_count", "num_hidden_layers", true},
-    {"attention.head_count", "num_attention_heads", true},
-    {"attention.head_count_kv", "num_key_value_heads", false},
-    {"attention.key_length", "head_dim", false},
-    {"context_length", "max_position_embeddings", false},
-    {"attention.layer_norm_rms_epsilon", "rms_norm_eps", false},
-    {"rope.freq_base", "rope_theta", false},
-    {"attention.sliding_window", "sliding_window", false},
-    {"attn_logit_softcapping", "attn_logit_softcapping", false},
-    {"final_logit_softcapping", "final_logit_softcapping", false},
+static const struct { const char *gguf, *config; bool needed, real; } members[] = {
+    {"embedding_length", "hidden_size", true, false},
+    {"feed_forward_length", "intermediate_size", true, false},
+    {"block_count", "num_hidden_layers", true, false},
+    {"attention.head_count", "num_attention_heads", true, false},
+    {"attention.head_count_kv", "num_key_value_heads", false, false},
+    {"attention.key_length", "head_dim", false, false},
+    {"context_length", "max_position_embeddings", false, false},
+    {"attention.layer_norm_rms_epsilon", "rms_norm_eps", false, true},
+    {"rope.freq_base", "rope_theta", false, true},
+    {"attention.sliding_window", "sliding_window", false, false},
+    {"attn_logit_softcapping", "attn_logit_softcapping", false, true},
+    {"final_logit_softcapping", "final_logit_softcapping", false, true},
 };
+enum { N_MEMBERS = sizeof members / sizeof *members };
 
 typedef struct configuring {
   const hd_directory *directory;
@@ -189,7 +229,7 @@ static double number(const configuring *c, const char *key, double missing) {
 }
 
 static hd_status write_members(configuring *c) {
-  for (size_t i = 0; i < sizeof members / sizeof *members; i++) {
+  for (size_t i = 0; i < N_MEMBERS; i++) {
     char room[HD_NAME_ROOM], *end;
     const char *text = value(c, members[i].gguf);
     if (!text && !members[i].needed) continue;
@@ -319,7 +359,8 @@ static hd_status refuse_architecture(const hd_directory *directory, hd_error *er
   char room[HD_NAME_ROOM], list[256];
   size_t at = 0;
   if (!name) return hd_fail(err, HD_BAD_FILE, "GGUF: general.architecture: expected a text, found none: nothing says what the tensors are");
-  for (size_t i = 0; i < N_ARCHITECTURES; i++) at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", architectures[i].name);
+  for (size_t i = 0; i < N_ARCHITECTURES; i++)
+    if (i == 0 || strcmp(architectures[i].name, "llama") != 0) at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", architectures[i].name);
   return hd_fail(err, HD_UNSUPPORTED, "GGUF: general.architecture %s is not known; known: %s", hd_short_name(room, name), list);
 }
 
@@ -332,4 +373,74 @@ hd_status hd_directory_config(char **json, const hd_directory *directory, const 
   if (status == HD_OK) *json = c.text.data;
   else hd_free(c.text.data);
   return status;
+}
+
+/* ---- And back ---- */
+
+hd_status hd_gguf_names_of_config(hd_gguf_names *names, const hd_json *config, hd_error *err) {
+  const char *type = hd_json_get_text(config, "model_type", "");
+  char room[HD_NAME_ROOM];
+  *names = (hd_gguf_names){.heads = hd_json_get_size(config, "num_attention_heads", 1)};
+  names->kv_heads = hd_json_get_size(config, "num_key_value_heads", names->heads);
+  for (size_t i = 0; i < N_ARCHITECTURES && !names->architecture; i++)
+    if (strcmp(architectures[i].model_type, type) == 0) names->architecture = &architectures[i];
+  if (*config->status != HD_OK) return *config->status;
+  return names->architecture ? HD_OK : hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is not written as GGUF", hd_short_name(room, type));
+}
+
+typedef struct writing {
+  hd_text *text;
+  const hd_gguf_names *names;
+  const hd_json *config;
+  const hd_directory *given;
+} writing;
+
+/* ,"llama.KEY":VALUE unless the caller gave it. */
+static void write_pair(const writing *w, const char *key, const char *kind, double number) {
+  char full[NAME_ROOM];
+  snprintf(full, sizeof full, "%s.%s", w->names->architecture->name, key);
+  if (!hd_directory_value(w->given, full)) hd_text_print(w->text, ",\"%s\":{\"type\":\"%s\",\"value\":%.17g}", full, kind, number);
+}
+
+static void write_kind(const writing *w, const char *key, const char *kind) {
+  char full[NAME_ROOM];
+  snprintf(full, sizeof full, "%s.%s", w->names->architecture->name, key);
+  if (!hd_directory_value(w->given, full)) hd_text_print(w->text, ",\"%s\":\"%s\"", full, kind);
+}
+
+/* rope_parameters (version 5 of transformers) or rope_scaling; node NULL where there is none. */
+static hd_json rope_of(const hd_json *config) {
+  hd_json rope = hd_json_member(config, hd_json_has(config, "rope_parameters") ? "rope_parameters" : "rope_scaling");
+  if (rope.node && !cJSON_IsObject(rope.node)) rope.node = NULL;
+  return rope;
+}
+
+static hd_status write_rope_pairs(const writing *w, double head_dim, hd_error *err) {
+  hd_json rope = rope_of(w->config);
+  double part = hd_json_get_number(w->config, "partial_rotary_factor", 1);
+  const char *type = rope.node ? hd_json_get_text(&rope, "rope_type", hd_json_get_text(&rope, "type", "default")) : "default";
+  bool plain = strcmp(type, "default") == 0, known = strcmp(type, "linear") == 0 || strcmp(type, "yarn") == 0;
+  char room[HD_NAME_ROOM];
+  write_pair(w, "rope.dimension_count", "u32", floor(head_dim * part));
+  if (rope.node && hd_json_has(&rope, "rope_theta") && !hd_json_has(w->config, "rope_theta"))
+    write_pair(w, "rope.freq_base", "f32", hd_json_get_number(&rope, "rope_theta", 10000));
+  if (*w->config->status != HD_OK) return *w->config->status;
+  if (plain) return HD_OK;
+  if (!known) return hd_fail(err, HD_UNSUPPORTED, "config.json: rope type '%s' is not written as GGUF", hd_short_name(room, type));
+  write_kind(w, "rope.scaling.type", type);
+  write_pair(w, "rope.scaling.factor", "f32", hd_json_get_number(&rope, "factor", 1));
+  if (hd_json_has(&rope, "original_max_position_embeddings"))
+    write_pair(w, "rope.scaling.original_context_length", "u32", (double)hd_json_get_size(&rope, "original_max_position_embeddings", 0));
+  return *w->config->status;
+}
+
+hd_status hd_gguf_write_config(hd_text *t, const hd_gguf_names *names, const hd_json *config, const hd_directory *given, hd_error *err) {
+  const writing w = {t, names, config, given};
+  if (!hd_directory_value(given, "general.architecture")) hd_text_print(t, ",\"general.architecture\":\"%s\"", names->architecture->name);
+  for (size_t i = 0; i < N_MEMBERS; i++)
+    if (hd_json_has(config, members[i].config) && !cJSON_IsNull(hd_json_member(config, members[i].config).node))
+      write_pair(&w, members[i].gguf, members[i].real ? "f32" : "u32", hd_json_get_number(config, members[i].config, 0));
+  double heads = (double)names->heads, width = hd_json_get_number(config, "hidden_size", 0), head_dim = hd_json_get_number(config, "head_dim", width / heads);
+  if (head_dim * heads != width) write_pair(&w, "attention.value_length", "u32", head_dim);
+  return write_rope_pairs(&w, head_dim, err);
 }
