@@ -130,7 +130,8 @@ hd_status hd_directory_config(char **json, const hd_directory *directory, const 
 const hd_entry *hd_directory_config_tensor(const hd_directory *directory);
 
 /* What Loom's generic loader takes the tensors for, as JSON: "detected", its list; "layers", what it would build; "input_size"; "parameters"; and
- * "network", a spec for hd_loader_describe, or null where names and shapes do not say how to run them. `config` (a config.json) may be NULL and is
+ * "network", a spec for hd_loader_describe, with "warnings", texts of what it assumes, lacks or leaves out; or null where names and shapes do not say
+ * how to run them, with "refusal", a "code" and a "message" of why. `config` (a config.json) may be NULL and is
  * ignored when it is broken. The caller frees *json with hd_text_free. */
 hd_status hd_directory_detect(char **json, const hd_directory *directory, const char *config, size_t n_config, hd_error *err);
 
@@ -280,6 +281,12 @@ hd_status hd_session_reserve(hd_session *session, size_t positions, hd_error *er
 size_t hd_session_position(const hd_session *session);
 /* Forgets everything from `position` on. Recurrent state can only go to 0. */
 hd_status hd_session_rewind(hd_session *session, size_t position, hd_error *err);
+/* The state as bytes, for another session over the same model, here or elsewhere. `n` is hd_session_state_bytes. Machine order: little-endian. */
+size_t hd_session_state_bytes(const hd_session *session);
+hd_status hd_session_save_state(const hd_session *session, void *to, size_t n, hd_error *err);
+/* Makes a saved state the session's; there is no output until the next forward. Nothing is changed when it fails: bad_file when the bytes are no state
+ * or another model's, bad_state when the context is too small. */
+hd_status hd_session_load_state(hd_session *session, const void *from, size_t n, hd_error *err);
 
 /* The graph's output of the last forward. */
 hd_status hd_session_output(const hd_session *session, hd_tensor *out, hd_error *err);
