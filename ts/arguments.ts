@@ -10,7 +10,7 @@ import type { DecodeOptions, EncodeOptions } from './tokenizer.js';
 import type { TokenizerFiles } from './tokenizer-files.js';
 import type { ChatOptions } from './chat.js';
 import type { SamplingOptions } from './sampling.js';
-import type { GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveOptions, SessionGenerateOptions, SessionOptions, TrainOptions, ValidateOptions } from './types.js';
+import type { GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveGgufOptions, SaveOptions, SessionGenerateOptions, SessionOptions, TrainOptions, ValidateOptions } from './types.js';
 
 type Check = (value: unknown, name: string) => void;
 export type Checks<T> = { readonly [K in keyof Required<T>]: Check };
@@ -250,6 +250,14 @@ export const saveOptions: Checks<SaveOptions> = {
   quantize: (value, name) => {
     if (!isRecord(value)) throw expected(name, 'an object', value);
     checkOptions<QuantizeOptions>(value, quantizeOptions);
+  },
+};
+
+export const saveGgufOptions: Checks<SaveGgufOptions> = {
+  dtype: named('F32', 'F16', 'BF16', 'Q8_0', 'Q4_0'),
+  config: (value, name) => void jsonText(value, name),
+  metadata: (value, name) => {
+    if (!isRecord(value)) throw expected(name, 'an object or a Map', value);
   },
 };
 

@@ -29,6 +29,7 @@ import type {
   SessionGenerateOptions,
   SessionMemory,
   SaveOptions,
+  SaveGgufOptions,
   SaveWeightsOptions,
   SessionOptions,
   TensorValue,
@@ -328,6 +329,10 @@ export class RemoteModel implements Model {
 
   saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array> {
     return this.#remote.call('saveWeights', [options]);
+  }
+
+  saveGguf(options?: SaveGgufOptions): Promise<Uint8Array> {
+    return this.#remote.call('saveGguf', [options]);
   }
 
   async loadWeights(file: FileInput): Promise<number> {

@@ -100,9 +100,15 @@ export interface TensorInfo {
   end: number;
 }
 
+/** A GGUF value: whole numbers past 2^53 are bigints, NaN is null. */
+export type MetadataValue = string | number | bigint | boolean | null | MetadataValue[];
+
 export interface FileInfo {
+  /** "SafeTensors", "GGUF". */
+  format: string;
   tensors: TensorInfo[];
-  metadata: Record<string, string>;
+  /** The file's own, in its order: strings in SafeTensors, values of any kind in GGUF. */
+  metadata: Record<string, MetadataValue>;
   bytes: number;
 }
 
@@ -387,11 +393,39 @@ export interface SaveWeightsOptions {
   dtype?: WeightDtype;
 }
 
+/** What a GGUF file's matrices can be written as. */
+export type GgufDtype = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q4_0';
+
+/**
+ * Metadata of a GGUF file by key. A whole number is written as the first of u32, i32, u64, i64 that holds it (in arrays i32 comes first), another number
+ * as f32, or f64 where that loses digits; typed arrays and `{ type, value }` say the type, of the elements where the value is an array.
+ */
+export type GgufMetadataInput = Readonly<Record<string, unknown>> | ReadonlyMap<string, unknown>;
+
+export interface SaveGgufOptions {
+  /**
+   * What matrices become, 'F32' by default. Rows that are no multiple of 32 become F16 instead of Q8_0 and Q4_0; the embedding and the head have 8 bits
+   * at least. Vectors are F32. Matrices that are of this type already keep their bits.
+   */
+  dtype?: GgufDtype;
+  /** config.json of the model, where it was not loaded with one. */
+  config?: object | string;
+  /** More metadata, for example the tokenizer's; it goes before what the config says. */
+  metadata?: GgufMetadataInput;
+}
+
 /** A tensor to write. */
 export interface TensorInput {
   values: NumbersInput;
   shape: readonly number[];
   dtype?: WeightDtype;
+}
+
+/** A tensor to write as GGUF: F32 unless `dtype` is another of GGUF's that values can be turned into ("F16", "Q4_0", "I8"). */
+export interface GgufTensorInput {
+  values: NumbersInput;
+  shape: readonly number[];
+  dtype?: string;
 }
 
 /** What `describe` says. */
@@ -461,6 +495,8 @@ export interface Model {
   saveToString(id: string, options?: SaveOptions): Promise<string>;
   /** All weights as a SafeTensors file; integers, F6 and F4 with scales beside them, F8 as the nearest values it has. */
   saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array>;
+  /** A Llama-style model as a GGUF file, by llama.cpp's names. Throws `unsupported` for other families. */
+  saveGguf(options?: SaveGgufOptions): Promise<Uint8Array>;
   /** Sets the weights a SafeTensors file has, by name and shape; how many it had. Sessions must be closed. */
   loadWeights(file: FileInput): Promise<number>;
   /** A PEFT adapter: adapter_config.json and adapter_model.safetensors. */

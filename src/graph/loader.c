@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "format/format.h"
 #include "graph/arch.h"
+#include "graph/gguf.h"
 #include "graph/graph.h"
 
 #include <stdarg.h>
@@ -16,6 +17,7 @@
 typedef struct hd_wanted {
   const hd_entry *entry;
   int parameter;
+  hd_gguf_order order;
 } hd_wanted;
 
 /* The tensor being written. `buffer` gathers `unit` file bytes; each full one becomes rows (matrices) or values (vectors): decoded to float32,
@@ -23,7 +25,9 @@ typedef struct hd_wanted {
 typedef struct hd_writer {
   hd_parameter *parameter;
   const hd_entry *entry;
+  hd_gguf_order order;
   uint8_t *buffer;       /* unit bytes of the file */
+  uint8_t *turned;       /* where they get the parameter's order; NULL when they have it */
   float *wide;           /* the same as float32; NULL when the layout takes the file's bytes */
   size_t unit, held;     /* bytes */
   size_t unit_values;
@@ -35,6 +39,7 @@ struct hd_loader {
   hd_dtype weight_dtype;
   hd_model *model;
   int head;              /* the parameter of the graph's last matrix; −1: none */
+  hd_gguf_names names;
   hd_directory **directories;
   size_t n_directories;
   hd_wanted *tensors;
@@ -58,6 +63,7 @@ hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err) {
 
 static void writer_free(hd_writer *w) {
   hd_free(w->buffer);
+  hd_free(w->turned);
   hd_free(w->wide);
   *w = (hd_writer){0};
 }
@@ -188,13 +194,17 @@ static int find_parameter(const hd_model *model, const char *name) {
 }
 
 static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
+  hd_gguf_order order = {0};
   int index = find_parameter(loader->model, entry->name);
+  if (index < 0) index = hd_gguf_find(&order, &loader->names, loader->model, entry->name);
   char room[HD_NAME_ROOM];
-  loader->tensors[loader->n_tensors++] = (hd_wanted){entry, index};
+  loader->tensors[loader->n_tensors++] = (hd_wanted){entry, index, order};
   if (index < 0) return HD_OK;
   hd_parameter *p = &loader->model->parameters[index];
   if (p->value.data) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, entry->name));
   HD_TRY(check_shape(p, entry, err));
+  if (order.heads && entry->shape[0] % (2 * order.heads) != 0)
+    return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %zu heads of an even size, found %zu rows", hd_short_name(room, entry->name), order.heads, entry->shape[0]);
   HD_TRY(hd_dtype_decodes(entry->dtype, entry->name, err));
   return prepare_parameter(loader, p, entry, err);
 }
@@ -209,6 +219,8 @@ static bool room_for(hd_loader *loader, size_t n_more) {
 
 hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err) {
   if (!loader->model) return hd_fail(err, HD_BAD_STATE, "the loader needs its description before weight files");
+  HD_TRY(hd_directory_check_data(directory, err));
+  if (!loader->names.architecture) HD_TRY(hd_gguf_recognise(&loader->names, directory, err)); /* of several files the first says it */
   hd_directory *copy = room_for(loader, hd_directory_count(directory)) ? hd_directory_copy(directory) : NULL;
   if (!copy) return no_memory(err);
   loader->directories[loader->n_directories++] = copy;
@@ -230,16 +242,24 @@ enum { VECTOR_UNIT = 4096 }; /* values of a vector that are converted at a time 
 
 static bool is_copy(const hd_writer *w) {
   const hd_layout *layout = w->parameter->value.layout;
-  return layout->plain && layout->dtype == w->entry->dtype;
+  return layout->plain && layout->dtype == w->entry->dtype && !w->order.heads && !w->order.plus_one;
 }
 
 /* A matrix of the file's own dtype, packed from its bytes. */
 static bool is_packed(const hd_writer *w) { return w->parameter->slot.matrix && w->entry->dtype == w->parameter->value.layout->dtype; }
 
+/* Interleaved heads come one or more at a time, in whole row blocks (4 at most). */
+static size_t unit_rows(const hd_writer *w) {
+  const hd_matrix *m = &w->parameter->value;
+  size_t head_dim = w->order.heads ? m->rows / w->order.heads : 1, n = head_dim;
+  while (n % m->layout->row_block) n += head_dim;
+  return n;
+}
+
 /* Rows that end inside a block of the file's dtype share it with the next: such a tensor is taken whole. */
 static size_t unit_values(const hd_writer *w) {
   const hd_matrix *m = &w->parameter->value;
-  size_t all = m->rows * m->cols, n = w->parameter->slot.matrix ? m->layout->row_block * m->cols : VECTOR_UNIT;
+  size_t all = m->rows * m->cols, n = w->parameter->slot.matrix ? unit_rows(w) * m->cols : w->order.heads ? all : VECTOR_UNIT;
   return n > all || n % hd_dtype_get(w->entry->dtype)->block_values ? all : n;
 }
 
@@ -249,6 +269,7 @@ static hd_status prepare(hd_writer *w, hd_error *err) {
   if (!hd_dtype_bytes(w->entry->dtype, w->unit_values, &w->unit))
     return hd_fail(err, HD_BAD_FILE, "tensor %s: %zu values are no whole blocks of %s", w->entry->name, w->unit_values, hd_dtype_name(w->entry->dtype));
   w->buffer = hd_alloc(w->unit);
+  if (w->order.heads && !(w->turned = hd_alloc(w->unit))) return no_memory(err);
   if (!is_packed(w)) w->wide = hd_alloc(w->unit_values * sizeof(float));
   return w->buffer && (w->wide || is_packed(w)) ? HD_OK : no_memory(err);
 }
@@ -260,11 +281,21 @@ hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
   loader->writing = false;
   hd_writer *w = &loader->writer;
   w->entry = loader->tensors[index].entry;
+  w->order = loader->tensors[index].order;
   w->parameter = &loader->model->parameters[loader->tensors[index].parameter];
   w->parameter->filled = false;
   HD_TRY(prepare(w, err));
   loader->writing = true;
   return HD_OK;
+}
+
+/* n values in the buffer change their rows' order; a vector's values are rows of one. */
+static void part_halves(hd_writer *w, size_t n) {
+  size_t n_rows = w->entry->shape[0], all = w->parameter->value.rows * w->parameter->value.cols, cols = all / n_rows, row_bytes = w->unit / (w->unit_values / cols);
+  hd_gguf_part_halves(w->turned, w->buffer, n / cols, n_rows / w->order.heads, row_bytes);
+  uint8_t *turned = w->turned;
+  w->turned = w->buffer;
+  w->buffer = turned;
 }
 
 /* What the buffer holds becomes values of the parameter. */
@@ -273,10 +304,12 @@ static void flush(hd_writer *w) {
   size_t n = w->unit_values;
   if (w->done + n > m->rows * m->cols) n = m->rows * m->cols - w->done;
   w->held = 0;
+  if (w->order.heads) part_halves(w, n);
   if (is_packed(w)) {
     m->layout->pack(m, w->done / m->cols, n / m->cols, w->buffer);
   } else {
     hd_dtype_get(w->entry->dtype)->to_f32(w->buffer, w->wide, n);
+    for (size_t i = 0; w->order.plus_one && i < n; i++) w->wide[i] -= 1;
     if (w->parameter->slot.matrix) m->layout->from_f32(m, w->done / m->cols, n / m->cols, w->wide);
     else memcpy((float *)m->data + w->done, w->wide, n * sizeof(float));
   }
