@@ -6,20 +6,21 @@
  */
 import { checkName, isPlainObject, jsonText } from './arguments.js';
 import { Progress, arrivals } from './arrival.js';
-import { readAll, readText, sized } from './bytes.js';
+import { readAll, readRange, readText, sized } from './bytes.js';
 import type { ByteSource } from './bytes.js';
 import type { Core } from './core.js';
-import { entry, withDirectory } from './directory.js';
+import { entry, formatOf, withDirectory } from './directory.js';
 import { HeddleError } from './errors.js';
 import { Breather } from './host.js';
 import { stagingBytes } from './memory.js';
+import { readMetadata } from './metadata.js';
 import { checkShard, closeAll, openWeightFiles } from './shards.js';
 import type { WeightFiles } from './shards.js';
 import { isFileSet, missingFile, openFile, openSource } from './source.js';
 import type { FileSet, OpenOptions } from './source.js';
 import { findTokenizerFiles } from './tokenizer-files.js';
 import type { FoundTokenizer } from './tokenizer-files.js';
-import type { FileInput, LoadOptions, SourceInput } from './types.js';
+import type { FileInput, LoadOptions, MetadataValue, SourceInput } from './types.js';
 
 /** A model's files, opened: either a bundle, or a description and weights. */
 export interface ModelFiles {
@@ -28,6 +29,8 @@ export interface ModelFiles {
   generationConfig?: string;
   weights?: WeightFiles;
   tokenizer?: FoundTokenizer;
+  /** What a GGUF file says of itself; there once its directory is read. */
+  metadata?: ReadonlyMap<string, MetadataValue>;
 }
 
 /** What a description says about a text's end, its begin and its length. */
@@ -62,15 +65,23 @@ async function openSingle(file: ByteSource, options: Opening): Promise<ModelFile
       const bytes = await readAll(file);
       return { ...files, bundle: { bytes, id: options.id ?? soleModel(bytes, file.name) } };
     }
+    const weights: WeightFiles = { files: [file], expected: new Map() };
+    if (options.config === undefined && isGguf(first)) return { ...files, weights: await whole(weights) };
     if (options.config === undefined) {
       if (!mayBeWeights(first, file.size)) throw new HeddleError('bad_file', `${file.name}: expected a bundle's JSON or SafeTensors, found neither`);
       throw new HeddleError('bad_argument', `${file.name}: weights alone are no model; give their description as options.config`);
     }
-    return { ...files, config: await describe(options.config, openOptions(options)), weights: { files: [await sized(file)], expected: new Map() } };
+    return { ...files, config: await describe(options.config, openOptions(options)), weights: await whole(weights) };
   } catch (error) {
     await file.close();
     throw error;
   }
+}
+
+/** With the sizes of all files known. */
+async function whole(weights: WeightFiles): Promise<WeightFiles> {
+  for (const file of weights.files) await sized(file);
+  return weights;
 }
 
 async function openSet(set: FileSet, options: Opening): Promise<ModelFiles> {
@@ -80,8 +91,9 @@ async function openSet(set: FileSet, options: Opening): Promise<ModelFiles> {
     return file && readText(file);
   };
   const config = options.config === undefined ? await text('config.json') : await describe(options.config, openOptions(options));
-  if (config === undefined) throw await missingFile(set, 'config.json');
-  files.config = config;
+  const mayDescribeItself = (await set.list())?.some((name) => name.endsWith('.gguf')) ?? false;
+  if (config === undefined && !mayDescribeItself) throw await missingFile(set, 'config.json');
+  if (config !== undefined) files.config = config;
   const generationConfig = await text('generation_config.json');
   if (generationConfig !== undefined) files.generationConfig = generationConfig;
   const bytes = async (name: string): Promise<Uint8Array | undefined> => {
@@ -125,6 +137,11 @@ export function withDialect(json: string, dialect: 'standard' | 'loom'): string 
 function looksLikeText(first: Uint8Array): boolean {
   const text = new TextDecoder('latin1').decode(first);
   return /^(\u00ef\u00bb\u00bf)?\s*[{[]/.test(text) && !text.includes('\0');
+}
+
+/** Of the formats only GGUF describes its model: a file of it is a whole one. */
+function isGguf(first: Uint8Array): boolean {
+  return new TextDecoder('latin1').decode(first.subarray(0, 4)) === 'GGUF';
 }
 
 /** SafeTensors begins with its header's length, 8 bytes, which is no more than the file holds. */
@@ -228,17 +245,36 @@ export async function loadFiles(core: Core, files: ModelFiles, options: LoadOpti
     if (dtype >= 0 && core.dtypes[dtype] !== 'F32') throw new HeddleError('unsupported', `dtype '${options.dtype ?? ''}': a bundle's weights are kept as F32`);
     return loadBundle(core, files.bundle.bytes, files.bundle.id);
   }
-  if (!files.weights || files.config === undefined) throw new HeddleError('bad_argument', 'a model needs a description and weights');
-  const { config, weights } = files;
+  const { weights } = files;
+  if (!weights) throw new HeddleError('bad_argument', 'a model needs a description and weights');
   const loader = core.made((x) => x.w_loader_new(dtype));
   try {
-    const parts = await addDirectories(core, loader, weights, (directory) => (complete && weights.files.length === 1 && completed(core, directory, config)) || config);
+    const parts = await addDirectories(core, loader, weights, async (directory, file) => {
+      await describeItself(core, files, directory, file);
+      if (files.config === undefined) throw new HeddleError('bad_argument', `${file.name}: weights alone are no model; give their description as options.config`);
+      return (complete && weights.files.length === 1 && completed(core, directory, files.config)) || files.config;
+    });
     await streamTensors(core, loader, parts, options);
     for (const { file } of parts) await file.finish?.();
     return core.made((x) => x.w_loader_finish(loader));
   } finally {
     if (core.alive) core.call((x) => x.w_loader_free(loader));
   }
+}
+
+/** Takes what a GGUF file says of itself: its metadata, and its description unless there is another. */
+async function describeItself(core: Core, files: ModelFiles, directory: number, file: ByteSource): Promise<void> {
+  if (formatOf(core, directory) !== 'GGUF') return;
+  files.metadata = readMetadata(core, directory);
+  if (files.metadata.has('tokenizer.ggml.model')) files.tokenizer ??= { files: { gguf: files.metadata } };
+  if (files.config !== undefined) return;
+  let tensor: Uint8Array = new Uint8Array(0);
+  if (core.call((x) => x.w_directory_config_tensor(directory)) !== 0) {
+    const { begin, end } = entry(core);
+    if (!file.seekable) await file.spool?.(); // others before it are read later
+    tensor = await readRange(file, begin, end);
+  }
+  files.config = core.heap.with(tensor, (p, n) => core.text((x) => x.w_directory_config(directory, p, n)));
 }
 
 /** A tensor that the model wants, by its number in the loader. */
@@ -256,12 +292,17 @@ interface Part {
 }
 
 /** Tells the loader of every file; with the first, of the description, which may need to see its tensors. */
-async function addDirectories(core: Core, loader: number, { files, expected }: WeightFiles, describeBy: (directory: number) => string): Promise<Part[]> {
+async function addDirectories(
+  core: Core,
+  loader: number,
+  { files, expected }: WeightFiles,
+  describeBy: (directory: number, file: ByteSource) => Promise<string>,
+): Promise<Part[]> {
   const parts: Part[] = [];
   let before = 0;
   for (const file of files) {
-    await withDirectory(core, file, (directory) => {
-      if (parts.length === 0) core.heap.withText(describeBy(directory), (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
+    await withDirectory(core, file, async (directory) => {
+      if (parts.length === 0) core.heap.withText(await describeBy(directory, file), (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
       core.check((x) => x.w_loader_add(loader, directory));
     });
     const count = core.call((x) => x.w_loader_count(loader));

@@ -123,6 +123,8 @@ export { createToolDefinition, formatToolResponse, parseAssistant } from './assi
 export type { AssistantText, ToolCall, ToolDefinition } from './assistant.js';
 export { openCache } from './cache.js';
 export type { ModelCache } from './cache.js';
+export { Chat, ChatTurn } from './chat.js';
+export type { ChatOptions, ChatReply } from './chat.js';
 export { HeddleError } from './errors.js';
 export { SimpleTokenizer, createAttentionMask, padSequence } from './simple-text.js';
 export type { PaddedSequences } from './simple-text.js';
