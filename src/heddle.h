@@ -159,6 +159,9 @@ void hd_loader_free(hd_loader *loader);
  * graph without weights. Call once, first. */
 hd_status hd_loader_describe(hd_loader *loader, const char *json, size_t n, hd_error *err);
 
+/* Bytes the weights will take that this file has for the model, in the loader's dtype: to be asked before hd_loader_add, which takes the memory. */
+hd_status hd_loader_estimate(uint64_t *bytes, hd_loader *loader, const hd_directory *directory, hd_error *err);
+
 /* Adds a weight file's directory (a copy is taken) and matches its tensors to the graph. Once per file or shard. */
 hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err);
 

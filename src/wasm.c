@@ -138,6 +138,14 @@ int w_loader_new(int dtype) {
 
 void w_loader_free(hd_loader *loader) { hd_loader_free(loader); }
 int w_loader_describe(hd_loader *loader, const char *json, size_t n) { return (int)hd_loader_describe(loader, json, n, &error); }
+/* transfer: [bytes] */
+int w_loader_estimate(hd_loader *loader, const hd_directory *directory) {
+  uint64_t bytes = 0;
+  hd_status status = hd_loader_estimate(&bytes, loader, directory, &error);
+  transfer[0] = (double)bytes;
+  return (int)status;
+}
+
 int w_loader_add(hd_loader *loader, const hd_directory *directory) { return (int)hd_loader_add(loader, directory, &error); }
 size_t w_loader_count(const hd_loader *loader) { return hd_loader_count(loader); }
 

@@ -15,11 +15,17 @@ import type { DetectedModel, FileInfo, TensorInfo } from './types.js';
 
 /** Lets `use` have a file's directory (the core's), which takes no more of the file than that. Errors name the file. */
 export async function withDirectory<T>(core: Core, source: ByteSource, use: (directory: number) => T | Promise<T>): Promise<T> {
-  const directory = await readDirectory(core, source);
+  return withDirectories(core, [source], ([directory = 0]) => use(directory));
+}
+
+/** The same for several files, all at once. */
+export async function withDirectories<T>(core: Core, sources: readonly ByteSource[], use: (directories: readonly number[]) => T | Promise<T>): Promise<T> {
+  const directories: number[] = [];
   try {
-    return await use(directory);
+    for (const source of sources) directories.push(await readDirectory(core, source));
+    return await use(directories);
   } finally {
-    if (core.alive) core.call((x) => x.w_directory_free(directory));
+    if (core.alive) for (const directory of directories) core.call((x) => x.w_directory_free(directory));
   }
 }
 

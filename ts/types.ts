@@ -84,6 +84,19 @@ export interface LoadProgress {
   tensor?: string;
 }
 
+/** Memory that a model's weights take, known before they are read. A session's comes on top: `session.memory()`. */
+export interface MemoryEstimate {
+  dtype: WeightType;
+  /** Bytes of the weights as `dtype`. */
+  weights: number;
+  /** Whether they are less than `limit`. A host may give less than that. */
+  fits: boolean;
+  /** Where WebAssembly's memory ends: 2^32. */
+  limit: number;
+  /** Bytes of the weights as the other dtypes. */
+  byDtype: Partial<Record<WeightType, number>>;
+}
+
 /** Where a load keeps what it fetches. */
 export interface CacheOptions {
   /** Node: the folder; by default `heddle/models` in XDG_CACHE_HOME or `~/.cache`. Browsers keep files with the page's origin. */
@@ -628,6 +641,8 @@ export interface Runtime {
   buildNetwork(spec: object | string, options?: { seed?: number }): Promise<Model>;
   /** A weight file's tensors and metadata; no weights are read. */
   inspect(source: SourceInput, options?: FetchOptions): Promise<FileInfo>;
+  /** The memory a model's weights would take; only its description and its files' headers are read. */
+  estimate(source: SourceInput, options?: LoadOptions): Promise<MemoryEstimate>;
   /** The same, kept open: any tensor can be had from it, alone or as it comes. */
   openWeights(source: SourceInput, options?: FetchOptions): Promise<Weights>;
   /** Ends what the runtime holds: the shared instance, the worker. Models of their own instance live on. */

@@ -193,10 +193,15 @@ static int find_parameter(const hd_model *model, const char *name) {
   return -1;
 }
 
+/* The parameter a tensor fills, and the order GGUF has its rows in; −1: none. */
+static int find_filled(const hd_loader *loader, const hd_entry *entry, hd_gguf_order *order) {
+  int index = find_parameter(loader->model, entry->name);
+  return index >= 0 ? index : hd_gguf_find(order, &loader->names, loader->model, entry->name);
+}
+
 static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
   hd_gguf_order order = {0};
-  int index = find_parameter(loader->model, entry->name);
-  if (index < 0) index = hd_gguf_find(&order, &loader->names, loader->model, entry->name);
+  int index = find_filled(loader, entry, &order);
   char room[HD_NAME_ROOM];
   loader->tensors[loader->n_tensors++] = (hd_wanted){entry, index, order};
   if (index < 0) return HD_OK;
@@ -217,10 +222,37 @@ static bool room_for(hd_loader *loader, size_t n_more) {
   return directories && tensors;
 }
 
-hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err) {
+/* What both need before they look at a file's tensors. */
+static hd_status look_at(hd_loader *loader, const hd_directory *directory, hd_error *err) {
   if (!loader->model) return hd_fail(err, HD_BAD_STATE, "the loader needs its description before weight files");
   HD_TRY(hd_directory_check_data(directory, err));
-  if (!loader->names.architecture) HD_TRY(hd_gguf_recognise(&loader->names, directory, err)); /* of several files the first says it */
+  return loader->names.architecture ? HD_OK : hd_gguf_recognise(&loader->names, directory, err); /* of several files the first says it */
+}
+
+/* Bytes of the weight that a tensor fills; where no size holds them, more than any memory has. */
+static uint64_t weight_bytes(const hd_loader *loader, const hd_entry *entry) {
+  hd_gguf_order order = {0};
+  int index = find_filled(loader, entry, &order);
+  if (index < 0) return 0;
+  const hd_parameter *p = &loader->model->parameters[index];
+  const hd_layout *layout = p->slot.matrix ? hd_layout_for(target(loader, p, entry->dtype).dtype) : NULL;
+  size_t bytes;
+  if (!layout) return (uint64_t)hd_parameter_count(p) * sizeof(float);
+  return layout->bytes(p->slot.shape[0], p->slot.shape[1], &bytes) ? bytes : SIZE_MAX;
+}
+
+hd_status hd_loader_estimate(uint64_t *bytes, hd_loader *loader, const hd_directory *directory, hd_error *err) {
+  *bytes = 0;
+  HD_TRY(look_at(loader, directory, err));
+  for (size_t i = 0; i < hd_directory_count(directory); i++) {
+    uint64_t more = weight_bytes(loader, hd_directory_entry(directory, i));
+    *bytes = *bytes > UINT64_MAX - more ? UINT64_MAX : *bytes + more;
+  }
+  return HD_OK;
+}
+
+hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err) {
+  HD_TRY(look_at(loader, directory, err));
   hd_directory *copy = room_for(loader, hd_directory_count(directory)) ? hd_directory_copy(directory) : NULL;
   if (!copy) return no_memory(err);
   loader->directories[loader->n_directories++] = copy;
