@@ -10,6 +10,7 @@ static void parse(void *config, hd_parse *p) {
   hd_embedding_config *c = config;
   c->vocab_size = hd_json_get_size(&p->json, hd_json_has(&p->json, "num_embeddings") ? "num_embeddings" : "vocab_size", 0);
   c->embedding_dim = hd_json_get_size(&p->json, "embedding_dim", 0);
+  c->scale = (float)hd_json_get_number(&p->json, "scale", 0);
   c->unknown_is_zero = p->dialect == HD_LOOM;
   c->has_padding = hd_json_has(&p->json, "padding_idx");
   double padding = hd_json_get_number(&p->json, "padding_idx", 0);
@@ -27,6 +28,7 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
   cJSON_AddNumberToObject(json, "vocab_size", (double)c->vocab_size);
   cJSON_AddNumberToObject(json, "embedding_dim", (double)c->embedding_dim);
   if (c->has_padding) cJSON_AddNumberToObject(json, "padding_idx", (double)c->padding);
+  if (c->scale != 0) cJSON_AddNumberToObject(json, "scale", (double)c->scale);
   return HD_OK;
 }
 
@@ -74,6 +76,7 @@ static hd_status forward(const hd_call *call, hd_error *err) {
     if (id >= 0) table->layout->row(table, (size_t)id, row);
     else if (c->unknown_is_zero) memset(row, 0, c->embedding_dim * sizeof *row);
     else return refuse_id(call, t, err);
+    for (size_t i = 0; c->scale != 0 && i < c->embedding_dim; i++) row[i] *= c->scale;
   }
   return HD_OK;
 }
@@ -85,7 +88,7 @@ static hd_status backward(const hd_call *call, hd_error *err) {
   for (size_t t = 0; call->d_weight[0] && t < n; t++) {
     int64_t id = id_at(call, t);
     bool is_padding = c->has_padding && id == (int64_t)c->padding;
-    if (id >= 0 && !is_padding) k_axpy_f32(call->d_weight[0] + (size_t)id * c->embedding_dim, 1, call->d_out[0] + t * c->embedding_dim, c->embedding_dim);
+    if (id >= 0 && !is_padding) k_axpy_f32(call->d_weight[0] + (size_t)id * c->embedding_dim, c->scale != 0 ? c->scale : 1, call->d_out[0] + t * c->embedding_dim, c->embedding_dim);
   }
   return HD_OK;
 }
