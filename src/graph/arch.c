@@ -7,7 +7,7 @@
 #include <string.h>
 
 static const hd_arch *const families[] = {
-  &hd_arch_llama, &hd_arch_gemma,
+  &hd_arch_llama, &hd_arch_gemma, &hd_arch_gpt2,
 };
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
 
@@ -27,7 +27,38 @@ const char *hd_arch_list(char *room, size_t n) {
   return room;
 }
 
-/* ---- What is not Llama-style ---- */
+/* ---- Names ---- */
+
+/* A name without what says only where in a larger model, or under which class, it was saved. */
+static const char *bare(const char *name) {
+  static const char *const before[] = {"base_model.", "language_model.", "model.", "transformer.", "bert.", "roberta."};
+  for (size_t i = 0; i < sizeof before / sizeof before[0]; i++) {
+    size_t n = strlen(before[i]);
+    if (strncmp(name, before[i], n) != 0) continue;
+    name += n;
+    i = (size_t)-1; /* from the first again: language_model.model. */
+  }
+  return name;
+}
+
+static const char *after_dot(const char *name) {
+  const char *dot = strrchr(name, '.');
+  return dot ? dot + 1 : name;
+}
+
+bool hd_arch_same_name(const char *name, const char *tensor) {
+  static const char *const older[][2] = {{"gamma", "weight"}, {"beta", "bias"}};
+  name = bare(name);
+  tensor = bare(tensor);
+  if (strcmp(name, tensor) == 0) return true;
+  const char *last = after_dot(name), *their_last = after_dot(tensor);
+  if (last - name != their_last - tensor || strncmp(name, tensor, (size_t)(last - name)) != 0) return false;
+  for (int i = 0; i < 2; i++)
+    if (strcmp(their_last, older[i][0]) == 0 && strcmp(last, older[i][1]) == 0) return true;
+  return false;
+}
+
+/* ---- What is not built ---- */
 
 /* Parts of a model_type, and what a model that has one is. The first that matches is said. */
 static const struct {

@@ -11,12 +11,15 @@ typedef struct hd_arch {
   hd_status (*build)(hd_model *model, const hd_json *config, hd_error *err);
 } hd_arch;
 
-extern const hd_arch hd_arch_llama, hd_arch_gemma;
+extern const hd_arch hd_arch_llama, hd_arch_gemma, hd_arch_gpt2;
 
 const hd_arch *hd_arch_find(const char *model_type);
 /* The family of a config.json; a refusal says what the model is instead, where its names tell. */
 hd_status hd_arch_choose(const hd_arch **out, const hd_json *config, hd_error *err);
 /* "llama, qwen2, …": for messages. */
 const char *hd_arch_list(char *room, size_t n);
+/* Whether a checkpoint's tensor is the weight a family calls `name`, with or without what is written before it ("model.", "transformer.") and by
+ * the older names of a layer norm's weights (gamma, beta). */
+bool hd_arch_same_name(const char *name, const char *tensor);
 
 #endif

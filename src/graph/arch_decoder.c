@@ -116,7 +116,8 @@ static hd_status add_head(hd_model *m, const hd_decoder *c, hd_error *err) {
 }
 
 hd_status hd_decoder_build(hd_model *m, const hd_decoder *c, hd_error *err) {
-  hd_config_tokens(m, c->context);
+  /* Dynamic scaling has no end of its own; its answers get worse slowly. */
+  hd_config_tokens(m, c->rope.kind == HD_ROPE_DYNAMIC ? 4 * c->context : c->context);
   const hd_embedding_config embedding = {.vocab_size = c->vocab_size, .embedding_dim = c->hidden_size, .scale = c->embedding_scale};
   HD_TRY(hd_model_add_spec(m, hd_arch_spec(m, &hd_layer_embedding, "embedding", "model.embed_tokens.", 0, &embedding), err));
   for (size_t i = 0; i < c->n_layers; i++) HD_TRY(add_block(m, c, i, err));

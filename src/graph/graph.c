@@ -273,6 +273,10 @@ size_t hd_parameter_count(const hd_parameter *p) {
   return n;
 }
 
+void hd_parameter_file_shape(const hd_parameter *p, size_t shape[HD_MAX_DIMS]) {
+  for (int d = 0; d < p->slot.n_dims; d++) shape[d] = p->slot.shape[p->slot.in_out ? p->slot.n_dims - 1 - d : d];
+}
+
 hd_status hd_parameter_allocate(hd_parameter *p, hd_dtype dtype, hd_error *err) {
   char room[HD_NAME_ROOM];
   hd_matrix m = {.layout = &hd_layout_rows_f32, .rows = 1, .cols = hd_parameter_count(p)};

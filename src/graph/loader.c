@@ -32,6 +32,7 @@ typedef struct hd_writer {
 struct hd_loader {
   hd_dtype weight_dtype;
   hd_model *model;
+  const hd_arch *arch;   /* of a config.json; NULL: a network's spec */
   hd_directory **directories;
   size_t n_directories;
   hd_wanted *tensors;
@@ -72,13 +73,12 @@ void hd_loader_free(hd_loader *loader) {
 
 /* ---- Description ---- */
 
-static hd_status describe_family(hd_model *model, const cJSON *json, hd_error *err) {
+static hd_status describe_family(hd_loader *loader, hd_model *model, const cJSON *json, hd_error *err) {
   hd_status status = HD_OK;
-  const hd_arch *arch = NULL;
   hd_json config = hd_json_root(json, "config.json", &status, err);
-  HD_TRY(hd_arch_choose(&arch, &config, err));
-  model->family = arch->name;
-  return arch->build(model, &config, err);
+  HD_TRY(hd_arch_choose(&loader->arch, &config, err));
+  model->family = loader->arch->name;
+  return loader->arch->build(model, &config, err);
 }
 
 hd_status hd_loader_describe(hd_loader *loader, const char *text, size_t n, hd_error *err) {
@@ -91,7 +91,7 @@ hd_status hd_loader_describe(hd_loader *loader, const char *text, size_t n, hd_e
     status = hd_network_parse(model, json, "network", err);
     json = NULL; /* the model's now */
   } else if (status == HD_OK) {
-    status = describe_family(model, json, err);
+    status = describe_family(loader, model, json, err);
   }
   cJSON_Delete(json);
   if (status == HD_OK) status = hd_graph_expand(model, err);
@@ -103,12 +103,14 @@ hd_status hd_loader_describe(hd_loader *loader, const char *text, size_t n, hd_e
 /* ---- Directories ---- */
 
 static hd_status check_shape(const hd_parameter *p, const hd_entry *e, hd_error *err) {
+  size_t want[HD_MAX_DIMS];
+  hd_parameter_file_shape(p, want);
   bool same = p->slot.n_dims == e->n_dims;
-  for (int d = 0; same && d < e->n_dims; d++) same = p->slot.shape[d] == e->shape[d];
+  for (int d = 0; same && d < e->n_dims; d++) same = want[d] == e->shape[d];
   if (same) return HD_OK;
   char room[HD_NAME_ROOM], room_a[HD_SHAPE_ROOM], room_b[HD_SHAPE_ROOM];
   return hd_fail(err, HD_BAD_FILE, "tensor %s: the model wants shape %s, the file has %s", hd_short_name(room, e->name),
-                 hd_shape_text(room_a, p->slot.n_dims, p->slot.shape), hd_shape_text(room_b, e->n_dims, e->shape));
+                 hd_shape_text(room_a, p->slot.n_dims, want), hd_shape_text(room_b, e->n_dims, e->shape));
 }
 
 /* What a weight becomes: see hd_loader_new in heddle.h. */
@@ -119,8 +121,16 @@ static hd_dtype target_dtype(const hd_loader *loader, const hd_parameter *p, hd_
   return p->slot.shape[1] % hd_dtype_get(want)->block_values == 0 ? want : HD_F16;
 }
 
+/* The parameter a tensor fills: of its name, or in a family's files of that name but for what is written before it. */
+static int find_parameter(const hd_loader *loader, const char *name) {
+  int index = hd_parameter_find(loader->model, name);
+  for (size_t i = 0; index < 0 && loader->arch && i < loader->model->n_parameters; i++)
+    if (hd_arch_same_name(loader->model->parameters[i].name, name)) index = (int)i;
+  return index;
+}
+
 static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
-  int index = hd_parameter_find(loader->model, entry->name);
+  int index = find_parameter(loader, entry->name);
   char room[HD_NAME_ROOM];
   loader->tensors[loader->n_tensors++] = (hd_wanted){entry, index};
   if (index < 0) return HD_OK;
@@ -161,7 +171,7 @@ enum { VECTOR_UNIT = 4096 }; /* values of a vector that are converted at a time 
 
 static bool is_copy(const hd_writer *w) {
   const hd_layout *layout = w->parameter->value.layout;
-  return layout->plain && layout->dtype == w->entry->dtype;
+  return layout->plain && layout->dtype == w->entry->dtype && !w->parameter->slot.in_out;
 }
 
 static hd_status prepare(hd_writer *w, hd_error *err) {
@@ -169,8 +179,8 @@ static hd_status prepare(hd_writer *w, hd_error *err) {
   const hd_matrix *m = &w->parameter->value;
   size_t all = m->rows * m->cols, narrow_bytes;
   w->unit_values = w->parameter->slot.matrix ? m->layout->row_block * m->cols : VECTOR_UNIT;
-  /* Rows of odd length share bytes in a ragged dtype: such a tensor is taken whole. */
-  if (w->unit_values > all || hd_dtype_get(w->entry->dtype)->ragged) w->unit_values = all;
+  /* Rows of odd length share bytes in a ragged dtype, and a matrix that lies [in][out] has no rows: such a tensor is taken whole. */
+  if (w->unit_values > all || hd_dtype_get(w->entry->dtype)->ragged || w->parameter->slot.in_out) w->unit_values = all;
   if (!hd_dtype_bytes(w->entry->dtype, w->unit_values, &w->unit) || !hd_dtype_bytes(m->layout->dtype, w->unit_values, &narrow_bytes))
     return hd_fail(err, HD_UNSUPPORTED, "tensor %s: rows of %zu do not fit blocks of %s", w->entry->name, m->cols, hd_dtype_name(w->entry->dtype));
   w->buffer = hd_alloc(w->unit);
@@ -194,13 +204,15 @@ hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
 }
 
 /* The first `bytes` of the buffer become values of the parameter. */
-static void flush(hd_writer *w) {
+static hd_status flush(hd_writer *w, hd_error *err) {
   const hd_matrix *m = &w->parameter->value;
   size_t n = w->unit_values;
   if (w->done + n > m->rows * m->cols) n = m->rows * m->cols - w->done;
   w->held = 0;
   hd_dtype_get(w->entry->dtype)->to_f32(w->buffer, w->wide, n);
-  if (!w->parameter->slot.matrix) {
+  if (w->parameter->slot.in_out) {
+    HD_TRY(hd_parameter_set(w->parameter, w->wide, true, err));
+  } else if (!w->parameter->slot.matrix) {
     memcpy((float *)m->data + w->done, w->wide, n * sizeof(float));
   } else if (w->entry->dtype == m->layout->dtype) {
     m->layout->pack(m, w->done / m->cols, n / m->cols, w->buffer);
@@ -209,9 +221,10 @@ static void flush(hd_writer *w) {
     m->layout->pack(m, w->done / m->cols, n / m->cols, w->narrow);
   }
   w->done += n;
+  return HD_OK;
 }
 
-static void gather(hd_writer *w, const uint8_t *bytes, size_t n) {
+static hd_status gather(hd_writer *w, const uint8_t *bytes, size_t n, hd_error *err) {
   uint64_t all = w->entry->end - w->entry->begin;
   while (n > 0) {
     size_t take = w->unit - w->held < n ? w->unit - w->held : n;
@@ -220,8 +233,9 @@ static void gather(hd_writer *w, const uint8_t *bytes, size_t n) {
     w->seen += take;
     bytes += take;
     n -= take;
-    if (w->held == w->unit || w->seen == all) flush(w);
+    if (w->held == w->unit || w->seen == all) HD_TRY(flush(w, err));
   }
+  return HD_OK;
 }
 
 hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_error *err) {
@@ -231,12 +245,9 @@ hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_err
   char room[HD_NAME_ROOM];
   if (n > all - w->seen)
     return hd_fail(err, HD_BAD_FILE, "tensor %s: more bytes than the %llu its directory declares", hd_short_name(room, w->entry->name), (unsigned long long)all);
-  if (!is_copy(w)) {
-    gather(w, bytes, n);
-  } else {
-    memcpy((uint8_t *)w->parameter->value.data + w->seen, bytes, n);
-    w->seen += n;
-  }
+  if (!is_copy(w)) return gather(w, bytes, n, err);
+  memcpy((uint8_t *)w->parameter->value.data + w->seen, bytes, n);
+  w->seen += n;
   return HD_OK;
 }
 

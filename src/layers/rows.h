@@ -18,7 +18,22 @@ extern const hd_layer hd_layer_conv1d, hd_layer_conv2d, hd_layer_conv_transpose1
   hd_layer_sinusoidal_positions, hd_layer_learned_positions, hd_layer_rotary_positions, hd_layer_torch_attention,
   hd_layer_transformer_encoder_layer, hd_layer_transformer_encoder, hd_layer_softmax_over, hd_layer_log_softmax;
 
-/* A layer_norm over rows of `size` inside another layer. */
+/* Which elements share a mean. moments.c */
+typedef enum hd_moments_over { HD_OVER_ROWS, HD_OVER_CHANNELS, HD_OVER_BATCH } hd_moments_over;
+
+typedef struct hd_moments_config {
+  hd_moments_over over;
+  int n_dims;              /* of a row (layer norm) or 1 */
+  size_t shape[HD_MAX_DIMS];
+  size_t size;             /* elements of a row; channels of the others */
+  size_t n_groups;         /* HD_OVER_CHANNELS; 0: as many as channels */
+  float epsilon;
+  bool weight, bias, running;
+  size_t rows;             /* Loom's layer_norm: so many rows, and zeros behind them */
+} hd_moments_config;
+
+/* A layer_norm over rows of `size`: its config, and inside another layer. */
+hd_moments_config hd_layer_norm_of(size_t size, float epsilon, bool bias);
 hd_value hd_build_layer_norm(hd_builder *b, const char *name, const char *weights, size_t size, float epsilon, bool bias, hd_value x);
 
 typedef struct hd_linear_config {
@@ -57,6 +72,12 @@ typedef struct hd_embedding_config {
   bool has_padding;     /* the row `padding` gets no gradient */
   size_t padding;
 } hd_embedding_config;
+
+typedef struct hd_positions_config {
+  size_t width;
+  size_t most;          /* learned: rows of the weight */
+  bool positions_first;
+} hd_positions_config;
 
 typedef struct hd_sum_rows_config {
   bool mean;
