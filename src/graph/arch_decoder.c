@@ -85,6 +85,7 @@ static hd_spec *attention(hd_model *m, const hd_decoder *c, size_t i) {
 
 static hd_spec *feed_forward(hd_model *m, const hd_decoder *c, size_t i) {
   const hd_swiglu_config mlp = {.d_model = c->hidden_size, .hidden = c->intermediate_size, .bias = c->mlp_bias, .fused = c->fused, .activation = c->activation};
+  if (c->blocks && c->blocks[i] & HD_BLOCK_EXPERTS) return hd_arch_spec(m, &hd_layer_mixture_of_experts, "layers.%zu", c->experts_weights, i, &c->experts);
   return hd_arch_spec(m, &hd_layer_swiglu, "layers.%zu", "model.layers.%zu.mlp.", i, &mlp);
 }
 

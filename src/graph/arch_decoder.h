@@ -22,6 +22,8 @@ typedef struct hd_decoder {
   bool head_norm;         /* q_norm and k_norm */
   bool norm_plus_one;     /* norms multiply by 1 + weight */
   bool outer_norms;       /* what attention and feed-forward give is normed too, before it is added (Gemma 2) */
+  hd_experts_config experts; /* of the blocks with HD_BLOCK_EXPERTS, whose weights are `experts_weights`.experts.N.… */
+  const char *experts_weights; /* "model.layers.%zu.mlp." */
   const hd_activation *activation;
   hd_rope_table_config rope, window_rope; /* window_rope: of the blocks with HD_BLOCK_WINDOW; theta 0: the same */
   uint8_t *blocks;        /* [n_layers]; NULL: all plain */

@@ -6,7 +6,8 @@
  *   mistral   attention to the nearest positions
  *   qwen2     biases on queries, keys and values; the upper layers may have a window
  *   qwen3     norms on every head's queries and keys
- *   phi3      q, k and v in one matrix, gate and up in another */
+ *   phi3      q, k and v in one matrix, gate and up in another
+ *   mixtral, qwen3_moe   mistral and qwen3 with experts */
 #include "base/status.h"
 #include "graph/arch_decoder.h"
 
@@ -27,6 +28,10 @@ static const family families[] = {
   {"qwen2", {.context = 32768, .rms_norm_eps = 1e-6f, .window = 4096, .qkv_bias = true}, 1e4, false, true},
   {"qwen3", {.head_dim = 128, .context = 32768, .rms_norm_eps = 1e-6f, .window = 4096, .head_norm = true}, 1e4, true, true},
   {"phi3", {.context = 4096, .rms_norm_eps = 1e-5f, .fused = true}, 1e4, false, false},
+  {"mixtral", {.kv_heads = 8, .context = 131072, .rms_norm_eps = 1e-5f, .experts_weights = "model.layers.%zu.block_sparse_moe.",
+               .experts = {.n_experts = 8, .n_chosen = 2, .renormalise = true, .mixtral_names = true}}, 1e6, false, false},
+  {"qwen3_moe", {.kv_heads = 4, .context = 32768, .rms_norm_eps = 1e-6f, .window = 4096, .head_norm = true, .experts_weights = "model.layers.%zu.mlp.",
+                 .experts = {.hidden = 768, .n_experts = 128, .n_chosen = 8}}, 1e4, true, true},
 };
 
 static const family *family_of(const char *model_type) {
@@ -75,6 +80,31 @@ static void read_no_rope(hd_decoder *c, const hd_json *j) {
   }
 }
 
+/* ---- Experts ---- */
+
+static bool has_number(const hd_json *j, const char *key, size_t number) {
+  const cJSON *each, *list = cJSON_GetObjectItem(j->node, key);
+  cJSON_ArrayForEach(each, list)
+    if (cJSON_IsNumber(each) && each->valuedouble == (double)number) return true;
+  return false;
+}
+
+/* Every layer has them, but those in mlp_only_layers and those that decoder_sparse_step leaves out. */
+static void read_experts(hd_decoder *c, const hd_json *j) {
+  hd_experts_config *e = &c->experts;
+  if (e->n_experts == 0) return;
+  e->d_model = c->hidden_size;
+  e->activation = c->activation;
+  e->hidden = e->mixtral_names ? c->intermediate_size : hd_config_size(j, "moe_intermediate_size", e->hidden, HD_MAX_WIDTH);
+  e->n_experts = hd_config_size(j, hd_json_has(j, "num_experts") ? "num_experts" : "num_local_experts", e->n_experts, 65536);
+  e->n_chosen = hd_config_size(j, "num_experts_per_tok", e->n_chosen, e->n_experts ? e->n_experts : 1);
+  e->renormalise = hd_json_get_bool(j, "norm_topk_prob", e->renormalise);
+  if (e->hidden && e->n_experts > SIZE_MAX / 64 / e->hidden) hd_json_refuse(j, "num_experts_per_tok", HD_BAD_FILE, "%zu experts of %zu are too many", e->n_experts, e->hidden);
+  size_t step = hd_config_size(j, "decoder_sparse_step", 1, HD_MAX_LAYERS);
+  for (size_t i = 0; c->blocks && step && i < c->n_layers; i++)
+    if ((i + 1) % step == 0 && !has_number(j, "mlp_only_layers", i)) c->blocks[i] |= HD_BLOCK_EXPERTS;
+}
+
 static hd_status build(hd_model *m, const hd_json *j, hd_error *err) {
   const char *type = hd_json_get_text(j, "model_type", "");
   const family *f = family_of(type);
@@ -86,11 +116,12 @@ static hd_status build(hd_model *m, const hd_json *j, hd_error *err) {
   }
   c.rope = hd_config_rope(j, c.head_dim, f->theta, c.context, "full_attention", &m->arena);
   read_blocks(m, &c, j, f);
+  read_experts(&c, j);
   if (*j->status == HD_OK && strcmp(f->model_type, "smollm3") == 0) read_no_rope(&c, j);
   if (*j->status != HD_OK) return *j->status;
   return hd_decoder_build(m, &c, err);
 }
 
-static const char *const model_types[] = {"llama", "qwen2", "qwen3", "mistral", "smollm3", "phi3", NULL};
+static const char *const model_types[] = {"llama", "qwen2", "qwen3", "mistral", "smollm3", "phi3", "mixtral", "qwen3_moe", NULL};
 
 const hd_arch hd_arch_llama = {.name = "llama", .model_types = model_types, .build = build};

@@ -8,23 +8,44 @@
 #include "graph/arch.h"
 #include "graph/graph.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#define PART_BEFORE "experts."
 
 /* A directory's tensor and the parameter it fills (−1: none). */
 typedef struct hd_wanted {
   const hd_entry *entry;
   int parameter;
+  int part;              /* of a parameter that files have in parts; −1: all of it */
+  bool filled;
 } hd_wanted;
+
+/* The number that stands in a tensor's name for the '*' in a parameter's, with `plain` the name that has the star again; −1: none does. */
+static int part_number(const char *tensor, const char *before, char plain[512]) {
+  const char *at = strstr(tensor, before);
+  char *end;
+  if (!at || strlen(tensor) >= 500) return -1;
+  at += strlen(before);
+  if (*at < '0' || *at > '9') return -1;
+  unsigned long number = strtoul(at, &end, 10);
+  if (*end != '.' || number > 65535) return -1;
+  snprintf(plain, 512, "%.*s*%s", (int)(at - tensor), tensor, end);
+  return (int)number;
+}
 
 /* The tensor being written. `buffer` gathers `unit` file bytes; each full one becomes rows (matrices) or values (vectors). */
 typedef struct hd_writer {
   hd_parameter *parameter;
   const hd_entry *entry;
+  hd_wanted *wanted;
   uint8_t *buffer;       /* unit bytes of the file */
   float *wide;           /* the same as float32; NULL when no conversion is needed */
   void *narrow;          /* the same in the layout's dtype; NULL likewise */
   size_t unit, held;     /* bytes */
   size_t unit_values;
+  size_t all, first_row; /* values of the tensor; where it begins in the parameter */
   uint64_t seen;         /* bytes written so far */
   size_t done;           /* values finished */
 } hd_writer;
@@ -102,12 +123,18 @@ hd_status hd_loader_describe(hd_loader *loader, const char *text, size_t n, hd_e
 
 /* ---- Directories ---- */
 
-static hd_status check_shape(const hd_parameter *p, const hd_entry *e, hd_error *err) {
+/* A parameter in parts that a file has whole is stacked there: [parts, rows, columns]. */
+static bool is_stacked(const hd_parameter *p, const hd_entry *e) {
+  return p->slot.n_parts && e->n_dims == 3 && e->shape[0] == p->slot.n_parts && e->shape[1] == p->slot.shape[0] / p->slot.n_parts && e->shape[2] == p->slot.shape[1];
+}
+
+static hd_status check_shape(const hd_parameter *p, const hd_entry *e, bool in_parts, hd_error *err) {
   size_t want[HD_MAX_DIMS];
   hd_parameter_file_shape(p, want);
+  if (in_parts) want[0] /= p->slot.n_parts;
   bool same = p->slot.n_dims == e->n_dims;
   for (int d = 0; same && d < e->n_dims; d++) same = want[d] == e->shape[d];
-  if (same) return HD_OK;
+  if (same || (!in_parts && is_stacked(p, e))) return HD_OK;
   char room[HD_NAME_ROOM], room_a[HD_SHAPE_ROOM], room_b[HD_SHAPE_ROOM];
   return hd_fail(err, HD_BAD_FILE, "tensor %s: the model wants shape %s, the file has %s", hd_short_name(room, e->name),
                  hd_shape_text(room_a, p->slot.n_dims, want), hd_shape_text(room_b, e->n_dims, e->shape));
@@ -118,6 +145,7 @@ static hd_dtype target_dtype(const hd_loader *loader, const hd_parameter *p, hd_
   if (!p->slot.matrix) return HD_F32;
   hd_dtype want = loader->weight_dtype == HD_DTYPE_COUNT ? file : loader->weight_dtype;
   if (!hd_layout_for(want)) return HD_F32;
+  if (p->slot.n_parts && p->slot.shape[0] / p->slot.n_parts % hd_layout_for(want)->row_block != 0) return HD_F16; /* blocks of rows would span parts */
   return p->slot.shape[1] % hd_dtype_get(want)->block_values == 0 ? want : HD_F16;
 }
 
@@ -129,15 +157,36 @@ static int find_parameter(const hd_loader *loader, const char *name) {
   return index;
 }
 
+static hd_wanted wanted(const hd_loader *loader, const hd_entry *entry) {
+  char plain[512];
+  hd_wanted w = {.entry = entry, .parameter = find_parameter(loader, entry->name), .part = -1};
+  if (w.parameter >= 0) return w;
+  w.part = part_number(entry->name, PART_BEFORE, plain);
+  if (w.part >= 0) w.parameter = find_parameter(loader, plain);
+  return w;
+}
+
+/* Whether another tensor fills the same, all of it or in part. */
+static bool is_taken(const hd_loader *loader, const hd_wanted *w) {
+  for (size_t i = 0; i < loader->n_tensors; i++) {
+    const hd_wanted *other = &loader->tensors[i];
+    if (other->parameter == w->parameter && (other->part == w->part || other->part < 0 || w->part < 0)) return true;
+  }
+  return false;
+}
+
 static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
-  int index = find_parameter(loader, entry->name);
+  const hd_wanted w = wanted(loader, entry);
   char room[HD_NAME_ROOM];
-  loader->tensors[loader->n_tensors++] = (hd_wanted){entry, index};
-  if (index < 0) return HD_OK;
-  hd_parameter *p = &loader->model->parameters[index];
-  if (p->value.data) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, entry->name));
-  HD_TRY(check_shape(p, entry, err));
-  return hd_parameter_allocate(p, target_dtype(loader, p, entry->dtype), err);
+  bool taken = w.parameter >= 0 && is_taken(loader, &w);
+  loader->tensors[loader->n_tensors++] = w;
+  if (w.parameter < 0) return HD_OK;
+  hd_parameter *p = &loader->model->parameters[w.parameter];
+  if (taken) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, entry->name));
+  if (w.part >= 0 && (size_t)w.part >= p->slot.n_parts)
+    return hd_fail(err, HD_BAD_FILE, "tensor %s: the model has %zu of them", hd_short_name(room, entry->name), p->slot.n_parts);
+  HD_TRY(check_shape(p, entry, w.part >= 0, err));
+  return p->value.data ? HD_OK : hd_parameter_allocate(p, target_dtype(loader, p, entry->dtype), err);
 }
 
 static bool room_for(hd_loader *loader, size_t n_more) {
@@ -177,7 +226,7 @@ static bool is_copy(const hd_writer *w) {
 static hd_status prepare(hd_writer *w, hd_error *err) {
   if (is_copy(w)) return HD_OK;
   const hd_matrix *m = &w->parameter->value;
-  size_t all = m->rows * m->cols, narrow_bytes;
+  size_t all = w->all, narrow_bytes;
   w->unit_values = w->parameter->slot.matrix ? m->layout->row_block * m->cols : VECTOR_UNIT;
   /* Rows of odd length share bytes in a ragged dtype, and a matrix that lies [in][out] has no rows: such a tensor is taken whole. */
   if (w->unit_values > all || hd_dtype_get(w->entry->dtype)->ragged || w->parameter->slot.in_out) w->unit_values = all;
@@ -195,9 +244,14 @@ hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
   writer_free(&loader->writer); /* a tensor that was not ended stays unfilled */
   loader->writing = false;
   hd_writer *w = &loader->writer;
-  w->entry = loader->tensors[index].entry;
-  w->parameter = &loader->model->parameters[loader->tensors[index].parameter];
-  w->parameter->filled = false;
+  hd_wanted *wanted = &loader->tensors[index];
+  w->wanted = wanted;
+  w->entry = wanted->entry;
+  w->parameter = &loader->model->parameters[wanted->parameter];
+  w->parameter->filled = wanted->filled = false;
+  size_t rows = w->parameter->value.rows / (wanted->part >= 0 ? w->parameter->slot.n_parts : 1);
+  w->all = rows * w->parameter->value.cols;
+  w->first_row = wanted->part >= 0 ? (size_t)wanted->part * rows : 0;
   HD_TRY(prepare(w, err));
   loader->writing = true;
   return HD_OK;
@@ -207,7 +261,7 @@ hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
 static hd_status flush(hd_writer *w, hd_error *err) {
   const hd_matrix *m = &w->parameter->value;
   size_t n = w->unit_values;
-  if (w->done + n > m->rows * m->cols) n = m->rows * m->cols - w->done;
+  if (w->done + n > w->all) n = w->all - w->done;
   w->held = 0;
   hd_dtype_get(w->entry->dtype)->to_f32(w->buffer, w->wide, n);
   if (w->parameter->slot.in_out) {
@@ -215,10 +269,10 @@ static hd_status flush(hd_writer *w, hd_error *err) {
   } else if (!w->parameter->slot.matrix) {
     memcpy((float *)m->data + w->done, w->wide, n * sizeof(float));
   } else if (w->entry->dtype == m->layout->dtype) {
-    m->layout->pack(m, w->done / m->cols, n / m->cols, w->buffer);
+    m->layout->pack(m, w->first_row + w->done / m->cols, n / m->cols, w->buffer);
   } else {
     hd_dtype_get(m->layout->dtype)->from_f32(w->wide, w->narrow, n);
-    m->layout->pack(m, w->done / m->cols, n / m->cols, w->narrow);
+    m->layout->pack(m, w->first_row + w->done / m->cols, n / m->cols, w->narrow);
   }
   w->done += n;
   return HD_OK;
@@ -238,6 +292,13 @@ static hd_status gather(hd_writer *w, const uint8_t *bytes, size_t n, hd_error *
   return HD_OK;
 }
 
+/* Where a tensor that is copied as it is begins. */
+static size_t copy_offset(const hd_writer *w) {
+  size_t bytes = 0;
+  if (!hd_dtype_bytes(w->entry->dtype, w->first_row * w->parameter->value.cols, &bytes)) bytes = 0; /* less than the parameter's, which was allocated */
+  return bytes;
+}
+
 hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_error *err) {
   hd_writer *w = &loader->writer;
   if (!loader->writing) return hd_fail(err, HD_BAD_STATE, "bytes without a tensor begun");
@@ -246,9 +307,18 @@ hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_err
   if (n > all - w->seen)
     return hd_fail(err, HD_BAD_FILE, "tensor %s: more bytes than the %llu its directory declares", hd_short_name(room, w->entry->name), (unsigned long long)all);
   if (!is_copy(w)) return gather(w, bytes, n, err);
-  memcpy((uint8_t *)w->parameter->value.data + w->seen, bytes, n);
+  memcpy((uint8_t *)w->parameter->value.data + copy_offset(w) + w->seen, bytes, n);
   w->seen += n;
   return HD_OK;
+}
+
+/* Whether all parts of the parameter are there. */
+static bool is_complete(const hd_loader *loader, const hd_wanted *w) {
+  if (w->part < 0) return w->filled;
+  size_t n = 0;
+  for (size_t i = 0; i < loader->n_tensors; i++)
+    if (loader->tensors[i].parameter == w->parameter && loader->tensors[i].filled) n++;
+  return n == loader->model->parameters[w->parameter].slot.n_parts;
 }
 
 hd_status hd_tensor_end(hd_loader *loader, hd_error *err) {
@@ -256,7 +326,8 @@ hd_status hd_tensor_end(hd_loader *loader, hd_error *err) {
   if (!loader->writing) return hd_fail(err, HD_BAD_STATE, "no tensor was begun");
   uint64_t all = w->entry->end - w->entry->begin, seen = w->seen;
   const char *name = w->entry->name;
-  w->parameter->filled = seen == all;
+  w->wanted->filled = seen == all;
+  w->parameter->filled = is_complete(loader, w->wanted);
   writer_free(w);
   loader->writing = false;
   char room[HD_NAME_ROOM];

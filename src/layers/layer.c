@@ -18,6 +18,7 @@ static const hd_layer *const table[] = {
   &hd_layer_embedding,            /* embedding.c   ids → rows of a table */
   &hd_layer_rms_norm,             /* norm.c */
   &hd_layer_multi_head_attention, /* attention.c   projections, rotary positions, attention */
+  &hd_layer_mixture_of_experts,   /* experts.c     a router, and feed-forwards it chooses from */
   &hd_layer_swiglu,               /* glu.c         down(silu(gate) · up) */
   &hd_layer_sequential,           /* merge.c       children in a chain */
   &hd_layer_residual,             /* merge.c       x + children(x) */
@@ -69,6 +70,7 @@ static const hd_layer *const table[] = {
   &hd_layer_multiply,             /* merge.c */
   &hd_layer_rope_table,           /* position.c    cos and sin of the call's positions */
   &hd_layer_rope,                 /* position.c    rotates queries and keys */
+  &hd_layer_experts,              /* experts.c     those that were chosen, summed by their shares */
   &hd_layer_attention,            /* attention.c   softmax(q·kᵀ)·v over the key/value cache */
 };
 

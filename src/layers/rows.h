@@ -16,7 +16,8 @@ extern const hd_layer hd_layer_conv1d, hd_layer_conv2d, hd_layer_conv_transpose1
   hd_layer_max_pool1d, hd_layer_max_pool2d, hd_layer_avg_pool1d, hd_layer_avg_pool2d, hd_layer_adaptive_avg_pool1d, hd_layer_adaptive_avg_pool2d,
   hd_layer_flatten, hd_layer_dropout, hd_layer_glu, hd_layer_embedding_bag, hd_layer_sum_rows, hd_layer_swap,
   hd_layer_sinusoidal_positions, hd_layer_learned_positions, hd_layer_rotary_positions, hd_layer_torch_attention,
-  hd_layer_transformer_encoder_layer, hd_layer_transformer_encoder, hd_layer_softmax_over, hd_layer_log_softmax;
+  hd_layer_transformer_encoder_layer, hd_layer_transformer_encoder, hd_layer_softmax_over, hd_layer_log_softmax,
+  hd_layer_mixture_of_experts, hd_layer_experts;
 
 /* Which elements share a mean. moments.c */
 typedef enum hd_moments_over { HD_OVER_ROWS, HD_OVER_CHANNELS, HD_OVER_BATCH } hd_moments_over;
@@ -185,5 +186,13 @@ typedef struct hd_swiglu_config {
   bool fused; /* gate and up lie in one matrix, gate_up_proj */
   const hd_activation *activation;
 } hd_swiglu_config;
+
+typedef struct hd_experts_config {
+  size_t d_model, hidden; /* of an expert */
+  size_t n_experts, n_chosen;
+  bool renormalise;       /* the chosen ones' shares sum to 1 */
+  bool mixtral_names;     /* w1, w3, w2 instead of gate_proj, up_proj, down_proj */
+  const hd_activation *activation;
+} hd_experts_config;
 
 #endif

@@ -7,7 +7,7 @@
 static const char *const cases[] = {
   "llama-mha", "llama-gqa-tied", "llama-bias", "llama-gqa-tied-bf16", "llama-gqa-tied-f16", "llama-rope-linear", "llama-rope-dynamic", "llama-rope-yarn",
   "llama3-rope", "llama-mild", "smollm3", "mistral-swa", "qwen2", "qwen2-mild", "qwen2-swa", "qwen3", "phi3", "phi3-longrope",
-  "gemma", "gemma2", "gemma3", "gpt2",
+  "gemma", "gemma2", "gemma3", "gpt2", "mixtral", "qwen3-moe",
 };
 enum { N_CASES = sizeof cases / sizeof cases[0], MOST_IDS = 64 };
 
