@@ -7,7 +7,7 @@
 #include <string.h>
 
 static const hd_arch *const families[] = {
-  &hd_arch_llama, &hd_arch_gemma, &hd_arch_gpt2,
+  &hd_arch_llama, &hd_arch_gemma, &hd_arch_gpt2, &hd_arch_bert,
 };
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
 

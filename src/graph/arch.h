@@ -11,7 +11,7 @@ typedef struct hd_arch {
   hd_status (*build)(hd_model *model, const hd_json *config, hd_error *err);
 } hd_arch;
 
-extern const hd_arch hd_arch_llama, hd_arch_gemma, hd_arch_gpt2;
+extern const hd_arch hd_arch_llama, hd_arch_gemma, hd_arch_gpt2, hd_arch_bert;
 
 const hd_arch *hd_arch_find(const char *model_type);
 /* The family of a config.json; a refusal says what the model is instead, where its names tell. */

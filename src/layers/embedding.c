@@ -48,15 +48,20 @@ static size_t slots(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
   return 1;
 }
 
-/* The id at `index`, or −1 where it is no row of the table. */
+int64_t hd_id_at(const hd_view *ids, size_t index, size_t n) {
+  if (ids->shape->dtype == HD_I32) {
+    int32_t id = ((const int32_t *)ids->data)[index];
+    return id >= 0 && (size_t)id < n ? id : -1;
+  }
+  double id = trunc((double)ids->data[index]);
+  return id >= 0 && id < (double)n ? (int64_t)id : -1;
+}
+
+/* The row that the id at `index` means, or −1 where there is none. */
 static int64_t id_at(const hd_call *call, size_t index) {
   const hd_embedding_config *c = call->config;
-  if (call->in[0].shape->dtype == HD_I32) {
-    int32_t id = ((const int32_t *)call->in[0].data)[index];
-    return id >= 0 && (size_t)id < c->vocab_size ? id : -1;
-  }
-  double id = trunc((double)call->in[0].data[index]);
-  return id >= 0 && id < (double)c->vocab_size ? (int64_t)id : -1;
+  int64_t id = hd_id_at(&call->in[0], index, c->vocab_size * (c->n_types ? c->n_types : 1));
+  return id < 0 ? -1 : id % (int64_t)c->vocab_size;
 }
 
 static hd_status refuse_id(const hd_call *call, size_t index, hd_error *err) {

@@ -41,6 +41,8 @@ static const hd_layer *const table[] = {
   &hd_layer_sinusoidal_positions, /* positions.c   x + sines and cosines */
   &hd_layer_learned_positions,    /* positions.c   x + rows of a weight */
   &hd_layer_rotary_positions,     /* positions.c   x turned by its positions */
+  &hd_layer_text_embeddings,      /* text.c        tokens, their types and positions, summed */
+  &hd_layer_pooler,               /* text.c        tanh(W·x + b) of the first row */
   &hd_layer_torch_attention,      /* encoder.c     PyTorch's MultiheadAttention of x to itself */
   &hd_layer_transformer_encoder_layer, /* encoder.c */
   &hd_layer_transformer_encoder,  /* encoder.c */
@@ -59,6 +61,8 @@ static const hd_layer *const table[] = {
   &hd_layer_convolution,          /* conv.c */
   &hd_layer_recurrent,            /* recurrent.c   one layer in one direction */
   &hd_layer_join,                 /* columns.c     values beside each other */
+  &hd_layer_token_types,          /* text.c        x + rows of a weight */
+  &hd_layer_first_row,            /* text.c */
   &hd_layer_sum_rows,             /* embedding.c */
   &hd_layer_swap,                 /* encoder.c     the first two of three dimensions */
   &hd_layer_columns,              /* columns.c     some of a value's columns */

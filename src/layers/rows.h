@@ -17,7 +17,7 @@ extern const hd_layer hd_layer_conv1d, hd_layer_conv2d, hd_layer_conv_transpose1
   hd_layer_flatten, hd_layer_dropout, hd_layer_glu, hd_layer_embedding_bag, hd_layer_sum_rows, hd_layer_swap,
   hd_layer_sinusoidal_positions, hd_layer_learned_positions, hd_layer_rotary_positions, hd_layer_torch_attention,
   hd_layer_transformer_encoder_layer, hd_layer_transformer_encoder, hd_layer_softmax_over, hd_layer_log_softmax,
-  hd_layer_mixture_of_experts, hd_layer_experts;
+  hd_layer_mixture_of_experts, hd_layer_experts, hd_layer_text_embeddings, hd_layer_token_types, hd_layer_pooler, hd_layer_first_row;
 
 /* Which elements share a mean. moments.c */
 typedef enum hd_moments_over { HD_OVER_ROWS, HD_OVER_CHANNELS, HD_OVER_BATCH } hd_moments_over;
@@ -69,10 +69,14 @@ typedef struct hd_dense_config {
 typedef struct hd_embedding_config {
   size_t vocab_size, embedding_dim;
   float scale;          /* of the rows; 0: none */
+  size_t n_types;       /* ids go on beyond the vocabulary: id + vocab_size · type; 0: they do not */
   bool unknown_is_zero; /* Loom: ids out of range give zeros; else they are an error */
   bool has_padding;     /* the row `padding` gets no gradient */
   size_t padding;
 } hd_embedding_config;
+
+/* The id at `index` of a value of I32 or of F32, or −1 where it is not below n. embedding.c */
+int64_t hd_id_at(const hd_view *ids, size_t index, size_t n);
 
 typedef struct hd_positions_config {
   size_t width;
@@ -186,6 +190,15 @@ typedef struct hd_swiglu_config {
   bool fused; /* gate and up lie in one matrix, gate_up_proj */
   const hd_activation *activation;
 } hd_swiglu_config;
+
+typedef struct hd_text_embeddings_config {
+  size_t vocab_size, width, n_types, most; /* most: positions */
+} hd_text_embeddings_config;
+
+typedef struct hd_pooler_config {
+  size_t width;
+  bool aside; /* the value goes on as it was; "pooler_output" is beside it */
+} hd_pooler_config;
 
 typedef struct hd_experts_config {
   size_t d_model, hidden; /* of an expert */

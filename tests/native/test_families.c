@@ -173,3 +173,80 @@ TEST(every_family_is_saved_as_a_bundle_and_runs_the_same_from_it) {
     free_golden(&g);
   }
 }
+
+/* ---- Encoders: rows alone, without padding ---- */
+
+static const float *expected_row(const golden *g, const char *name, size_t row, size_t *n) {
+  const hd_entry *e = hd_directory_find(g->directory, name);
+  if (!CHECK(e != NULL)) return NULL;
+  *n = (size_t)(e->end - e->begin) / sizeof(float) / e->shape[0];
+  float *copy = malloc(*n * sizeof *copy + 1);
+  memcpy(copy, g->expected + e->begin + row * *n * sizeof *copy, *n * sizeof *copy);
+  return copy;
+}
+
+/* The first rows of a value against those of a padded batch's member. */
+static void check_row(hd_session *s, const golden *g, const char *theirs, size_t row, const char *ours) {
+  hd_tensor value;
+  size_t n = 0;
+  double most = 1, off = 0;
+  const float *want = expected_row(g, theirs, row, &n);
+  if (!want || !CHECK_EQ(hd_session_value(s, ours, &value, NULL), HD_OK)) return;
+  size_t ours_n = value.shape[0] * value.shape[1];
+  CHECK(ours_n <= n);
+  for (size_t i = 0; i < ours_n && i < n; i++) {
+    most = fmax(most, fabs((double)want[i]));
+    off = fmax(off, fabs((double)((const float *)value.data)[i] - (double)want[i]));
+  }
+  if (!CHECK(off <= 1e-5 * most)) printf("# %s of row %zu: off by %g\n", theirs, row, off);
+  free((void *)(uintptr_t)want);
+}
+
+/* The row's ids up to its padding, with the token types above the vocabulary. */
+static size_t encoder_ids(const golden *g, size_t row, size_t vocab_size, int32_t ids[MOST_IDS]) {
+  const char *const names[] = {"input_ids", "attention_mask", "token_type_ids"};
+  size_t n = 0;
+  const hd_entry *e[3];
+  for (int k = 0; k < 3; k++) e[k] = hd_directory_find(g->directory, names[k]);
+  for (size_t i = 0; i < e[0]->shape[1]; i++) {
+    int64_t v[3];
+    for (int k = 0; k < 3; k++) memcpy(&v[k], g->expected + e[k]->begin + 8 * (row * e[0]->shape[1] + i), 8);
+    if (v[1]) ids[n++] = (int32_t)(v[0] + v[2] * (int64_t)vocab_size);
+  }
+  return n;
+}
+
+static void check_encoder(const char *name, const char *config, size_t n_layers, size_t vocab_size) {
+  golden g;
+  int32_t ids[MOST_IDS];
+  printf("# %s %s\n", name, config);
+  hd_model *model = read_golden(&g, name, config) ? load(&g) : NULL;
+  for (size_t row = 0; model && row < 3; row++) {
+    size_t n = encoder_ids(&g, row, vocab_size, ids);
+    char theirs[64], ours[64];
+    const hd_session_options options = {.mode = HD_TRACE, .input = {.dtype = HD_I32, .n_dims = 1, .shape = {n}}};
+    hd_session *s = NULL;
+    hd_error err = {0};
+    if (CHECK_EQ(hd_session_new(&s, model, &options, &err), HD_OK) && CHECK_EQ(hd_decode(s, ids, n, &err), HD_OK)) {
+      for (size_t i = 0; i <= n_layers; i++) {
+        snprintf(theirs, sizeof theirs, "hidden_states.%zu", i);
+        snprintf(ours, sizeof ours, i ? "layers.%zu.output" : "embedding", i - 1);
+        check_row(s, &g, theirs, row, ours);
+      }
+      check_row(s, &g, "pooler_output", row, "pooler_output");
+      hd_tensor out;
+      CHECK(hd_session_output(s, &out, &err) == HD_OK && out.shape[0] == n);
+    }
+    if (err.code) printf("# %s\n", err.message);
+    hd_session_free(s);
+  }
+  hd_model_free(model, NULL);
+  free_golden(&g);
+}
+
+TEST(encoders_give_each_row_of_a_padded_batch_from_both_spellings) {
+  for (int v4 = 0; v4 < 2; v4++) {
+    check_encoder("bert", v4 ? "config.v4.json" : "config.json", 3, 300);
+    check_encoder("minilm-like", v4 ? "config.v4.json" : "config.json", 2, 512);
+  }
+}

@@ -17,7 +17,7 @@ static hd_model *example_network(const hd_layer *layer) {
   return test_network(layer->example, example_shape(layer, shape));
 }
 
-static bool takes_ids(const hd_layer *layer) { return layer == &hd_layer_embedding || layer == &hd_layer_embedding_bag; }
+static bool takes_ids(const hd_layer *layer) { return layer == &hd_layer_embedding || layer == &hd_layer_embedding_bag || layer == &hd_layer_text_embeddings; }
 
 /* Small numbers; whole ones for layers that take ids. */
 static void fill_input(hd_session *s, const hd_layer *layer) {
