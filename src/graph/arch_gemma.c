@@ -64,7 +64,7 @@ static hd_status build(hd_model *m, const hd_json *j, hd_error *err) {
   const family *f = family_of(hd_json_get_text(j, "model_type", ""));
   hd_decoder c = hd_decoder_read(j, &f->missing);
   c.embedding_scale = sqrtf((float)c.hidden_size);
-  c.norm_plus_one = hd_json_get_number(j, "rms_norm_weight_offset", 1) != 0; /* GGUF files hold 1 + weight */
+  c.norm_plus_one = true;
   /* Gemma's first files say hidden_act: gelu, and mean its approximation. */
   c.activation = hd_config_activation(j, "hidden_activation", "gelu_pytorch_tanh");
   c.qkv_bias = c.out_bias = hd_json_get_bool(j, "attention_bias", false);
