@@ -73,22 +73,33 @@ typedef struct hd_tensor {
 
 typedef struct hd_directory hd_directory;
 
-/* One tensor as a file declares it. Byte range [begin, end) counts from the start of the file. */
+/* One tensor as a file declares it. Byte range [begin, end) counts from the start of the file. A strided tensor is a view of that range: element
+ * (i, j, …) lies at i · strides[0] + j · strides[1] + … elements from begin. */
 typedef struct hd_entry {
   const char *name;
   hd_dtype dtype;
   int n_dims;
   size_t shape[HD_MAX_DIMS];
   uint64_t begin, end;
+  bool strided;
+  size_t strides[HD_MAX_DIMS];
 } hd_entry;
 
-/* How many bytes from the file's start hd_directory_read wants, given its first bytes (at least 8, or the whole file when
- * it is shorter). Fails when they start no known weight file, or when the header is larger than its format allows
- * (100 MB) or than the file. */
-hd_status hd_directory_bytes(uint64_t *out, const void *first, size_t n, uint64_t file_bytes, hd_error *err);
+/* Reads a weight file's directory (SafeTensors), with full validation: nothing is believed before it is checked against file_bytes. Formats keep
+ * it in different places, so the reader says which bytes it wants next. Bytes it has been given are not asked for again where the directory is at the
+ * file's begin. Fails when the first bytes start no known weight file, and when a directory is larger than its format allows (100 MB) or than the file. */
+typedef struct hd_reader hd_reader;
 
-/* Reads a weight file's header (SafeTensors), with full validation: nothing is believed before it is checked against
- * file_bytes. `head` holds the file's first n bytes, at least as many as hd_directory_bytes asked for, and is not kept. */
+hd_status hd_reader_new(hd_reader **out, uint64_t file_bytes, hd_error *err);
+void hd_reader_free(hd_reader *reader);
+/* The bytes wanted next, [begin, end) of the file; false when the directory is complete. */
+bool hd_reader_wants(const hd_reader *reader, uint64_t *begin, uint64_t *end);
+/* The wanted bytes, in order, in chunks of any size; an empty file's are given as none. Not kept. */
+hd_status hd_reader_give(hd_reader *reader, const void *bytes, size_t n, hd_error *err);
+/* The directory, once nothing is wanted. The reader still has to be freed. */
+hd_status hd_reader_finish(hd_directory **out, hd_reader *reader, hd_error *err);
+
+/* The same from a file's first n bytes: all of it, or as much as its directory takes. Bad_argument when that is more. */
 hd_status hd_directory_read(hd_directory **out, const void *head, size_t n, uint64_t file_bytes, hd_error *err);
 void hd_directory_free(hd_directory *directory);
 
@@ -149,6 +160,19 @@ hd_status hd_model_build(hd_model **out, const char *json, size_t n, uint64_t se
  * "float64", "float16", "bfloat16", "float8", "float4", "int4" … "int64", "uint8" … "uint64". The integers clip outside −1 … 1, int4
  * keeps only what is 8 and more. Form 1 refuses what is not finite. The caller frees *text with hd_text_free. */
 hd_status hd_model_save_bundle(char **text, size_t *n, const hd_model *model, const char *id, const char *dtype, hd_error *err);
+
+/* How hd_model_save_quantized turns weights into integers: w = scale · (code − zero point), with scales fitted to the weights. */
+typedef struct hd_quantization {
+  const char *dtype;        /* "int8" (also NULL), "int16", "uint8", "uint16" */
+  bool zero_point;          /* false: symmetric, ±127 of int8 for ±max|w|; true, and always for unsigned ones: the codes span min … max */
+  bool per_tensor;          /* one scale for a whole tensor; false: one for each of its output channels */
+  float scale;              /* above 0: this one for all weights instead of fitted ones, with the zero point below; what it does not reach is clamped */
+  int32_t given_zero_point;
+} hd_quantization;
+
+/* The same with matrices and kernels quantised; vectors (biases, norms) stay float32. Loom cannot read it, and refuses it (form 3 of
+ * format/bundle.c); hd_model_load_bundle reads it to float32. Refuses matrices with values that are not finite. */
+hd_status hd_model_save_quantized(char **text, size_t *n, const hd_model *model, const char *id, const hd_quantization *how, hd_error *err);
 void hd_text_free(char *text);
 
 /* All weights as a SafeTensors file. In the loom dialect names, declared shapes and the order of values are Loom's ("layers.0.weight",
@@ -217,6 +241,12 @@ hd_status hd_session_reserve(hd_session *session, size_t positions, hd_error *er
 size_t hd_session_position(const hd_session *session);
 /* Forgets everything from `position` on. Recurrent state can only go to 0. */
 hd_status hd_session_rewind(hd_session *session, size_t position, hd_error *err);
+/* The state as bytes, for another session over the same model, here or elsewhere. `n` is hd_session_state_bytes. Machine order: little-endian. */
+size_t hd_session_state_bytes(const hd_session *session);
+hd_status hd_session_save_state(const hd_session *session, void *to, size_t n, hd_error *err);
+/* Makes a saved state the session's; there is no output until the next forward. Nothing is changed when it fails: bad_file when the bytes are no state
+ * or another model's, bad_state when the context is too small. */
+hd_status hd_session_load_state(hd_session *session, const void *from, size_t n, hd_error *err);
 
 /* The graph's output of the last forward. */
 hd_status hd_session_output(const hd_session *session, hd_tensor *out, hd_error *err);

@@ -52,21 +52,34 @@ const char *w_status_name(int status) { return status >= 0 && status <= HD_BAD_S
 
 /* ---- Directories ---- */
 
-/* transfer: [bytes] */
-int w_directory_bytes(const void *first, size_t n, double file_bytes) {
-  uint64_t bytes = 0;
-  hd_status status = hd_directory_bytes(&bytes, first, n, (uint64_t)file_bytes, &error);
-  transfer[0] = (double)bytes;
+/* transfer: [reader] */
+int w_reader_new(double file_bytes) {
+  hd_reader *reader = NULL;
+  hd_status status = hd_reader_new(&reader, (uint64_t)file_bytes, &error);
+  put(0, reader);
   return (int)status;
 }
 
+/* transfer: [begin, end]; 0 when the directory is complete */
+int w_reader_wants(const hd_reader *reader) {
+  uint64_t begin, end;
+  bool wants = hd_reader_wants(reader, &begin, &end);
+  transfer[0] = (double)begin;
+  transfer[1] = (double)end;
+  return wants;
+}
+
+int w_reader_give(hd_reader *reader, const void *bytes, size_t n) { return (int)hd_reader_give(reader, bytes, n, &error); }
+
 /* transfer: [directory] */
-int w_directory_read(const void *head, size_t n, double file_bytes) {
+int w_reader_finish(hd_reader *reader) {
   hd_directory *directory = NULL;
-  hd_status status = hd_directory_read(&directory, head, n, (uint64_t)file_bytes, &error);
+  hd_status status = hd_reader_finish(&directory, reader, &error);
   put(0, directory);
   return (int)status;
 }
+
+void w_reader_free(hd_reader *reader) { hd_reader_free(reader); }
 
 void w_directory_free(hd_directory *directory) { hd_directory_free(directory); }
 size_t w_directory_count(const hd_directory *directory) { return hd_directory_count(directory); }
@@ -147,6 +160,17 @@ int w_model_save_bundle(const hd_model *model, const char *id, const char *dtype
   char *text = NULL;
   size_t n = 0;
   hd_status status = hd_model_save_bundle(&text, &n, model, id, dtype, &error);
+  put(0, text);
+  transfer[1] = (double)n;
+  return (int)status;
+}
+
+/* likewise; scale 0: fitted */
+int w_model_save_quantized(const hd_model *model, const char *id, const char *dtype, int zero_point, int per_tensor, double scale, int given_zero_point) {
+  const hd_quantization how = {dtype, zero_point != 0, per_tensor != 0, (float)scale, given_zero_point};
+  char *text = NULL;
+  size_t n = 0;
+  hd_status status = hd_model_save_quantized(&text, &n, model, id, &how, &error);
   put(0, text);
   transfer[1] = (double)n;
   return (int)status;
@@ -235,6 +259,9 @@ int w_forward(hd_session *session, size_t rows) {
 int w_session_reserve(hd_session *session, size_t positions) { return (int)hd_session_reserve(session, positions, &error); }
 size_t w_session_position(const hd_session *session) { return hd_session_position(session); }
 int w_session_rewind(hd_session *session, size_t position) { return (int)hd_session_rewind(session, position, &error); }
+size_t w_session_state_bytes(const hd_session *session) { return hd_session_state_bytes(session); }
+int w_session_save_state(const hd_session *session, void *to, size_t n) { return (int)hd_session_save_state(session, to, n, &error); }
+int w_session_load_state(hd_session *session, const void *from, size_t n) { return (int)hd_session_load_state(session, from, n, &error); }
 
 /* transfer: tensor */
 int w_session_output(const hd_session *session) {

@@ -18,8 +18,11 @@ export interface CoreExports extends HeapExports {
   w_dtype_name(dtype: number): Pointer;
   w_status_name(status: number): Pointer;
 
-  w_directory_bytes(first: Pointer, n: number, fileBytes: number): Status;
-  w_directory_read(head: Pointer, n: number, fileBytes: number): Status;
+  w_reader_new(fileBytes: number): Status;
+  w_reader_wants(reader: Pointer): number;
+  w_reader_give(reader: Pointer, bytes: Pointer, n: number): Status;
+  w_reader_finish(reader: Pointer): Status;
+  w_reader_free(reader: Pointer): void;
   w_directory_detect(directory: Pointer, config: Pointer, nConfig: number): Status;
   w_directory_free(directory: Pointer): void;
   w_directory_count(directory: Pointer): number;
@@ -40,6 +43,7 @@ export interface CoreExports extends HeapExports {
   w_model_load_bundle(text: Pointer, n: number, id: Pointer): Status;
   w_model_build(json: Pointer, n: number, seed: number): Status;
   w_model_save_bundle(model: Pointer, id: Pointer, dtype: Pointer): Status;
+  w_model_save_quantized(model: Pointer, id: Pointer, dtype: Pointer, zeroPoint: number, perTensor: number, scale: number, givenZeroPoint: number): Status;
   w_model_save_weights(model: Pointer, dtype: number): Status;
   w_model_load_weights(model: Pointer, file: Pointer, n: number): Status;
   w_safetensors_serialize(json: Pointer, nJson: number, values: Pointer, nValues: number): Status;
@@ -56,6 +60,9 @@ export interface CoreExports extends HeapExports {
   w_session_reserve(session: Pointer, positions: number): Status;
   w_session_position(session: Pointer): number;
   w_session_rewind(session: Pointer, position: number): Status;
+  w_session_state_bytes(session: Pointer): number;
+  w_session_save_state(session: Pointer, to: Pointer, n: number): Status;
+  w_session_load_state(session: Pointer, from: Pointer, n: number): Status;
   w_session_output(session: Pointer): Status;
   w_session_value(session: Pointer, name: Pointer): Status;
   w_session_value_name(session: Pointer, index: number): Pointer;

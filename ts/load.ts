@@ -142,7 +142,7 @@ function soleModel(bytes: Uint8Array, name: string): string {
 }
 
 async function firstBytes(source: ByteSource): Promise<Uint8Array> {
-  return readRange(source, 0, Math.min(8, source.size ?? 8));
+  return readRange(source, 0, Math.min(512, source.size ?? 512));
 }
 
 /** The whole of a file whose first bytes were read. Closes it. */
@@ -189,25 +189,49 @@ export function textSettings(files: ModelFiles): TextSettings {
 
 // ---- Directories ----
 
-/** Reads a weight file's header; gives the core's directory, which the caller frees, and the file's size. Errors name the file. */
-async function readDirectory(core: Core, source: ByteSource): Promise<{ directory: number; bytes: number }> {
+/** A weight file with its directory read. */
+interface OpenedFile {
+  /** The core's; the caller frees it. */
+  directory: number;
+  /** The file, from its first byte again. */
+  source: ByteSource;
+  bytes: number;
+}
+
+/** Reads a weight file's directory, and no more of the file than that takes. Errors name the file. */
+async function readDirectory(core: Core, source: ByteSource): Promise<OpenedFile> {
   try {
-    return await readHeader(core, source);
+    const bytes = source.size ?? 0; // `sized` went before
+    const again = startingWith(source, await firstBytes(source));
+    return { directory: await readParts(core, again, bytes), source: again, bytes };
   } catch (error) {
     const aboutFile = error instanceof HeddleError && (error.code === 'bad_file' || error.code === 'unsupported') && !error.message.includes(source.name);
     throw aboutFile ? new HeddleError(error.code, `${source.name}: ${error.message}`) : error;
   }
 }
 
-async function readHeader(core: Core, source: ByteSource): Promise<{ directory: number; bytes: number }> {
-  const bytes = source.size ?? 0; // `sized` went before
-  const first = await firstBytes(source);
-  const wanted = core.heap.with(first, (p, n) => core.made((x) => x.w_directory_bytes(p, n, bytes)));
-  const rest = wanted > first.byteLength ? await readRange(source, first.byteLength, wanted) : new Uint8Array(0);
-  const head = new Uint8Array(first.byteLength + rest.byteLength);
-  head.set(first);
-  head.set(rest, first.byteLength);
-  return { directory: core.heap.with(head, (p, n) => core.made((x) => x.w_directory_read(p, n, bytes))), bytes };
+/** Gives the core the parts of the file it wants, until it has a directory. */
+async function readParts(core: Core, source: ByteSource, bytes: number): Promise<number> {
+  const reader = core.made((x) => x.w_reader_new(bytes));
+  try {
+    while (core.call((x) => x.w_reader_wants(reader)) !== 0) {
+      const begin = core.heap.transfer(0);
+      const end = core.heap.transfer(1);
+      if (begin === end) core.check((x) => x.w_reader_give(reader, 0, 0));
+      for await (const chunk of source.read(begin, end)) give(core, reader, chunk);
+    }
+    return core.made((x) => x.w_reader_finish(reader));
+  } finally {
+    if (core.alive) core.call((x) => x.w_reader_free(reader));
+  }
+}
+
+function give(core: Core, reader: number, chunk: Uint8Array): void {
+  for (let at = 0; at < chunk.byteLength; at += stagingBytes) {
+    const piece = chunk.subarray(at, at + stagingBytes);
+    const staged = core.heap.stage(piece);
+    core.check((x) => x.w_reader_give(reader, staged, piece.byteLength));
+  }
 }
 
 /** The entry in the transfer area: [name, dtype, n_dims, begin, end, wanted, shape…]. */
@@ -298,7 +322,7 @@ export async function loadFiles(core: Core, files: ModelFiles, options: LoadOpti
   if (!files.weights || files.config === undefined) throw new HeddleError('bad_argument', 'a model needs a description and weights');
   const loader = core.made((x) => x.w_loader_new(dtype));
   try {
-    const { directory } = await readDirectory(core, files.weights);
+    const { directory, source } = await readDirectory(core, files.weights);
     try {
       const config = (complete && completed(core, directory, files.config)) || files.config;
       core.heap.withText(config, (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
@@ -306,7 +330,7 @@ export async function loadFiles(core: Core, files: ModelFiles, options: LoadOpti
     } finally {
       if (core.alive) core.call((x) => x.w_directory_free(directory));
     }
-    await streamTensors(core, loader, files.weights, options);
+    await streamTensors(core, loader, source, options);
     return core.made((x) => x.w_loader_finish(loader));
   } finally {
     if (core.alive) core.call((x) => x.w_loader_free(loader));

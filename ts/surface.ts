@@ -3,6 +3,8 @@
  */
 export { computeCorrelation, computeSilhouetteScore, kmeansCluster } from './analysis.js';
 export type { Clustering, RowsInput } from './analysis.js';
+export { createToolDefinition, formatToolResponse, parseAssistant } from './assistant.js';
+export type { AssistantText, ToolCall, ToolDefinition } from './assistant.js';
 export { HeddleError } from './errors.js';
 export type { ErrorCode } from './errors.js';
 export { LocalModel } from './model.js';
@@ -11,6 +13,8 @@ export type { LoadedGeneric, LoadedWithDType } from './names.js';
 export { LocalRuntime } from './runtime.js';
 export * from './schedulers.js';
 export { LocalAdapter, LocalSession } from './session.js';
+export { weightSizes } from './sizes.js';
+export type { WeightSize, WeightSizes } from './sizes.js';
 export { StepState } from './steps.js';
 export { TweenState } from './tween.js';
 export { TextStream, Tokenizer } from './tokenizer.js';

@@ -102,7 +102,11 @@ async function sendableModule(wasm: WasmInput): Promise<unknown> {
 
 export { computeCorrelation, computeSilhouetteScore, kmeansCluster } from './analysis.js';
 export type { Clustering, RowsInput } from './analysis.js';
+export { createToolDefinition, formatToolResponse, parseAssistant } from './assistant.js';
+export type { AssistantText, ToolCall, ToolDefinition } from './assistant.js';
 export { HeddleError } from './errors.js';
 export type { ErrorCode } from './errors.js';
 export * from './schedulers.js';
+export { weightSizes } from './sizes.js';
+export type { WeightSize, WeightSizes } from './sizes.js';
 export type * from './types.js';

@@ -1,19 +1,12 @@
-/* format/format.c: which reader a file's first bytes belong to, and the directory that all readers fill.
- *
- * A directory owns copies of all its strings, in an arena. While a reader appends, entries are in the reader's order; sealing
- * sorts them by place in the file and makes an index by name beside them. */
+/* format/format.c: the directory that all readers fill. It owns copies of all its strings, in an arena. While a reader appends, entries are in
+ * the reader's order; sealing sorts them by place in the file and makes an index by name beside them. */
 #include "format/format.h"
 
 #include "base/memory.h"
 #include "base/status.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static const hd_format *const formats[] = {&hd_format_safetensors};
-
-enum { N_FORMATS = sizeof formats / sizeof *formats, FIRST_BYTES = 8 };
 
 typedef struct metadata_pair {
   const char *key, *value;
@@ -98,8 +91,10 @@ hd_status hd_directory_seal(hd_directory *directory, hd_error *err) {
   return HD_OK;
 }
 
+hd_directory *hd_directory_new(void) { return hd_alloc_zero(sizeof(hd_directory)); }
+
 hd_directory *hd_directory_copy(const hd_directory *directory) {
-  hd_directory *copy = hd_alloc_zero(sizeof *copy);
+  hd_directory *copy = hd_directory_new();
   hd_status status = copy ? HD_OK : HD_OUT_OF_MEMORY;
   for (size_t i = 0; status == HD_OK && i < directory->n_entries; i++)
     status = hd_directory_append(copy, &directory->entries[i], NULL);
@@ -109,54 +104,6 @@ hd_directory *hd_directory_copy(const hd_directory *directory) {
   if (status == HD_OK) return copy;
   hd_directory_free(copy);
   return NULL;
-}
-
-/* ---- Detection ---- */
-
-/* "47 47 55 46": what the file starts with, for the message. */
-static void show_bytes(char room[FIRST_BYTES * 3 + 1], const uint8_t *first, size_t n) {
-  room[0] = '\0';
-  for (size_t i = 0; i < n && i < FIRST_BYTES; i++) snprintf(room + i * 3, 4, "%02x ", first[i]);
-  if (n > 0) room[(n < FIRST_BYTES ? n : FIRST_BYTES) * 3 - 1] = '\0';
-}
-
-static hd_status find_format(const hd_format **out, const uint8_t *first, size_t n, uint64_t file_bytes, hd_error *err) {
-  char shown[FIRST_BYTES * 3 + 1];
-  *out = NULL;
-  if (n < FIRST_BYTES && n < file_bytes)
-    return hd_fail(err, HD_BAD_ARGUMENT, "expected the file's first %d bytes, found %zu", FIRST_BYTES, n);
-  if (n > file_bytes)
-    return hd_fail(err, HD_BAD_ARGUMENT, "expected at most the file's %llu bytes, found %zu", (unsigned long long)file_bytes, n);
-  for (size_t i = 0; i < N_FORMATS && !*out; i++)
-    if (formats[i]->detect(first, n)) *out = formats[i];
-  if (*out) return HD_OK;
-  show_bytes(shown, first, n);
-  return hd_fail(err, HD_BAD_FILE, "expected a weight file (SafeTensors), found %llu bytes that start with %s",
-                 (unsigned long long)file_bytes, n ? shown : "nothing");
-}
-
-hd_status hd_directory_bytes(uint64_t *out, const void *first, size_t n, uint64_t file_bytes, hd_error *err) {
-  const hd_format *format;
-  *out = 0;
-  HD_TRY(find_format(&format, first, n, file_bytes, err));
-  return format->header_bytes(out, first, n, file_bytes, err);
-}
-
-hd_status hd_directory_read(hd_directory **out, const void *head, size_t n, uint64_t file_bytes, hd_error *err) {
-  const hd_format *format;
-  uint64_t wanted;
-  *out = NULL;
-  HD_TRY(find_format(&format, head, n, file_bytes, err));
-  HD_TRY(format->header_bytes(&wanted, head, n, file_bytes, err));
-  if (n < wanted)
-    return hd_fail(err, HD_BAD_ARGUMENT, "%s: expected the file's first %llu bytes, found %zu", format->name,
-                   (unsigned long long)wanted, n);
-  hd_directory *directory = hd_alloc_zero(sizeof *directory);
-  if (!directory) return no_memory(err);
-  hd_status status = format->read(directory, head, n, file_bytes, err);
-  if (status == HD_OK) *out = directory;
-  else hd_directory_free(directory);
-  return status;
 }
 
 /* ---- Reading a directory ---- */

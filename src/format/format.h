@@ -1,19 +1,48 @@
-/* format/format.h: what the readers share. A reader turns a file's first bytes into a directory; format.c tells by content which reader
- * it is, through one table row per format. heddle.h has the public part (hd_directory_*). */
+/* format/format.h: what the readers share. A reader turns parts of a file into a directory; reader.c tells by content which format it is,
+ * through one table row per format. heddle.h has the public part (hd_reader_*, hd_directory_*). */
 #ifndef HD_FORMAT_FORMAT_H
 #define HD_FORMAT_FORMAT_H
 
 #include "heddle.h"
 
-typedef struct hd_format {
+typedef struct hd_format hd_format;
+
+/* A weight file being read. It sees one window of the file, which begins as the first bytes of it; each step of the format either asks for
+ * another window or completes the directory. Heads (SafeTensors, GGUF) are windows that grow from 0; a zip's end is one of its own. */
+struct hd_reader {
+  const hd_format *format; /* NULL until the first bytes are there */
+  uint64_t file_bytes;
+  uint64_t begin, end;     /* the window, complete when a step runs */
+  const uint8_t *window;
+  size_t held;             /* bytes of it that have come */
+  uint8_t *gathered;       /* where they come to; NULL when the file is in memory */
+  const uint8_t *memory;   /* its first n_memory bytes: windows point into them */
+  size_t n_memory;
+  hd_directory *directory;
+  void *state;             /* the format's own, from step to step */
+  bool done;
+};
+
+struct hd_format {
   const char *name;
-  /* Whether a file with these first bytes is of this format, or means to be. */
-  bool (*detect)(const uint8_t *first, size_t n);
-  hd_status (*header_bytes)(uint64_t *out, const uint8_t *first, size_t n, uint64_t file_bytes, hd_error *err);
-  hd_status (*read)(hd_directory *directory, const uint8_t *head, size_t n, uint64_t file_bytes, hd_error *err);
-} hd_format;
+  /* Whether a file with these first bytes (HD_FIRST_BYTES of them, or the whole file) is of this format, or means to be. */
+  bool (*detect)(const uint8_t *first, size_t n, uint64_t file_bytes);
+  /* Looks at the window: calls hd_reader_want, or fills reader->directory, seals it and sets reader->done. */
+  hd_status (*step)(hd_reader *reader, hd_error *err);
+  void (*free_state)(void *state); /* NULL: it has none */
+};
+
+enum { HD_FIRST_BYTES = 512 };
+/* No directory needs more at once; checked before anything is allocated. */
+#define HD_MAX_WINDOW UINT64_C(110000000)
 
 extern const hd_format hd_format_safetensors;
+
+/* For steps: the next window is [begin, end) of the file. Bytes that are there already are kept when it begins where the old one did. */
+hd_status hd_reader_want(hd_reader *reader, uint64_t begin, uint64_t end, hd_error *err);
+
+/* An empty directory; NULL when out of memory. */
+hd_directory *hd_directory_new(void);
 
 /* ---- Writing SafeTensors ---- */
 

@@ -32,21 +32,23 @@ static uint64_t header_length(const uint8_t *first) {
   return length;
 }
 
-static bool safetensors_detect(const uint8_t *first, size_t n) {
+/* Any small number may be a header's length: this format is asked last. */
+static bool safetensors_detect(const uint8_t *first, size_t n, uint64_t file_bytes) {
+  (void)file_bytes;
   if (n < LENGTH_BYTES) return false;
   return header_length(first) <= MAX_HEADER_BYTES || (n > LENGTH_BYTES && first[LENGTH_BYTES] == '{');
 }
 
-static hd_status safetensors_header_bytes(uint64_t *out, const uint8_t *first, size_t n, uint64_t file_bytes, hd_error *err) {
-  (void)n; /* detect has seen the length */
-  uint64_t length = header_length(first);
+/* Where the header ends. */
+static hd_status find_header_end(uint64_t *out, const hd_reader *reader, hd_error *err) {
+  uint64_t length = header_length(reader->window); /* detect has seen that it is there */
   if (length > MAX_HEADER_BYTES)
     return hd_fail(err, HD_BAD_FILE, "SafeTensors: byte 0: expected a header of at most %d bytes, found a length of %" PRIu64,
                    MAX_HEADER_BYTES, length);
-  if (length > file_bytes - LENGTH_BYTES)
+  if (length > reader->file_bytes - LENGTH_BYTES)
     return hd_fail(err, HD_BAD_FILE,
                    "SafeTensors: byte 0: expected a header within the file's %" PRIu64 " bytes, found a length of %" PRIu64,
-                   file_bytes, length);
+                   reader->file_bytes, length);
   *out = LENGTH_BYTES + length;
   return HD_OK;
 }
@@ -259,15 +261,18 @@ static hd_status check_coverage(const hd_directory *directory, uint64_t header_e
   return HD_OK;
 }
 
-static hd_status safetensors_read(hd_directory *directory, const uint8_t *head, size_t n, uint64_t file_bytes, hd_error *err) {
-  (void)n; /* format.c has checked that the header is there */
-  size_t header_end = LENGTH_BYTES + (size_t)header_length(head);
-  hd_json_reader r = hd_json_open((const char *)head, header_end, "SafeTensors header", err);
+static hd_status safetensors_step(hd_reader *reader, hd_error *err) {
+  uint64_t header_end = 0;
+  HD_TRY(find_header_end(&header_end, reader, err));
+  if (header_end > reader->end) return hd_reader_want(reader, 0, header_end, err);
+  hd_json_reader r = hd_json_open((const char *)reader->window, (size_t)header_end, "SafeTensors header", err);
   r.at = LENGTH_BYTES; /* byte offsets in messages are the file's */
-  read_header(&r, directory, file_bytes);
+  read_header(&r, reader->directory, reader->file_bytes);
   if (r.status != HD_OK) return r.status;
-  HD_TRY(hd_directory_seal(directory, err));
-  return check_coverage(directory, header_end, file_bytes, err);
+  HD_TRY(hd_directory_seal(reader->directory, err));
+  HD_TRY(check_coverage(reader->directory, header_end, reader->file_bytes, err));
+  reader->done = true;
+  return HD_OK;
 }
 
-const hd_format hd_format_safetensors = {"SafeTensors", safetensors_detect, safetensors_header_bytes, safetensors_read};
+const hd_format hd_format_safetensors = {"SafeTensors", safetensors_detect, safetensors_step, NULL};

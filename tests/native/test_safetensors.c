@@ -17,17 +17,23 @@ static uint8_t *make_file(const char *header, size_t n_data, size_t *n) {
   return file;
 }
 
+/* Reads the directory as a host does: what the reader wants and not a byte more, in chunks of 7. */
 static hd_status read_file(hd_directory **out, const uint8_t *file, size_t n, hd_error *err) {
-  uint64_t wanted;
-  hd_status status = hd_directory_bytes(&wanted, file, n, n, err);
+  hd_reader *reader;
+  uint64_t begin, end;
   *out = NULL;
-  if (status != HD_OK) return status;
-  CHECK(wanted <= n);
-  uint8_t *head = malloc(wanted ? (size_t)wanted : 1); /* the header and not a byte more */
-  memcpy(head, file, (size_t)wanted);
-  status = hd_directory_read(out, head, (size_t)wanted, n, err);
+  hd_status status = hd_reader_new(&reader, n, err);
+  while (status == HD_OK && hd_reader_wants(reader, &begin, &end)) {
+    CHECK(begin <= end && end <= n);
+    size_t bytes = end - begin < 7 ? (size_t)(end - begin) : 7;
+    uint8_t *chunk = malloc(bytes ? bytes : 1);
+    memcpy(chunk, file + begin, bytes);
+    status = hd_reader_give(reader, chunk, bytes, err);
+    free(chunk);
+  }
+  if (status == HD_OK) status = hd_reader_finish(out, reader, err);
   CHECK((*out != NULL) == (status == HD_OK));
-  free(head);
+  hd_reader_free(reader);
   return status;
 }
 
@@ -234,7 +240,7 @@ TEST(directory_says_what_a_file_is_not) {
       {"", 0, 0, HD_BAD_FILE, "expected a weight file (SafeTensors), found 0 bytes that start with nothing"},
       {"abc", 3, 3, HD_BAD_FILE, "expected a weight file (SafeTensors), found 3 bytes that start with 61 62 63"},
       {"\x89PNG\r\n\x1a\n....", 12, 900, HD_BAD_FILE, "expected a weight file (SafeTensors), found 900 bytes that start with 89 50 4e 47 0d 0a 1a 0a"},
-      {"abc", 3, 30, HD_BAD_ARGUMENT, "expected the file's first 8 bytes, found 3"},
+      {"abc", 3, 30, HD_BAD_FILE, "expected a weight file (SafeTensors), found 30 bytes that start with 61 62 63"},
       {"\x02\0\0\0\0\0\0\0{}", 10, 9, HD_BAD_ARGUMENT, "expected at most the file's 9 bytes, found 10"},
       {"\xff\xff\xff\xff\xff\xff\xff\xff{}", 10, 10, HD_BAD_FILE,
        "SafeTensors: byte 0: expected a header of at most 100000000 bytes, found a length of 18446744073709551615"},
@@ -243,22 +249,47 @@ TEST(directory_says_what_a_file_is_not) {
       {"\x03\0\0\0\0\0\0\0{}", 10, 10, HD_BAD_FILE, "SafeTensors: byte 0: expected a header within the file's 10 bytes, found a length of 3"}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     hd_error err = {0};
-    uint64_t wanted;
     hd_directory *directory;
-    CHECK(hd_directory_bytes(&wanted, cases[i].bytes, cases[i].n, cases[i].file_bytes, &err) == cases[i].code);
+    CHECK(hd_directory_read(&directory, cases[i].bytes, cases[i].n, cases[i].file_bytes, &err) == cases[i].code);
     CHECK_EQ_TEXT(err.message, cases[i].message);
-    CHECK(hd_directory_read(&directory, cases[i].bytes, cases[i].n, cases[i].file_bytes, NULL) == cases[i].code);
     CHECK(directory == NULL);
   }
 }
 
-TEST(directory_bytes_asks_for_the_header_from_the_first_eight_bytes) {
-  uint64_t wanted;
-  hd_directory *directory;
+/* Bytes [*begin, *end) are wanted of a file that starts with 512 zero bytes but for a SafeTensors header's length. */
+static hd_status first_want(hd_reader *reader, uint32_t length, uint64_t *begin, uint64_t *end, hd_error *err) {
+  uint8_t first[512] = {0};
+  memcpy(first, &length, sizeof length);
+  CHECK(hd_reader_wants(reader, begin, end) && *begin == 0 && *end == sizeof first);
+  hd_status status = hd_reader_give(reader, first, sizeof first, err);
+  if (status == HD_OK) CHECK(hd_reader_wants(reader, begin, end));
+  return status;
+}
+
+TEST(a_reader_goes_on_from_the_bytes_it_has) {
+  hd_reader *reader;
+  uint64_t begin, end;
   hd_error err;
-  CHECK(hd_directory_bytes(&wanted, "\0\xe1\xf5\x05\0\0\0\0", 8, UINT64_C(5000000000), NULL) == HD_OK && wanted == 100000008);
+  hd_directory *directory;
+  CHECK(hd_reader_new(&reader, UINT64_C(5000000000), &err) == HD_OK);
+  CHECK(first_want(reader, 1000000, &begin, &end, &err) == HD_OK);
+  CHECK(begin == 512 && end == 1000008);
+  CHECK(hd_reader_give(reader, &begin, 0, &err) == HD_OK);
+  CHECK(hd_reader_finish(&directory, reader, &err) == HD_BAD_STATE);
+  CHECK(directory == NULL);
+  hd_reader_free(reader);
+}
+
+TEST(bytes_nobody_asked_for_are_refused) {
+  hd_reader *reader;
+  hd_error err;
+  CHECK(hd_reader_new(&reader, 4, &err) == HD_OK);
+  CHECK(hd_reader_give(reader, "12345", 5, &err) == HD_BAD_ARGUMENT);
+  CHECK_EQ_TEXT(err.message, "5 bytes of the file that were not asked for");
+  hd_reader_free(reader);
+  hd_directory *directory;
   CHECK(hd_directory_read(&directory, "\x20\0\0\0\0\0\0\0{}", 10, 100, &err) == HD_BAD_ARGUMENT);
-  CHECK_EQ_TEXT(err.message, "SafeTensors: expected the file's first 40 bytes, found 10");
+  CHECK_EQ_TEXT(err.message, "SafeTensors: expected the file up to byte 40, found its first 10");
 }
 
 TEST(directory_offsets_go_past_four_gigabytes) {

@@ -24,7 +24,7 @@ test('every asynchronous method of a model and a session is there', async () => 
   const here = await heddle.init({ threads: 1 });
   const models = [await here.buildNetwork(spec), await runtime.buildNetwork(spec)];
   const sessions = await Promise.all(models.map((model) => model.createSession({ input: { shape: [1, 3] } })));
-  const own = ['constructor', 'context', 'maxContext', 'endTokens', 'beginToken', 'tokenizer', 'inputShape', 'inputRows', 'alive'];
+  const own = ['constructor', 'context', 'maxContext', 'endTokens', 'beginToken', 'tokenizer', 'inputShape', 'inputRows', 'alive', 'tokens', 'hasOutput'];
   const names = (object) => Object.getOwnPropertyNames(Object.getPrototypeOf(object)).filter((name) => !own.includes(name) && !name.endsWith('Sync')).sort();
   assert.deepEqual(names(models[1]), names(models[0]));
   assert.deepEqual(names(sessions[1]), names(sessions[0]));
@@ -36,6 +36,7 @@ test('a network runs, is read, written, saved and trained as in this thread', as
   const there = await runtime.buildNetwork(spec, { seed: 9 });
   const steps = async (model) => {
     const results = [await model.describe(), await model.forward([1, 2, 3]), await model.readWeight('fc.weight'), await model.saveToString('m'), model.weights];
+    results.push(await model.saveToString('m', { dtype: 'uint8', quantize: { per: 'tensor' } }), await model.saveWeights({ dtype: 'I8' }));
     await model.writeWeight('fc.bias', [0.5, -0.5]);
     const session = await model.createSession({ input: { shape: [2, 3] }, mode: 'train' });
     results.push(await session.forward([1, 2, 3, 4, 5, 6]), session.outputShape, await session.valueNames(), await session.value('fc'));
