@@ -214,9 +214,9 @@ static void write_rest(const hd_multi_head_attention_config *c, cJSON *json) {
   const hd_attention_config *a = &c->attention;
   if (c->in_out) cJSON_AddBoolToObject(json, "in_out", true);
   if (a->window) cJSON_AddNumberToObject(json, "sliding_window", (double)a->window);
-  if (a->cap > 0) cJSON_AddNumberToObject(json, "score_cap", (double)a->cap);
-  if (a->scale != 1.0f / sqrtf((float)a->head_dim)) cJSON_AddNumberToObject(json, "scale", (double)a->scale);
-  if (c->head_norm) cJSON_AddNumberToObject(json, "head_norm_epsilon", (double)c->norm_epsilon);
+  if (a->cap > 0) hd_json_add_float(json, "score_cap", a->cap);
+  if (a->scale != 1.0f / sqrtf((float)a->head_dim)) hd_json_add_float(json, "scale", a->scale);
+  if (c->head_norm) hd_json_add_float(json, "head_norm_epsilon", c->norm_epsilon);
   if (c->norm_plus_one) cJSON_AddBoolToObject(json, "head_norm_plus_one", true);
   if (c->projections[0]) {
     cJSON *names = cJSON_AddArrayToObject(json, "projections");

@@ -28,7 +28,7 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
   cJSON_AddNumberToObject(json, "vocab_size", (double)c->vocab_size);
   cJSON_AddNumberToObject(json, "embedding_dim", (double)c->embedding_dim);
   if (c->has_padding) cJSON_AddNumberToObject(json, "padding_idx", (double)c->padding);
-  if (c->scale != 0) cJSON_AddNumberToObject(json, "scale", (double)c->scale);
+  if (c->scale != 0) hd_json_add_float(json, "scale", c->scale);
   return HD_OK;
 }
 

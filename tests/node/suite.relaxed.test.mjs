@@ -5,6 +5,7 @@
 import './build-json.test.mjs';
 import './bundles.test.mjs';
 import './entries.test.mjs';
+import './families.test.mjs';
 import './generate.test.mjs';
 import './generic.test.mjs';
 import './http.test.mjs';
