@@ -75,7 +75,8 @@ static void lower_case(char *room, size_t n, const char *text) {
   room[i] = 0;
 }
 
-static hd_status refuse_type(const char *type, hd_error *err) {
+/* Refuses a type that is known to be something else. */
+static hd_status check_unknown(const char *type, hd_error *err) {
   char lower[HD_NAME_ROOM], room[HD_NAME_ROOM], list[256];
   lower_case(lower, sizeof lower, type);
   hd_short_name(room, type);
@@ -83,7 +84,7 @@ static hd_status refuse_type(const char *type, hd_error *err) {
   for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
     if (strstr(lower, others[i].part))
       return hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is %s, which is not built; known: %s", room, others[i].what, list);
-  return hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is not known; known: %s", room, list);
+  return HD_OK;
 }
 
 /* A known family's text model inside something larger: its weights have other names and other parts. */
@@ -103,6 +104,6 @@ hd_status hd_arch_choose(const hd_arch **out, const hd_json *config, hd_error *e
   const char *type = hd_json_get_text(config, "model_type", "");
   if (*config->status != HD_OK) return *config->status;
   *out = hd_arch_find(type);
-  if (!*out) return refuse_type(type, err);
+  if (!*out) HD_TRY(check_unknown(type, err));
   return check_architectures(config, err);
 }

@@ -61,6 +61,19 @@ hd_status hd_model_add_spec(hd_model *model, hd_spec *spec, hd_error *err) {
   return HD_OK;
 }
 
+hd_status hd_model_warn(hd_model *model, hd_error *err, const char *format, ...) {
+  char text[512];
+  va_list arguments;
+  if (model->n_warnings == HD_MAX_WARNINGS) return HD_OK;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  const char *kept = hd_arena_text(&model->arena, text);
+  if (!kept) return no_memory(err);
+  model->warnings[model->n_warnings++] = kept;
+  return HD_OK;
+}
+
 /* ---- The builder ---- */
 
 struct hd_builder {

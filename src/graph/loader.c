@@ -53,6 +53,8 @@ typedef struct hd_writer {
 struct hd_loader {
   hd_dtype weight_dtype;
   hd_model *model;
+  cJSON *unknown;        /* a config.json of no known type, which the first directory's names have to explain */
+  bool is_guess;         /* they did */
   const hd_arch *arch;   /* of a config.json; NULL: a network's spec */
   hd_directory **directories;
   size_t n_directories;
@@ -86,6 +88,7 @@ void hd_loader_free(hd_loader *loader) {
   if (!loader) return;
   writer_free(&loader->writer);
   hd_model_discard(loader->model);
+  cJSON_Delete(loader->unknown);
   for (size_t i = 0; i < loader->n_directories; i++) hd_directory_free(loader->directories[i]);
   hd_free(loader->directories);
   hd_free(loader->tensors);
@@ -94,31 +97,53 @@ void hd_loader_free(hd_loader *loader) {
 
 /* ---- Description ---- */
 
-static hd_status describe_family(hd_loader *loader, hd_model *model, const cJSON *json, hd_error *err) {
+/* A config.json of an unknown type is kept until a directory's names say what it is. */
+static hd_status describe_family(hd_loader *loader, hd_model *model, cJSON *json, hd_error *err) {
   hd_status status = HD_OK;
   hd_json config = hd_json_root(json, "config.json", &status, err);
-  HD_TRY(hd_arch_choose(&loader->arch, &config, err));
+  if (!loader->arch) HD_TRY(hd_arch_choose(&loader->arch, &config, err));
+  if (!loader->arch) return HD_OK;
   model->family = loader->arch->name;
   return loader->arch->build(model, &config, err);
 }
 
+/* Expands what was described and takes it; what failed is discarded. */
+static hd_status take_model(hd_loader *loader, hd_model *model, hd_status status, hd_error *err) {
+  if (status == HD_OK) status = hd_graph_expand(model, err);
+  if (status == HD_OK) loader->model = model;
+  else hd_model_discard(model);
+  return status;
+}
+
 hd_status hd_loader_describe(hd_loader *loader, const char *text, size_t n, hd_error *err) {
-  if (loader->model) return hd_fail(err, HD_BAD_STATE, "the loader has its description already");
+  if (loader->model || loader->unknown) return hd_fail(err, HD_BAD_STATE, "the loader has its description already");
   cJSON *json = NULL;
   HD_TRY(hd_json_parse(&json, text, n, err));
   hd_model *model = hd_model_new();
   hd_status status = model ? HD_OK : no_memory(err);
-  if (status == HD_OK && cJSON_GetObjectItemCaseSensitive(json, "layers")) {
+  const bool is_network = cJSON_GetObjectItemCaseSensitive(json, "layers") != NULL;
+  if (status == HD_OK && is_network) {
     status = hd_network_parse(model, json, "network", err);
     json = NULL; /* the model's now */
   } else if (status == HD_OK) {
     status = describe_family(loader, model, json, err);
   }
+  if (status == HD_OK && !is_network && !loader->arch) {
+    loader->unknown = json;
+    hd_model_discard(model);
+    return HD_OK;
+  }
   cJSON_Delete(json);
-  if (status == HD_OK) status = hd_graph_expand(model, err);
-  if (status == HD_OK) loader->model = model;
-  else hd_model_discard(model);
-  return status;
+  return take_model(loader, model, status, err);
+}
+
+/* The first directory's names say what a config.json of an unknown type is. */
+static hd_status describe_unknown(hd_loader *loader, const hd_directory *directory, hd_error *err) {
+  hd_model *model = hd_model_new();
+  hd_status status = model ? hd_arch_guess(&loader->arch, model, loader->unknown, directory, err) : no_memory(err);
+  if (status == HD_OK) status = describe_family(loader, model, loader->unknown, err);
+  loader->is_guess = true;
+  return take_model(loader, model, status, err);
 }
 
 /* ---- Directories ---- */
@@ -180,7 +205,7 @@ static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) 
   char room[HD_NAME_ROOM];
   bool taken = w.parameter >= 0 && is_taken(loader, &w);
   loader->tensors[loader->n_tensors++] = w;
-  if (w.parameter < 0) return HD_OK;
+  if (w.parameter < 0) return loader->is_guess ? hd_arch_refuse_unplaced(entry->name, err) : HD_OK;
   hd_parameter *p = &loader->model->parameters[w.parameter];
   if (taken) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, entry->name));
   if (w.part >= 0 && (size_t)w.part >= p->slot.n_parts)
@@ -198,6 +223,7 @@ static bool room_for(hd_loader *loader, size_t n_more) {
 }
 
 hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err) {
+  if (!loader->model && loader->unknown) HD_TRY(describe_unknown(loader, directory, err));
   if (!loader->model) return hd_fail(err, HD_BAD_STATE, "the loader needs its description before weight files");
   hd_directory *copy = room_for(loader, hd_directory_count(directory)) ? hd_directory_copy(directory) : NULL;
   if (!copy) return no_memory(err);

@@ -4,8 +4,8 @@
  * the larger of 1 and the reference's largest value, and plain 1e-5 on the two `mild` traces.
  */
 import assert from 'node:assert/strict';
-import { assertClose, largest, readSafetensors } from './golden.mjs';
-import { golden, readJson, testOnEveryModule } from './heddle.mjs';
+import { assertClose, largest, readSafetensors, writeSafetensors } from './golden.mjs';
+import { golden, heddleError, readJson, testOnEveryModule } from './heddle.mjs';
 
 /** The checklist's ids, and what each case is for. */
 const decoders = {
@@ -120,6 +120,71 @@ for (const [base, id, plain] of [['llama-gqa-tied', 'T7', false], ['llama-mild',
     await model.free();
   });
 }
+
+// ---- Names ----
+
+/** The case's files with another config and other names of its tensors. */
+function renamed(name, config, rename) {
+  const tensors = Object.fromEntries([...readSafetensors(part(name, 'model.safetensors'))].map(([key, tensor]) => [rename(key), tensor]));
+  return { 'config.json': JSON.stringify({ ...readJson(part(name, 'config.json')), ...config }), 'model.safetensors': writeSafetensors(tensors) };
+}
+
+/** Fails unless such a file gives the case's logits; gives the model's warnings. */
+async function assertRuns(runtime, name, files) {
+  const expected = expectedOf(name);
+  const model = await runtime.loadModel(files);
+  const want = expected.get('logits').data;
+  const session = await model.createSession({ input: { shape: [expected.get('input_ids').data.length] } });
+  assertClose(await session.forward(expected.get('input_ids').data), want, budget(want), `${name}: logits`);
+  const { warnings } = await model.describe();
+  await session.free();
+  await model.free();
+  return warnings;
+}
+
+testOnEveryModule('T11 names with and without what is written before them, and a tied head that the file has all the same', async (runtime) => {
+  const cases = [
+    ['llama-mha', (key) => key.replace(/^model\./, '')],
+    ['llama-mha', (key) => `language_model.${key}`],
+    ['gpt2', (key) => key.replace(/^transformer\./, '')],
+    ['mixtral', (key) => key.replace(/^model\./, '')],
+  ];
+  for (const [name, rename] of cases) assert.deepEqual(await assertRuns(runtime, name, renamed(name, {}, rename)), [], name);
+  const tied = readSafetensors(part('qwen2', 'model.safetensors'));
+  const head = { ...Object.fromEntries(tied), 'lm_head.weight': tied.get('model.embed_tokens.weight') };
+  await assertRuns(runtime, 'qwen2', { 'config.json': part('qwen2', 'config.json'), 'model.safetensors': writeSafetensors(head) });
+});
+
+testOnEveryModule('T17 BERT saved below a class of its own, and with the older names of layer norms', async (runtime) => {
+  const expected = expectedOf('bert');
+  const want = expected.get('row0.last_hidden_state_unpadded').data;
+  for (const rename of [(key) => `bert.${key}`, (key) => key.replace('LayerNorm.weight', 'LayerNorm.gamma').replace('LayerNorm.bias', 'LayerNorm.beta')]) {
+    const model = await runtime.loadModel(renamed('bert', {}, rename));
+    assertClose(await model.forward(rowIds(expected, 0, 300)), want, budget(want), 'last_hidden_state');
+    await model.free();
+  }
+});
+
+testOnEveryModule('T11 an unknown model_type whose tensors have Llama\'s names is run as that, with a warning', async (runtime) => {
+  for (const [name, as] of [['llama-gqa-tied', 'llama'], ['llama-bias', 'llama'], ['qwen2', 'qwen2'], ['qwen3', 'qwen3'], ['mistral-swa', 'llama']]) {
+    const warnings = await assertRuns(runtime, name, renamed(name, { model_type: 'nobody_knows' }, (key) => key));
+    assert.deepEqual(warnings, [`model_type 'nobody_knows' is not known; its tensors have Llama's names, so it is run as ${as}`]);
+  }
+});
+
+testOnEveryModule('T11 an unknown model_type with other tensors is refused by what was found', async (runtime) => {
+  const refusal = (pattern) => heddleError('unsupported', pattern);
+  await assert.rejects(runtime.loadModel(renamed('gpt2', { model_type: 'nobody_knows' }, (key) => key)), refusal(/model_type 'nobody_knows' is not known; known: llama, .*bert.*not called as Llama's are either: transformer\.h\.0/));
+  await assert.rejects(runtime.loadModel(renamed('gemma3', { model_type: 'nobody_knows' }, (key) => key)), refusal(/tensor model\.layers\.0\.post_feedforward_layernorm\.weight: its model_type is not known, and as Llama it has no place for this/));
+});
+
+testOnEveryModule('T11 an expert too many, an expert that is missing and a matrix of another shape are refused by name', async (runtime) => {
+  const files = (config, rename) => renamed('mixtral', config, rename);
+  const same = (key) => key;
+  await assert.rejects(runtime.loadModel(files({ num_local_experts: 3 }, same)), heddleError('bad_file', /block_sparse_moe\.experts\.3\..*the model has 3 of them|block_sparse_moe\.gate\.weight: the model wants shape \[3, 48\]/));
+  await assert.rejects(runtime.loadModel(files({}, (key) => key.replace('layers.1.block_sparse_moe.experts.2.w3', 'layers.1.block_sparse_moe.experts.2.w9'))), heddleError('bad_file', /lack 1 of .*layers\.1\.block_sparse_moe\.experts\.\*\.w3\.weight/));
+  await assert.rejects(runtime.loadModel(files({ intermediate_size: 32 }, same)), heddleError('bad_file', /experts\.0\.w1\.weight: the model wants shape \[32, 48\], the file has \[48, 48\]/));
+});
 
 // ---- Encoders ----
 
