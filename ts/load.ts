@@ -7,11 +7,13 @@
 import { checkName, isPlainObject, jsonText } from './arguments.js';
 import type { Core } from './core.js';
 import { HeddleError } from './errors.js';
+import type { ErrorCode } from './errors.js';
 import { Breather } from './host.js';
 import { stagingBytes } from './memory.js';
-import { isByteSource, missingFile, openFile, openSource, readRange, readText, sized } from './source.js';
+import { isByteSource, missingFile, openFile, openSource, readAll, readRange, readText, sized } from './source.js';
 import type { ByteSource, FileSet } from './source.js';
-import type { TokenizerFiles } from './tokenizer.js';
+import { findTokenizerFiles } from './tokenizer-files.js';
+import type { FoundTokenizer } from './tokenizer-files.js';
 import type { DetectedModel, FileInfo, FileInput, LoadOptions, SourceInput, TensorInfo } from './types.js';
 
 /** A model's files, opened: either a bundle, or a description and weights. */
@@ -20,7 +22,7 @@ export interface ModelFiles {
   config?: string;
   generationConfig?: string;
   weights?: ByteSource;
-  tokenizer?: TokenizerFiles;
+  tokenizer?: FoundTokenizer;
 }
 
 /** What a description says about a text's end, its begin and its length. */
@@ -36,7 +38,7 @@ export async function openModel(input: SourceInput, options: LoadOptions): Promi
   const opened = await openSource(input, options.signal);
   if (!isByteSource(opened)) return openSet(opened, options);
   const files: ModelFiles = {};
-  if (options.tokenizer) files.tokenizer = options.tokenizer;
+  if (options.tokenizer) files.tokenizer = { files: options.tokenizer };
   const first = new Uint8Array(await firstBytes(opened));
   if (looksLikeText(first)) {
     const bytes = await readOn(opened, first);
@@ -61,10 +63,12 @@ async function openSet(set: FileSet, options: LoadOptions): Promise<ModelFiles> 
   files.config = config;
   const generationConfig = await text('generation_config.json');
   if (generationConfig !== undefined) files.generationConfig = generationConfig;
-  const tokenizer = await text('tokenizer.json');
-  const tokenizerConfig = tokenizer === undefined ? undefined : await text('tokenizer_config.json');
-  if (options.tokenizer) files.tokenizer = options.tokenizer;
-  else if (tokenizer !== undefined) files.tokenizer = { 'tokenizer.json': tokenizer, ...(tokenizerConfig !== undefined && { 'tokenizer_config.json': tokenizerConfig }) };
+  const bytes = async (name: string): Promise<Uint8Array | undefined> => {
+    const file = await set.open(name);
+    return file && readAll(file);
+  };
+  const tokenizer = options.tokenizer ? { files: options.tokenizer } : await findTokenizerFiles({ text, bytes }, await set.list());
+  if (tokenizer) files.tokenizer = tokenizer;
   files.weights = await sized(await openWeights(set));
   return files;
 }
@@ -274,12 +278,27 @@ function completed(core: Core, directory: number, config: string): string | unde
   return network && 'model_type' in network ? JSON.stringify(network) : undefined;
 }
 
-/** What a weight file's tensors seem to be: see src/graph/detect.c. */
-export async function detectFile(core: Core, source: ByteSource, config: string | undefined): Promise<DetectedModel & { network: object | null }> {
+/** What a weight file's tensors seem to be, and the network they make or why they make none: see src/graph/detect.c. */
+export interface Detection extends DetectedModel {
+  network: object | null;
+  refusal: { code: ErrorCode; message: string } | null;
+}
+
+/** Whether a config.json is one whose own loader says better than detection what is wrong: it names a family, or is no JSON. */
+export function namesFamily(config: string): boolean {
+  try {
+    const json: unknown = JSON.parse(config);
+    return typeof json !== 'object' || json === null || 'model_type' in json;
+  } catch {
+    return true;
+  }
+}
+
+export async function detectFile(core: Core, source: ByteSource, config: string | undefined): Promise<Detection> {
   const { directory } = await readDirectory(core, source);
   try {
     const detect = (p: number, n: number): string => core.text((x) => x.w_directory_detect(directory, p, n));
-    return JSON.parse(config === undefined ? detect(0, 0) : core.heap.withText(config, detect)) as DetectedModel & { network: object | null };
+    return JSON.parse(config === undefined ? detect(0, 0) : core.heap.withText(config, detect)) as Detection;
   } finally {
     if (core.alive) core.call((x) => x.w_directory_free(directory));
   }

@@ -17,9 +17,9 @@ enum { GATE, UP, DOWN, N_MATRICES };
 static void parse(void *config, hd_parse *p) {
   hd_experts_config *c = config;
   hd_json *j = &p->json;
-  c->d_model = hd_json_get_size(j, "d_model", 0);
-  c->hidden = hd_json_get_size(j, "hidden_size", 0);
-  c->n_experts = hd_json_get_size(j, "num_experts", 0);
+  c->d_model = hd_json_need_size(j, "d_model", 1 << 24);
+  c->hidden = hd_json_need_size(j, "hidden_size", 1 << 24);
+  c->n_experts = hd_json_need_size(j, "num_experts", 65536);
   c->n_chosen = hd_json_get_size(j, "num_experts_per_tok", 2);
   c->renormalise = hd_json_get_bool(j, "norm_topk_prob", true);
   c->mixtral_names = hd_json_get_bool(j, "mixtral_names", false);
@@ -27,9 +27,6 @@ static void parse(void *config, hd_parse *p) {
   char room[HD_NAME_ROOM];
   c->activation = hd_activation_find(name);
   if (!c->activation) hd_json_refuse(j, "activation", HD_UNSUPPORTED, "unknown activation '%s'", hd_short_name(room, name));
-  if (c->d_model == 0) hd_json_refuse(j, "d_model", HD_BAD_FILE, "expected a size of at least 1");
-  if (c->hidden == 0) hd_json_refuse(j, "hidden_size", HD_BAD_FILE, "expected a size of at least 1");
-  if (c->n_experts == 0 || c->n_experts > 65536) hd_json_refuse(j, "num_experts", HD_BAD_FILE, "expected a number from 1 to 65536, found %zu", c->n_experts);
   if (c->n_chosen == 0 || c->n_chosen > c->n_experts)
     hd_json_refuse(j, "num_experts_per_tok", HD_BAD_FILE, "expected a number from 1 to %zu, found %zu", c->n_experts, c->n_chosen);
   if (p->dialect == HD_LOOM) hd_json_refuse(j, "type", HD_UNSUPPORTED, "the loom dialect has no '%s'", p->spec->layer->name);

@@ -80,7 +80,7 @@ int64_t hd_id_at(const hd_view *ids, size_t index, size_t n);
 
 typedef struct hd_positions_config {
   size_t width;
-  size_t most;          /* learned: rows of the weight */
+  size_t most;          /* learned: rows of the weight; sinusoidal: 0 is no limit */
   bool positions_first;
 } hd_positions_config;
 

@@ -14,15 +14,11 @@
 static void parse(void *config, hd_parse *p) {
   hd_text_embeddings_config *c = config;
   hd_json *j = &p->json;
-  c->vocab_size = hd_json_get_size(j, "vocab_size", 0);
-  c->width = hd_json_get_size(j, "embedding_dim", 0);
+  c->vocab_size = hd_json_need_size(j, "vocab_size", 1 << 24);
+  c->width = hd_json_need_size(j, "embedding_dim", 1 << 24);
   c->n_types = hd_json_get_size(j, "type_vocab_size", 2);
-  c->most = hd_json_get_size(j, "max_len", 0);
-  static const char *const keys[] = {"vocab_size", "embedding_dim", "type_vocab_size", "max_len"};
-  const size_t sizes[] = {c->vocab_size, c->width, c->n_types, c->most};
-  for (int i = 0; i < 4; i++)
-    if (sizes[i] == 0 || sizes[i] > 1 << 24) hd_json_refuse(j, keys[i], HD_BAD_FILE, "expected a size from 1 to %d, found %zu", 1 << 24, sizes[i]);
-  if (c->n_types > INT32_MAX / (c->vocab_size + 1)) hd_json_refuse(j, "type_vocab_size", HD_BAD_FILE, "%zu types of %zu ids are too many", c->n_types, c->vocab_size);
+  c->most = hd_json_need_size(j, "max_len", 1 << 24);
+  if (c->n_types == 0 || c->n_types > INT32_MAX / (c->vocab_size + 1)) hd_json_refuse(j, "type_vocab_size", HD_BAD_FILE, "expected a few types, found %zu of %zu ids", c->n_types, c->vocab_size);
   if (p->dialect == HD_LOOM) hd_json_refuse(j, "type", HD_UNSUPPORTED, "the loom dialect has no '%s'", p->spec->layer->name);
 }
 
@@ -124,9 +120,8 @@ const hd_layer hd_layer_first_row = {.name = "first_row", .infer = infer_first, 
 
 static void parse_pooler(void *config, hd_parse *p) {
   hd_pooler_config *c = config;
-  c->width = hd_json_get_size(&p->json, "width", 0);
+  c->width = hd_json_need_size(&p->json, "width", 1 << 24);
   c->aside = hd_json_get_bool(&p->json, "aside", false);
-  if (c->width == 0) hd_json_refuse(&p->json, "width", HD_BAD_FILE, "expected a size of at least 1");
   if (p->dialect == HD_LOOM) hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "the loom dialect has no '%s'", p->spec->layer->name);
 }
 

@@ -4,10 +4,13 @@
  */
 import './build-json.test.mjs';
 import './bundles.test.mjs';
+import './checklist-layers.test.mjs';
+import './chat-templates.test.mjs';
 import './entries.test.mjs';
 import './families.test.mjs';
 import './generate.test.mjs';
 import './generic.test.mjs';
+import './generic-parts.test.mjs';
 import './http.test.mjs';
 import './inspect.test.mjs';
 import './lifetimes.test.mjs';
@@ -15,6 +18,7 @@ import './loom-lacking.test.mjs';
 import './loom-reader.test.mjs';
 import './persistence.test.mjs';
 import './precision.test.mjs';
+import './simple-text.test.mjs';
 import './quantised-bundles.test.mjs';
 import './steps.test.mjs';
 import './stories.test.mjs';
