@@ -186,6 +186,71 @@ testOnEveryModule('T11 an expert too many, an expert that is missing and a matri
   await assert.rejects(runtime.loadModel(files({ intermediate_size: 32 }, same)), heddleError('bad_file', /experts\.0\.w1\.weight: the model wants shape \[32, 48\], the file has \[48, 48\]/));
 });
 
+// ---- Classifiers and adapters ----
+
+const labels = 5;
+
+/** A decoder's head cut down to some labels is a classifier whose scores are those logits. */
+testOnEveryModule('T10 LlamaForSequenceClassification has a row of scores for each position', async (runtime) => {
+  const expected = expectedOf('llama-mha');
+  const tensors = readSafetensors(part('llama-mha', 'model.safetensors'));
+  const head = tensors.get('lm_head.weight');
+  tensors.delete('lm_head.weight');
+  tensors.set('score.weight', { shape: [labels, head.shape[1]], data: head.data.slice(0, labels * head.shape[1]) });
+  const config = { ...readJson(part('llama-mha', 'config.json')), architectures: ['LlamaForSequenceClassification'], id2label: Object.fromEntries(Array.from({ length: labels }, (_, i) => [i, `LABEL_${i}`])) };
+  const model = await runtime.loadModel({ 'config.json': JSON.stringify(config), 'model.safetensors': writeSafetensors(Object.fromEntries(tensors)) });
+  const want = expected.get('logits').data.filter((_, i) => i % 384 < labels);
+  assertClose(await model.forward(expected.get('input_ids').data), want, budget(want), 'scores');
+  await model.free();
+});
+
+testOnEveryModule('T17 BERT classifies texts behind its pooler, and tokens one by one', async (runtime) => {
+  const expected = expectedOf('bert');
+  const tensors = Object.fromEntries([...readSafetensors(part('bert', 'model.safetensors'))].map(([name, tensor]) => [`bert.${name}`, tensor]));
+  const weight = Float32Array.from({ length: labels * 48 }, (_, i) => Math.sin(i));
+  const bias = Float32Array.from({ length: labels }, (_, i) => i / 8);
+  const score = (x) => Array.from(bias, (b, l) => x.reduce((sum, value, i) => sum + value * weight[l * 48 + i], b));
+  const file = writeSafetensors({ ...tensors, 'classifier.weight': { shape: [labels, 48], data: weight }, 'classifier.bias': { shape: [labels], data: bias } });
+  const load = (architecture) => runtime.loadModel({ 'config.json': JSON.stringify({ ...readJson(part('bert', 'config.json')), architectures: [architecture], num_labels: labels }), 'model.safetensors': file });
+  const ids = rowIds(expected, 0, 300);
+  const ofText = await load('BertForSequenceClassification');
+  const pooled = score(Array.from(expected.get('pooler_output').data.slice(0, 48)));
+  assertClose(await ofText.forward(ids), pooled, budget(pooled), 'labels of the text');
+  await ofText.free();
+  const ofTokens = await load('BertForTokenClassification');
+  const rows = expected.get('row0.last_hidden_state_unpadded').data;
+  const each = ids.flatMap((_, t) => score(Array.from(rows.slice(t * 48, (t + 1) * 48))));
+  assertClose(await ofTokens.forward(ids), each, budget(each), 'labels of the tokens');
+  await ofTokens.free();
+});
+
+testOnEveryModule('T10 a LoRA adapter of GPT-2, whose matrices are stored [in][out], is on, off and merged as in PEFT', async (runtime) => {
+  const at = (file) => golden(`transformers/lora/gpt2-c_attn-r4/${file}`);
+  const expected = readSafetensors(at('expected.safetensors'));
+  const ids = expected.get('input_ids').data;
+  const model = await load(runtime, 'gpt2');
+  const adapter = await model.loadAdapter(at('adapter_config.json'), at('adapter_model.safetensors'));
+  const session = await model.createSession({ input: { shape: [ids.length] } });
+  const check = (got, key) => assertClose(got, expected.get(key).data, 5 * budget(expected.get(key).data), key);
+  await session.useAdapter(adapter);
+  check(await session.forward(ids), 'logits_adapter');
+  await session.free();
+  await model.mergeAdapter(adapter);
+  check(await model.forward(ids), 'logits_merged');
+  await model.free();
+});
+
+testOnEveryModule('T10 weights that were saved are the file again: GPT-2 has its matrices [in][out]', async (runtime) => {
+  const model = await load(runtime, 'gpt2');
+  const file = await model.saveWeights();
+  await model.free();
+  assert.deepEqual(await assertRuns(runtime, 'gpt2', { 'config.json': part('gpt2', 'config.json'), 'model.safetensors': file }), []);
+  const experts = await load(runtime, 'qwen3-moe');
+  const stacked = await experts.saveWeights();
+  await experts.free();
+  assert.deepEqual(await assertRuns(runtime, 'qwen3-moe', { 'config.json': part('qwen3-moe', 'config.json'), 'model.safetensors': stacked }), []);
+});
+
 // ---- Encoders ----
 
 /** A row of a padded batch, without its padding: its ids, with the token types above the vocabulary. */
