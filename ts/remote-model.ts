@@ -4,11 +4,14 @@
 import { checkOptions, generateOptions, lossOptions, mergeOptions, sessionGenerateOptions, sessionOptions, shown, trainOptions, validateOptions } from './arguments.js';
 import type { Checks } from './arguments.js';
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
+import { Chat } from './chat.js';
+import type { ChatOptions } from './chat.js';
 import { HeddleError } from './errors.js';
 import { TokenGeneration } from './generation.js';
 import { isMade } from './protocol.js';
 import type { ObjectState, Reference, TokenBatch } from './protocol.js';
 import type { Answer, Connection } from './remote.js';
+import { reportOf } from './report.js';
 import { sendableFile, sendableJson } from './sendable.js';
 import type {
   Adapter,
@@ -17,6 +20,7 @@ import type {
   GenerateOptions,
   GenerateUsage,
   Generation,
+  LoadReport,
   MemoryReport,
   Model,
   ModelDescription,
@@ -25,6 +29,7 @@ import type {
   SessionGenerateOptions,
   SessionMemory,
   SaveOptions,
+  SaveGgufOptions,
   SaveWeightsOptions,
   SessionOptions,
   TensorValue,
@@ -253,9 +258,11 @@ export class RemoteSession implements Session {
 
 export class RemoteModel implements Model {
   readonly #remote: Remote;
+  readonly report: LoadReport;
 
   constructor(connection: Connection, made: Answer) {
     this.#remote = new Remote('model', connection, made);
+    this.report = reportOf(this.weights);
   }
 
   get weights(): readonly WeightInfo[] {
@@ -288,6 +295,10 @@ export class RemoteModel implements Model {
     return this.#remote.call('forward', [input, shape]);
   }
 
+  createChat(options: ChatOptions = {}): Promise<Chat> {
+    return Chat.start(this, options);
+  }
+
   generate(prompt: string | NumbersInput, options: GenerateOptions = {}): Generation {
     this.#remote.check();
     return new TokenGeneration(remoteTokens(this.#remote, prompt, options, generateOptions));
@@ -318,6 +329,10 @@ export class RemoteModel implements Model {
 
   saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array> {
     return this.#remote.call('saveWeights', [options]);
+  }
+
+  saveGguf(options?: SaveGgufOptions): Promise<Uint8Array> {
+    return this.#remote.call('saveGguf', [options]);
   }
 
   async loadWeights(file: FileInput): Promise<number> {

@@ -7,6 +7,7 @@ import { compileModule } from './compile.js';
 import { Core } from './core.js';
 import { HeddleError } from './errors.js';
 import { processors, whyNoThreads } from './host.js';
+import { serializeGguf } from './gguf.js';
 import { describe, detectFile, inspectFile, loadFiles, namesFamily, openModel, standardDialect, textSettings } from './load.js';
 import type { Detection } from './load.js';
 import { hasThreads } from './loader.js';
@@ -19,7 +20,7 @@ import { sayOnce } from './notices.js';
 import { hostFeatures } from './probe.js';
 import { isByteSource, missingFile, openFile, openSource, readAll, sized } from './source.js';
 import type { FileSet } from './source.js';
-import type { DetectedModel, FileInfo, FileInput, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, StoredDtype, TensorInput, WasmInput } from './types.js';
+import type { DetectedModel, FileInfo, FileInput, GgufMetadataInput, GgufTensorInput, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, StoredDtype, TensorInput, WasmInput } from './types.js';
 
 /** What an entry of the package brings to its runtimes. */
 export interface Platform {
@@ -115,7 +116,7 @@ export class LocalRuntime implements Runtime {
       return await made(lent, async (core) => {
         options.signal?.throwIfAborted();
         const handle = await loadFiles(core, files, options, complete);
-        return new LocalModel(core, handle, { ...textSettings(files), tokenizer: files.tokenizer, context: options.context }, lent.release);
+        return new LocalModel(core, handle, { ...textSettings(files), tokenizer: files.tokenizer, context: options.context, config: files.config }, lent.release);
       });
     } finally {
       await files.weights?.close();
@@ -216,6 +217,11 @@ export class LocalRuntime implements Runtime {
   /** A SafeTensors file of single tensors, encoded as Loom's writer does. Synchronous. */
   SerializeSafetensors(tensors: Readonly<Record<string, TensorInput>>): Uint8Array {
     return serializeSafetensors(() => this.#lend(), tensors);
+  }
+
+  /** A GGUF file (version 3) of single tensors; block types round as GGML's reference quantisers do. Synchronous. */
+  serializeGguf(tensors: Readonly<Record<string, GgufTensorInput>>, metadata: GgufMetadataInput = {}): Uint8Array {
+    return serializeGguf(() => this.#lend(), tensors, metadata);
   }
 
   /** A network from its JSON, as text or parsed, in Loom's arithmetic unless it says otherwise. Synchronous. */

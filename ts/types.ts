@@ -6,6 +6,7 @@
  * well, because a small forward costs microseconds, exists only on a runtime in this thread: see names.ts and the `…Sync` methods.
  */
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
+import type { Chat, ChatOptions } from './chat.js';
 import type { JsonSchema } from './json-schema.js';
 import type { SamplingOptions } from './sampling.js';
 import type { TokenizerFiles } from './tokenizer-files.js';
@@ -52,8 +53,19 @@ export interface InitOptions {
 
 // ---- Loading ----
 
-/** How weights are kept. 'keep': as the file has them; 'q8_0': quantised while they stream in. */
-export type WeightType = 'keep' | 'f32' | 'f16' | 'bf16' | 'q8_0';
+/**
+ * What the matrices that are multiplied with become while they stream in, row block by row block. All else is float32.
+ *
+ * - 'keep': as the file has them: F32, F16, BF16, Q8_0 and Q4_0 stay; GGML's other blocks (K-quants, IQ4, Q4_1, Q5, MXFP4) become Q8_0; F8, F6, F4
+ *   and 8-bit integers become F16, which holds them exactly; anything else F32.
+ * - 'q8_0', 'q4_0': GGML's blocks of 32 values, 8.5 and 4.5 bits each in files. Rows that are no multiple of 32 become F16; with 'q4_0' embeddings and
+ *   the head (the last matrix) become Q8_0.
+ * - 'int8': symmetric, one scale a row: value = code · max|row| / 127.
+ * - 'f32', 'f16', 'bf16': rounded to nearest even.
+ *
+ * `model.report` says what became of each weight.
+ */
+export type WeightType = 'keep' | 'f32' | 'f16' | 'bf16' | 'q8_0' | 'q4_0' | 'int8';
 
 export interface LoadProgress {
   bytes: number;
@@ -88,9 +100,15 @@ export interface TensorInfo {
   end: number;
 }
 
+/** A GGUF value: whole numbers past 2^53 are bigints, NaN is null. */
+export type MetadataValue = string | number | bigint | boolean | null | MetadataValue[];
+
 export interface FileInfo {
+  /** "SafeTensors", "GGUF". */
+  format: string;
   tensors: TensorInfo[];
-  metadata: Record<string, string>;
+  /** The file's own, in its order: strings in SafeTensors, values of any kind in GGUF. */
+  metadata: Record<string, MetadataValue>;
   bytes: number;
 }
 
@@ -277,11 +295,30 @@ export interface Generation extends AsyncIterableIterator<GeneratedToken> {
 export interface WeightInfo {
   name: string;
   shape: number[];
-  /** What it is kept as: "F32", "Q8_0". */
+  /** What it is kept as: "F32", "Q8_0", "INT8". */
   dtype: string;
   /** The order its kernel reads it in. */
   layout: string;
+  /** In memory. */
   bytes: number;
+  /** What the file it was loaded from had: "BF16", "Q4_K". Missing when no weight file had it. */
+  fileDtype?: string;
+  /** Whether values were rounded on their way in: `dtype` does not hold every value of `fileDtype`. */
+  lossy?: boolean;
+  /** Why it is not the dtype that was asked for: "row of 172 is no multiple of 32: became F16". Missing where it is, or where no matrix product needs it. */
+  reason?: string;
+}
+
+/** What loading made of a file's weights. Later changes (a merged adapter) are in `weights` and `describe`, not here. */
+export interface LoadReport {
+  /** Every weight that a file had. */
+  weights: readonly WeightInfo[];
+  /** In memory, all of them. */
+  bytes: number;
+  /** Names of those whose values were rounded. */
+  lossy: readonly string[];
+  /** "NAME: REASON" of those that are not the dtype that was asked for. */
+  fallbacks: readonly string[];
 }
 
 /** Loom's names of the encodings a bundle keeps weights in. */
@@ -346,11 +383,35 @@ export interface DetectedModel {
 }
 
 /** SafeTensors' dtypes for weights. */
-export type WeightDtype = 'F64' | 'F32' | 'F16' | 'BF16' | 'F4' | 'I64' | 'I32' | 'I16' | 'I8' | 'U64' | 'U32' | 'U16' | 'U8';
+export type WeightDtype =
+  | 'F64' | 'F32' | 'F16' | 'BF16'
+  | 'F8_E4M3' | 'F8_E5M2' | 'F8_E4M3FNUZ' | 'F8_E5M2FNUZ' | 'F6_E2M3' | 'F6_E3M2' | 'F4'
+  | 'I64' | 'I32' | 'I16' | 'I8' | 'U64' | 'U32' | 'U16' | 'U8';
 
 export interface SaveWeightsOptions {
   /** 'F32' by default. */
   dtype?: WeightDtype;
+}
+
+/** What a GGUF file's matrices can be written as. */
+export type GgufDtype = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q4_0';
+
+/**
+ * Metadata of a GGUF file by key. A whole number is written as the first of u32, i32, u64, i64 that holds it (in arrays i32 comes first), another number
+ * as f32, or f64 where that loses digits; typed arrays and `{ type, value }` say the type, of the elements where the value is an array.
+ */
+export type GgufMetadataInput = Readonly<Record<string, unknown>> | ReadonlyMap<string, unknown>;
+
+export interface SaveGgufOptions {
+  /**
+   * What matrices become, 'F32' by default. Rows that are no multiple of 32 become F16 instead of Q8_0 and Q4_0; the embedding and the head have 8 bits
+   * at least. Vectors are F32. Matrices that are of this type already keep their bits.
+   */
+  dtype?: GgufDtype;
+  /** config.json of the model, where it was not loaded with one. */
+  config?: object | string;
+  /** More metadata, for example the tokenizer's; it goes before what the config says. */
+  metadata?: GgufMetadataInput;
 }
 
 /** A tensor to write. */
@@ -358,6 +419,13 @@ export interface TensorInput {
   values: NumbersInput;
   shape: readonly number[];
   dtype?: WeightDtype;
+}
+
+/** A tensor to write as GGUF: F32 unless `dtype` is another of GGUF's that values can be turned into ("F16", "Q4_0", "I8"). */
+export interface GgufTensorInput {
+  values: NumbersInput;
+  shape: readonly number[];
+  dtype?: string;
 }
 
 /** What `describe` says. */
@@ -397,6 +465,8 @@ export interface ValidationProblem {
 /** Graph and weights. Weights do not change while sessions use them. */
 export interface Model {
   readonly weights: readonly WeightInfo[];
+  /** What loading made of the file's weights: dtypes, what was rounded, what could not be as asked. Empty for bundles and built networks. */
+  readonly report: LoadReport;
   /** Threads that share its work; 1 without a pool. */
   readonly threads: number;
   describe(): Promise<ModelDescription>;
@@ -408,6 +478,8 @@ export interface Model {
   /** One forward in a session that the model keeps; planned anew when the length changes. */
   forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array>;
   generate(prompt: string | NumbersInput, options?: GenerateOptions): Generation;
+  /** A conversation in the model's chat template, with a session of its own that computes only what each turn adds. */
+  createChat(options?: ChatOptions): Promise<Chat>;
   /** Text to ids with the model's tokenizer, begin token included where the files say so. */
   tokenize(text: string): Promise<number[]>;
   /** Ids to text, special tokens left out. */
@@ -423,8 +495,10 @@ export interface Model {
   applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: boolean }): Promise<string | number[]>;
   /** The model as a one-model Loom bundle. */
   saveToString(id: string, options?: SaveOptions): Promise<string>;
-  /** All weights as a SafeTensors file; integers and F4 with scales beside them. */
+  /** All weights as a SafeTensors file; integers, F6 and F4 with scales beside them, F8 as the nearest values it has. */
   saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array>;
+  /** A Llama-style model as a GGUF file, by llama.cpp's names. Throws `unsupported` for other families. */
+  saveGguf(options?: SaveGgufOptions): Promise<Uint8Array>;
   /** Sets the weights a SafeTensors file has, by name and shape; how many it had. Sessions must be closed. */
   loadWeights(file: FileInput): Promise<number>;
   /** A PEFT adapter: adapter_config.json and adapter_model.safetensors. */

@@ -6,8 +6,10 @@
 #include "base/status.h"
 #include "format/format.h"
 #include "graph/arch.h"
+#include "graph/gguf.h"
 #include "graph/graph.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +20,7 @@
 typedef struct hd_wanted {
   const hd_entry *entry;
   int parameter;
+  hd_gguf_order order;
   int part;              /* of a parameter that files have in parts; −1: all of it */
   bool filled;
 } hd_wanted;
@@ -35,14 +38,16 @@ static int part_number(const char *tensor, const char *before, char plain[512]) 
   return (int)number;
 }
 
-/* The tensor being written. `buffer` gathers `unit` file bytes; each full one becomes rows (matrices) or values (vectors). */
+/* The tensor being written. `buffer` gathers `unit` file bytes; each full one becomes rows (matrices) or values (vectors): decoded to float32,
+ * then rounded to what the layout holds. */
 typedef struct hd_writer {
   hd_parameter *parameter;
   const hd_entry *entry;
   hd_wanted *wanted;
+  hd_gguf_order order;
   uint8_t *buffer;       /* unit bytes of the file */
-  float *wide;           /* the same as float32; NULL when no conversion is needed */
-  void *narrow;          /* the same in the layout's dtype; NULL likewise */
+  uint8_t *turned;       /* where they get the parameter's order; NULL when they have it */
+  float *wide;           /* the same as float32; NULL when the layout takes the file's bytes */
   size_t unit, held;     /* bytes */
   size_t unit_values;
   size_t all, first_row; /* values of the tensor; where it begins in the parameter */
@@ -56,6 +61,8 @@ struct hd_loader {
   cJSON *unknown;        /* a config.json of no known type, which the first directory's names have to explain */
   bool is_guess;         /* they did */
   const hd_arch *arch;   /* of a config.json; NULL: a network's spec */
+  int head;              /* the parameter of the graph's last matrix; −1: none */
+  hd_gguf_names names;
   hd_directory **directories;
   size_t n_directories;
   hd_wanted *tensors;
@@ -79,8 +86,8 @@ hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err) {
 
 static void writer_free(hd_writer *w) {
   hd_free(w->buffer);
+  hd_free(w->turned);
   hd_free(w->wide);
-  hd_free(w->narrow);
   *w = (hd_writer){0};
 }
 
@@ -107,9 +114,19 @@ static hd_status describe_family(hd_loader *loader, hd_model *model, cJSON *json
   return loader->arch->build(model, &config, err);
 }
 
+static int last_matrix(const hd_model *model) {
+  for (size_t n = model->n_nodes; n-- > 0;)
+    for (size_t i = 0; i < model->nodes[n].n_weights; i++) {
+      int index = model->nodes[n].weight[i];
+      if (index >= 0 && model->parameters[index].slot.matrix) return index;
+    }
+  return -1;
+}
+
 /* Expands what was described and takes it; what failed is discarded. */
 static hd_status take_model(hd_loader *loader, hd_model *model, hd_status status, hd_error *err) {
   if (status == HD_OK) status = hd_graph_expand(model, err);
+  if (status == HD_OK) loader->head = last_matrix(model);
   if (status == HD_OK) loader->model = model;
   else hd_model_discard(model);
   return status;
@@ -165,13 +182,53 @@ static hd_status check_shape(const hd_parameter *p, const hd_entry *e, bool in_p
                  hd_shape_text(room_a, p->slot.n_dims, want), hd_shape_text(room_b, e->n_dims, e->shape));
 }
 
-/* What a weight becomes: see hd_loader_new in heddle.h. */
-static hd_dtype target_dtype(const hd_loader *loader, const hd_parameter *p, hd_dtype file) {
-  if (!p->slot.matrix) return HD_F32;
-  hd_dtype want = loader->weight_dtype == HD_DTYPE_COUNT ? file : loader->weight_dtype;
-  if (!hd_layout_for(want)) return HD_F32;
-  if (p->slot.n_parts && p->slot.shape[0] / p->slot.n_parts % hd_layout_for(want)->row_block != 0) return HD_F16; /* blocks of rows would span parts */
-  return p->slot.shape[1] % hd_dtype_get(want)->block_values == 0 ? want : HD_F16;
+/* ---- What a weight becomes: see hd_loader_new in heddle.h ---- */
+
+/* A dtype, and why it is not the one before it; `reason` is empty where nothing gave way. */
+typedef struct hd_choice {
+  hd_dtype dtype;
+  char reason[160];
+} hd_choice;
+
+__attribute__((format(printf, 3, 4))) static void give_way(hd_choice *c, hd_dtype to, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(c->reason, sizeof c->reason, format, arguments);
+  va_end(arguments);
+  c->dtype = to;
+}
+
+/* The dtype asked for, or the file's own as far as something multiplies it. */
+static void choose(hd_choice *c, hd_dtype asked, hd_dtype file) {
+  const char *name = hd_dtype_name(file);
+  c->dtype = asked == HD_DTYPE_COUNT ? file : asked;
+  if (hd_layout_for(c->dtype)) return;
+  if (hd_dtype_get(file)->ggml) give_way(c, HD_Q8_0, "no kernel multiplies %s: became Q8_0", name);
+  else if (hd_dtype_holds(HD_F16, file)) give_way(c, HD_F16, "no kernel multiplies %s: became F16, which holds it exactly", name);
+  else give_way(c, HD_F32, "no kernel multiplies %s: became F32", name);
+}
+
+static hd_choice target(const hd_loader *loader, const hd_parameter *p, hd_dtype file) {
+  hd_choice c = {.dtype = HD_F32};
+  if (!p->slot.matrix) return c;
+  choose(&c, loader->weight_dtype, file);
+  bool head = loader->head >= 0 && p == &loader->model->parameters[loader->head];
+  if (c.dtype == HD_Q4_0 && file != HD_Q4_0 && (head || p->slot.lookup))
+    give_way(&c, HD_Q8_0, "%s: 8 bits at least, became Q8_0", p->slot.lookup ? "an embedding" : "the head");
+  size_t cols = p->slot.shape[1], block = hd_dtype_get(c.dtype)->block_values;
+  bool spans_parts = p->slot.n_parts && p->slot.shape[0] / p->slot.n_parts % hd_layout_for(c.dtype)->row_block != 0;
+  if (spans_parts) give_way(&c, HD_F16, "blocks of %zu rows would span experts: %s F16", hd_layout_for(c.dtype)->row_block, file == HD_F16 ? "kept" : "became");
+  else if (cols % block) give_way(&c, HD_F16, "row of %zu is no multiple of %zu: %s F16", cols, block, file == HD_F16 ? "kept" : "became");
+  return c;
+}
+
+static hd_status prepare_parameter(hd_loader *loader, hd_parameter *p, const hd_entry *entry, hd_error *err) {
+  hd_choice c = target(loader, p, entry->dtype);
+  p->file_dtype = entry->dtype;
+  p->lossy = !hd_dtype_holds(c.dtype, entry->dtype);
+  p->reason = c.reason[0] ? hd_arena_text(&loader->model->arena, c.reason) : NULL;
+  if (c.reason[0] && !p->reason) return no_memory(err);
+  return hd_parameter_allocate(p, c.dtype, err);
 }
 
 /* The parameter a tensor fills: of its name, or in a family's files of that name but for what is written before it. */
@@ -185,6 +242,7 @@ static int find_parameter(const hd_loader *loader, const char *name) {
 static hd_wanted wanted(const hd_loader *loader, const hd_entry *entry) {
   char plain[512];
   hd_wanted w = {.entry = entry, .parameter = find_parameter(loader, entry->name), .part = -1};
+  if (w.parameter < 0) w.parameter = hd_gguf_find(&w.order, &loader->names, loader->model, entry->name);
   if (w.parameter >= 0) return w;
   w.part = part_number(entry->name, PART_BEFORE, plain);
   if (w.part >= 0) w.parameter = find_parameter(loader, plain);
@@ -211,7 +269,10 @@ static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) 
   if (w.part >= 0 && (size_t)w.part >= p->slot.n_parts)
     return hd_fail(err, HD_BAD_FILE, "tensor %s: the model has %zu of them", hd_short_name(room, entry->name), p->slot.n_parts);
   HD_TRY(check_shape(p, entry, w.part >= 0, err));
-  return p->value.data ? HD_OK : hd_parameter_allocate(p, target_dtype(loader, p, entry->dtype), err);
+  if (w.order.heads && entry->shape[0] % (2 * w.order.heads) != 0)
+    return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %zu heads of an even size, found %zu rows", hd_short_name(room, entry->name), w.order.heads, entry->shape[0]);
+  HD_TRY(hd_dtype_decodes(entry->dtype, entry->name, err));
+  return p->value.data ? HD_OK : prepare_parameter(loader, p, entry, err);
 }
 
 static bool room_for(hd_loader *loader, size_t n_more) {
@@ -225,6 +286,8 @@ static bool room_for(hd_loader *loader, size_t n_more) {
 hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err) {
   if (!loader->model && loader->unknown) HD_TRY(describe_unknown(loader, directory, err));
   if (!loader->model) return hd_fail(err, HD_BAD_STATE, "the loader needs its description before weight files");
+  HD_TRY(hd_directory_check_data(directory, err));
+  if (!loader->names.architecture) HD_TRY(hd_gguf_recognise(&loader->names, directory, err)); /* of several files the first says it */
   hd_directory *copy = room_for(loader, hd_directory_count(directory)) ? hd_directory_copy(directory) : NULL;
   if (!copy) return no_memory(err);
   loader->directories[loader->n_directories++] = copy;
@@ -246,22 +309,38 @@ enum { VECTOR_UNIT = 4096 }; /* values of a vector that are converted at a time 
 
 static bool is_copy(const hd_writer *w) {
   const hd_layout *layout = w->parameter->value.layout;
-  return layout->plain && layout->dtype == w->entry->dtype && !w->parameter->slot.in_out;
+  return layout->plain && layout->dtype == w->entry->dtype && !w->order.heads && !w->order.plus_one && !w->parameter->slot.in_out;
+}
+
+/* A matrix of the file's own dtype, packed from its bytes. */
+static bool is_packed(const hd_writer *w) {
+  return w->parameter->slot.matrix && w->entry->dtype == w->parameter->value.layout->dtype && !w->parameter->slot.in_out;
+}
+
+/* Interleaved heads come one or more at a time, in whole row blocks (4 at most). */
+static size_t unit_rows(const hd_writer *w) {
+  const hd_matrix *m = &w->parameter->value;
+  size_t head_dim = w->order.heads ? m->rows / w->order.heads : 1, n = head_dim;
+  while (n % m->layout->row_block) n += head_dim;
+  return n;
+}
+
+/* Rows that end inside a block of the file's dtype share it with the next, and a matrix that lies [in][out] has no rows: such a tensor is taken whole. */
+static size_t unit_values(const hd_writer *w) {
+  const hd_matrix *m = &w->parameter->value;
+  size_t n = w->parameter->slot.matrix ? unit_rows(w) * m->cols : w->order.heads ? w->all : VECTOR_UNIT;
+  return n > w->all || n % hd_dtype_get(w->entry->dtype)->block_values || w->parameter->slot.in_out ? w->all : n;
 }
 
 static hd_status prepare(hd_writer *w, hd_error *err) {
   if (is_copy(w)) return HD_OK;
-  const hd_matrix *m = &w->parameter->value;
-  size_t all = w->all, narrow_bytes;
-  w->unit_values = w->parameter->slot.matrix ? m->layout->row_block * m->cols : VECTOR_UNIT;
-  /* Rows of odd length share bytes in a ragged dtype, and a matrix that lies [in][out] has no rows: such a tensor is taken whole. */
-  if (w->unit_values > all || hd_dtype_get(w->entry->dtype)->ragged || w->parameter->slot.in_out) w->unit_values = all;
-  if (!hd_dtype_bytes(w->entry->dtype, w->unit_values, &w->unit) || !hd_dtype_bytes(m->layout->dtype, w->unit_values, &narrow_bytes))
-    return hd_fail(err, HD_UNSUPPORTED, "tensor %s: rows of %zu do not fit blocks of %s", w->entry->name, m->cols, hd_dtype_name(w->entry->dtype));
+  w->unit_values = unit_values(w);
+  if (!hd_dtype_bytes(w->entry->dtype, w->unit_values, &w->unit))
+    return hd_fail(err, HD_BAD_FILE, "tensor %s: %zu values are no whole blocks of %s", w->entry->name, w->unit_values, hd_dtype_name(w->entry->dtype));
   w->buffer = hd_alloc(w->unit);
-  w->wide = hd_alloc(w->unit_values * sizeof(float));
-  w->narrow = hd_alloc(narrow_bytes);
-  return w->buffer && w->wide && w->narrow ? HD_OK : no_memory(err);
+  if (w->order.heads && !(w->turned = hd_alloc(w->unit))) return no_memory(err);
+  if (!is_packed(w)) w->wide = hd_alloc(w->unit_values * sizeof(float));
+  return w->buffer && (w->wide || is_packed(w)) ? HD_OK : no_memory(err);
 }
 
 hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
@@ -273,6 +352,7 @@ hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
   hd_wanted *wanted = &loader->tensors[index];
   w->wanted = wanted;
   w->entry = wanted->entry;
+  w->order = wanted->order;
   w->parameter = &loader->model->parameters[wanted->parameter];
   w->parameter->filled = wanted->filled = false;
   size_t rows = w->parameter->value.rows / (wanted->part >= 0 ? w->parameter->slot.n_parts : 1);
@@ -283,22 +363,30 @@ hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
   return HD_OK;
 }
 
-/* The first `bytes` of the buffer become values of the parameter. */
+/* n values in the buffer change their rows' order; a vector's values are rows of one. */
+static void part_halves(hd_writer *w, size_t n) {
+  size_t n_rows = w->entry->shape[0], all = w->parameter->value.rows * w->parameter->value.cols, cols = all / n_rows, row_bytes = w->unit / (w->unit_values / cols);
+  hd_gguf_part_halves(w->turned, w->buffer, n / cols, n_rows / w->order.heads, row_bytes);
+  uint8_t *turned = w->turned;
+  w->turned = w->buffer;
+  w->buffer = turned;
+}
+
+/* What the buffer holds becomes values of the parameter. */
 static hd_status flush(hd_writer *w, hd_error *err) {
   const hd_matrix *m = &w->parameter->value;
-  size_t n = w->unit_values;
+  size_t n = w->unit_values, row = w->first_row + w->done / m->cols;
   if (w->done + n > w->all) n = w->all - w->done;
   w->held = 0;
-  hd_dtype_get(w->entry->dtype)->to_f32(w->buffer, w->wide, n);
-  if (w->parameter->slot.in_out) {
-    HD_TRY(hd_parameter_set(w->parameter, w->wide, true, err));
-  } else if (!w->parameter->slot.matrix) {
-    memcpy((float *)m->data + w->done, w->wide, n * sizeof(float));
-  } else if (w->entry->dtype == m->layout->dtype) {
-    m->layout->pack(m, w->first_row + w->done / m->cols, n / m->cols, w->buffer);
+  if (w->order.heads) part_halves(w, n);
+  if (is_packed(w)) {
+    m->layout->pack(m, row, n / m->cols, w->buffer);
   } else {
-    hd_dtype_get(m->layout->dtype)->from_f32(w->wide, w->narrow, n);
-    m->layout->pack(m, w->first_row + w->done / m->cols, n / m->cols, w->narrow);
+    hd_dtype_get(w->entry->dtype)->to_f32(w->buffer, w->wide, n);
+    for (size_t i = 0; w->order.plus_one && i < n; i++) w->wide[i] -= 1;
+    if (w->parameter->slot.in_out) HD_TRY(hd_parameter_set(w->parameter, w->wide, true, err));
+    else if (w->parameter->slot.matrix) m->layout->from_f32(m, row, n / m->cols, w->wide);
+    else memcpy((float *)m->data + w->done, w->wide, n * sizeof(float));
   }
   w->done += n;
   return HD_OK;
@@ -354,6 +442,7 @@ hd_status hd_tensor_end(hd_loader *loader, hd_error *err) {
   const char *name = w->entry->name;
   w->wanted->filled = seen == all;
   w->parameter->filled = is_complete(loader, w->wanted);
+  if (w->parameter->filled) hd_matrix_settle(&w->parameter->value);
   writer_free(w);
   loader->writing = false;
   char room[HD_NAME_ROOM];
