@@ -437,10 +437,13 @@ static hd_status write_rope_pairs(const writing *w, double head_dim, hd_error *e
 hd_status hd_gguf_write_config(hd_text *t, const hd_gguf_names *names, const hd_json *config, const hd_directory *given, hd_error *err) {
   const writing w = {t, names, config, given};
   if (!hd_directory_value(given, "general.architecture")) hd_text_print(t, ",\"general.architecture\":\"%s\"", names->architecture->name);
-  for (size_t i = 0; i < N_MEMBERS; i++)
-    if (hd_json_has(config, members[i].config) && !cJSON_IsNull(hd_json_member(config, members[i].config).node))
-      write_pair(&w, members[i].gguf, members[i].real ? "f32" : "u32", hd_json_get_number(config, members[i].config, 0));
   double heads = (double)names->heads, width = hd_json_get_number(config, "hidden_size", 0), head_dim = hd_json_get_number(config, "head_dim", width / heads);
-  if (head_dim * heads != width) write_pair(&w, "attention.value_length", "u32", head_dim);
+  bool usual = head_dim * heads == width;
+  for (size_t i = 0; i < N_MEMBERS; i++) {
+    const cJSON *node = hd_json_member(config, members[i].config).node;
+    if (node && !cJSON_IsNull(node) && !(usual && strcmp(members[i].config, "head_dim") == 0))
+      write_pair(&w, members[i].gguf, members[i].real ? "f32" : "u32", hd_json_get_number(config, members[i].config, 0));
+  }
+  if (!usual) write_pair(&w, "attention.value_length", "u32", head_dim);
   return write_rope_pairs(&w, head_dim, err);
 }

@@ -157,6 +157,8 @@ for (const kind of ['f32', 'q8_0', 'q4_0']) {
     assertClose(await logitsOf(model), row.last_prompt_position_logits, 1e-4, 'logits');
     assert.deepEqual(await greedyIds(model, row.ids.length), row.ids);
     assert.equal((await model.describe()).family, 'llama');
+    assert.deepEqual(await model.tokenize(row.prompt), promptIds, 'the tokenizer comes from the metadata');
+    assert.equal(row.prompt + (await model.generate(row.prompt, { maxTokens: row.ids.length - promptIds.length, stopTokens: [1] }).text()), row.text);
     await model.free();
   });
 

@@ -10,6 +10,8 @@ import './entries.test.mjs';
 import './generate.test.mjs';
 import './generic.test.mjs';
 import './generic-parts.test.mjs';
+import './gguf.test.mjs';
+import './gguf-write.test.mjs';
 import './http.test.mjs';
 import './inspect.test.mjs';
 import './lifetimes.test.mjs';
