@@ -201,9 +201,10 @@ hd_status hd_model_save_quantized(char **text, size_t *n, const hd_model *model,
 void hd_text_free(char *text);
 
 /* All weights as a SafeTensors file. In the loom dialect names, declared shapes and the order of values are Loom's ("layers.0.weight",
- * [out, in] over values that lie [in][out]); in the standard one they are what they say. Floats are rounded to nearest. Integers and F4 have
+ * [out, in] over values that lie [in][out]); in the standard one they are what they say. Floats are rounded to nearest; F8 has no
+ * scales: E4M3 ends at 448, and below 2^-6 it gets coarse. Integers, F4 and F6 have
  * scales fitted to each row of a matrix (to the whole of a vector), kept beside the codes: w = code · "<name>.scale" + "<name>.offset",
- * the offset for unsigned dtypes only; F4 leaves a tensor of an odd number of values F32. The caller frees *bytes with hd_bytes_free. */
+ * the offset for unsigned dtypes only; F4 and F6 leave a tensor that would end inside a byte F32. The caller frees *bytes with hd_bytes_free. */
 hd_status hd_model_save_weights(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, hd_error *err);
 /* Sets the weights that the file has, by name and shape, and leaves the rest; reads what hd_model_save_weights writes and, in the loom
  * dialect, Loom's own files. Nothing is changed when it fails: on a shape that does not fit, on a file without any weight of the model, and

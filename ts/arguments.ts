@@ -8,6 +8,7 @@ import { HeddleError } from './errors.js';
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
 import type { DecodeOptions, EncodeOptions } from './tokenizer.js';
 import type { TokenizerFiles } from './tokenizer-files.js';
+import type { ChatOptions } from './chat.js';
 import type { SamplingOptions } from './sampling.js';
 import type { GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveGgufOptions, SaveOptions, SessionGenerateOptions, SessionOptions, TrainOptions, ValidateOptions } from './types.js';
 
@@ -338,7 +339,7 @@ export const sessionGenerateOptions: Checks<SessionGenerateOptions> = {
 export const encodeOptions: Checks<EncodeOptions> = { addSpecialTokens: checkBoolean };
 export const decodeOptions: Checks<DecodeOptions> = { skipSpecialTokens: checkBoolean };
 
-export const chatOptions: Checks<ChatTemplateOptions & { tokenize?: boolean }> = {
+export const chatTemplateOptions: Checks<ChatTemplateOptions & { tokenize?: boolean }> = {
   addGenerationPrompt: checkBoolean,
   tools: checkObjects,
   documents: checkObjects,
@@ -355,3 +356,14 @@ export const chatOptions: Checks<ChatTemplateOptions & { tokenize?: boolean }> =
 const { reuse: _, ...ownSession } = sessionGenerateOptions;
 
 export const generateOptions: Checks<GenerateOptions> = { ...ownSession, context: checkPositive, adapter: anything };
+
+/** A conversation's: what a turn's generation takes, and what its template takes. */
+export const chatOptions: Checks<ChatOptions> = {
+  ...ownSession,
+  context: checkPositive,
+  system: checkText,
+  messages: checkMessages,
+  tools: checkObjects,
+  template: checkText,
+  variables: chatTemplateOptions.variables,
+};

@@ -5,6 +5,8 @@ import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, i
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
 import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
+import { Chat } from './chat.js';
+import type { ChatOptions } from './chat.js';
 import { HeddleError } from './errors.js';
 import { generateTokens } from './generate.js';
 import { TokenGeneration } from './generation.js';
@@ -362,6 +364,10 @@ export class LocalModel implements Model {
   #dropKept(): void {
     this.#kept?.freeSync();
     this.#kept = undefined;
+  }
+
+  createChat(options: ChatOptions = {}): Promise<Chat> {
+    return Chat.start(this, options);
   }
 
   generate(prompt: string | NumbersInput, options: GenerateOptions = {}): Generation {

@@ -4,6 +4,8 @@
 import { checkOptions, generateOptions, lossOptions, mergeOptions, sessionGenerateOptions, sessionOptions, shown, trainOptions, validateOptions } from './arguments.js';
 import type { Checks } from './arguments.js';
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
+import { Chat } from './chat.js';
+import type { ChatOptions } from './chat.js';
 import { HeddleError } from './errors.js';
 import { TokenGeneration } from './generation.js';
 import { isMade } from './protocol.js';
@@ -291,6 +293,10 @@ export class RemoteModel implements Model {
 
   forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array> {
     return this.#remote.call('forward', [input, shape]);
+  }
+
+  createChat(options: ChatOptions = {}): Promise<Chat> {
+    return Chat.start(this, options);
   }
 
   generate(prompt: string | NumbersInput, options: GenerateOptions = {}): Generation {

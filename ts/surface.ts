@@ -5,6 +5,8 @@ export { computeCorrelation, computeSilhouetteScore, kmeansCluster } from './ana
 export type { Clustering, RowsInput } from './analysis.js';
 export { createToolDefinition, formatToolResponse, parseAssistant } from './assistant.js';
 export type { AssistantText, ToolCall, ToolDefinition } from './assistant.js';
+export { Chat, ChatTurn } from './chat.js';
+export type { ChatOptions, ChatReply } from './chat.js';
 export { HeddleError } from './errors.js';
 export type { ErrorCode } from './errors.js';
 export { LocalModel } from './model.js';

@@ -6,6 +6,7 @@
  * well, because a small forward costs microseconds, exists only on a runtime in this thread: see names.ts and the `…Sync` methods.
  */
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
+import type { Chat, ChatOptions } from './chat.js';
 import type { JsonSchema } from './json-schema.js';
 import type { SamplingOptions } from './sampling.js';
 import type { TokenizerFiles } from './tokenizer-files.js';
@@ -382,7 +383,10 @@ export interface DetectedModel {
 }
 
 /** SafeTensors' dtypes for weights. */
-export type WeightDtype = 'F64' | 'F32' | 'F16' | 'BF16' | 'F4' | 'I64' | 'I32' | 'I16' | 'I8' | 'U64' | 'U32' | 'U16' | 'U8';
+export type WeightDtype =
+  | 'F64' | 'F32' | 'F16' | 'BF16'
+  | 'F8_E4M3' | 'F8_E5M2' | 'F8_E4M3FNUZ' | 'F8_E5M2FNUZ' | 'F6_E2M3' | 'F6_E3M2' | 'F4'
+  | 'I64' | 'I32' | 'I16' | 'I8' | 'U64' | 'U32' | 'U16' | 'U8';
 
 export interface SaveWeightsOptions {
   /** 'F32' by default. */
@@ -472,6 +476,8 @@ export interface Model {
   /** One forward in a session that the model keeps; planned anew when the length changes. */
   forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array>;
   generate(prompt: string | NumbersInput, options?: GenerateOptions): Generation;
+  /** A conversation in the model's chat template, with a session of its own that computes only what each turn adds. */
+  createChat(options?: ChatOptions): Promise<Chat>;
   /** Text to ids with the model's tokenizer, begin token included where the files say so. */
   tokenize(text: string): Promise<number[]>;
   /** Ids to text, special tokens left out. */
@@ -487,7 +493,7 @@ export interface Model {
   applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: boolean }): Promise<string | number[]>;
   /** The model as a one-model Loom bundle. */
   saveToString(id: string, options?: SaveOptions): Promise<string>;
-  /** All weights as a SafeTensors file; integers and F4 with scales beside them. */
+  /** All weights as a SafeTensors file; integers, F6 and F4 with scales beside them, F8 as the nearest values it has. */
   saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array>;
   /** A Llama-style model as a GGUF file, by llama.cpp's names. Throws `unsupported` for other families. */
   saveGguf(options?: SaveGgufOptions): Promise<Uint8Array>;

@@ -104,6 +104,8 @@ export { computeCorrelation, computeSilhouetteScore, kmeansCluster } from './ana
 export type { Clustering, RowsInput } from './analysis.js';
 export { createToolDefinition, formatToolResponse, parseAssistant } from './assistant.js';
 export type { AssistantText, ToolCall, ToolDefinition } from './assistant.js';
+export { Chat, ChatTurn } from './chat.js';
+export type { ChatOptions, ChatReply } from './chat.js';
 export { HeddleError } from './errors.js';
 export { SimpleTokenizer, createAttentionMask, padSequence } from './simple-text.js';
 export type { PaddedSequences } from './simple-text.js';

@@ -16,10 +16,18 @@
 
 static int compare_names(const void *a, const void *b) { return strcmp(((const hd_stored *)a)->name, ((const hd_stored *)b)->name); }
 
+static hd_status ends_inside_a_byte(hd_error *err, const hd_stored *t) {
+  char room[HD_NAME_ROOM], shape[HD_SHAPE_ROOM];
+  return hd_fail(err, HD_BAD_ARGUMENT, "tensor %s: shape %s of %s does not end where a byte does", hd_short_name(room, t->name),
+                 hd_shape_text(shape, t->n_dims, t->shape), hd_dtype_name(t->dtype));
+}
+
 /* One tensor's line; its place counts from the start of the data until the header's length is known. */
 static hd_status add_record(hd_text *header, hd_stored *t, size_t *end, hd_error *err) {
   size_t count, bytes;
-  if (!hd_shape_count(t->n_dims, t->shape, &count) || !hd_dtype_bytes(t->dtype, count, &bytes)) return hd_stored_too_large(err, t);
+  if (!hd_shape_count(t->n_dims, t->shape, &count)) return hd_stored_too_large(err, t);
+  if (!hd_dtype_get(t->dtype)->ragged && count % hd_dtype_get(t->dtype)->block_values) return ends_inside_a_byte(err, t);
+  if (!hd_dtype_bytes(t->dtype, count, &bytes)) return hd_stored_too_large(err, t);
   t->begin = *end;
   if (!hd_add_size(*end, bytes, end)) return hd_stored_too_large(err, t);
   hd_text_quoted(header, t->name);

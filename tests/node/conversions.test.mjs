@@ -148,6 +148,33 @@ for (const [dtype, asked] of Object.entries(table)) {
   });
 }
 
+/** BF16 numbers of a fixed sequence, in −½ … ½ or so. */
+function someBf16(n, seed) {
+  const bits = new Uint16Array(n);
+  for (let i = 0, state = seed; i < n; i++) {
+    state = Math.imul(state, 1664525) + 1013904223 | 0;
+    bits[i] = ((state >>> 16) & 0x807f) | 0x3e80;
+  }
+  return Buffer.from(bits.buffer);
+}
+
+for (const asked of ['q4_0', 'q8_0', 'int8', 'f32']) {
+  testOnEveryModule(`a load as ${asked} takes the converted model's memory and a piece, not the file's`, async (runtime) => {
+    const side = 1024;
+    const names = ['a', 'b', 'c', 'd'];
+    const layers = names.map((name) => ({ type: 'linear', name, in_features: side, out_features: side, bias: false }));
+    const file = writeEncoded(Object.fromEntries(names.map((name, i) => [`${name}.weight`, { dtype: 'BF16', shape: [side, side], bytes: someBf16(side * side, i + 1) }])));
+    const model = await runtime.loadModel(new Blob([file]), { config: { input_shape: [1, side], layers }, dtype: asked });
+    const { peak } = await model.memory();
+    const tiny = await runtime.buildNetwork(linear(1, 1)); // what an instance takes by itself: its threads' stacks
+    const { live } = await tiny.memory();
+    const piece = 2 ** 20;
+    assert.ok(peak - live <= model.report.bytes + 1.25 * piece, `peak ${peak - live}, model ${model.report.bytes}`);
+    await model.free();
+    await tiny.free();
+  });
+}
+
 test('a model of a worker has the same report', needs('fixtures/real/stories260k'), async () => {
   const { init } = await entry('./worker');
   const [here, there] = [await (await entry('.')).init(), await init()];
