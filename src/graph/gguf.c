@@ -408,18 +408,60 @@ static void write_kind(const writing *w, const char *key, const char *kind) {
   if (!hd_directory_value(w->given, full)) hd_text_print(w->text, ",\"%s\":\"%s\"", full, kind);
 }
 
-/* rope_parameters (version 5 of transformers) or rope_scaling; node NULL where there is none. */
+/* rope_parameters (version 5 of transformers; below full_attention where layers differ) or rope_scaling; node NULL where there is none. */
 static hd_json rope_of(const hd_json *config) {
   hd_json rope = hd_json_member(config, hd_json_has(config, "rope_parameters") ? "rope_parameters" : "rope_scaling");
+  if (rope.node && cJSON_IsObject(rope.node) && hd_json_has(&rope, "full_attention")) rope = hd_json_member(&rope, "full_attention");
   if (rope.node && !cJSON_IsObject(rope.node)) rope.node = NULL;
   return rope;
+}
+
+/* Of these GGUF has the factors, as a tensor. */
+static bool rope_is_tensor(const char *type) { return strcmp(type, "llama3") == 0 || strcmp(type, "longrope") == 0; }
+
+static double head_width(const hd_gguf_names *names, const hd_json *config) {
+  return hd_json_get_number(config, "head_dim", hd_json_get_number(config, "hidden_size", 0) / (double)names->heads);
+}
+
+/* Llama 3.1's rule: slow pairs by the factor, fast ones not at all, in between by how far the wavelength has come. */
+static double llama3_factor(const hd_json *rope, double frequency) {
+  double factor = hd_json_get_number(rope, "factor", 1), low = hd_json_get_number(rope, "low_freq_factor", 1), high = hd_json_get_number(rope, "high_freq_factor", 4),
+         length = hd_json_get_number(rope, "original_max_position_embeddings", 8192), turns = length * frequency / 6.283185307179586;
+  if (turns > high) return 1;
+  if (turns < low) return factor;
+  double smooth = (turns - low) / (high - low);
+  return 1 / ((1 - smooth) / factor + smooth);
+}
+
+/* A longrope is a tensor of GGUF when its two lists are one and nothing else is scaled. */
+static bool one_list(const hd_json *rope, size_t n) {
+  const cJSON *a = hd_json_member(rope, "short_factor").node, *b = hd_json_member(rope, "long_factor").node;
+  return cJSON_IsArray(a) && (size_t)cJSON_GetArraySize(a) == n && cJSON_Compare(a, b, true) && hd_json_get_number(rope, "attention_factor", 0) == 1;
+}
+
+hd_status hd_gguf_rope_factors(float **factors, size_t *n, hd_arena *arena, const hd_gguf_names *names, const hd_json *config, hd_error *err) {
+  hd_json rope = rope_of(config);
+  const char *type = rope.node ? hd_json_get_text(&rope, "rope_type", hd_json_get_text(&rope, "type", "default")) : "default";
+  double width = floor(head_width(names, config) * hd_json_get_number(config, "partial_rotary_factor", 1));
+  double theta = hd_json_get_number(config, "rope_theta", rope.node ? hd_json_get_number(&rope, "rope_theta", 10000) : 10000);
+  *factors = NULL;
+  *n = width > 0 && width < 2 * MOST_FREQUENCIES ? (size_t)width / 2 : 0;
+  if (*config->status != HD_OK || !rope_is_tensor(type)) return *config->status;
+  bool listed = strcmp(type, "longrope") == 0;
+  if (listed && !one_list(&rope, *n)) return hd_fail(err, HD_UNSUPPORTED, "config.json: a longrope of two lists is not written as GGUF");
+  *factors = hd_arena_alloc(arena, *n * sizeof **factors);
+  if (!*factors) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for %zu rotary factors", *n);
+  const cJSON *item = listed ? hd_json_member(&rope, "short_factor").node->child : NULL;
+  for (size_t d = 0; d < *n; d++, item = item ? item->next : NULL)
+    (*factors)[d] = (float)(item ? item->valuedouble : llama3_factor(&rope, pow(theta, -2 * (double)d / width)));
+  return *config->status;
 }
 
 static hd_status write_rope_pairs(const writing *w, double head_dim, hd_error *err) {
   hd_json rope = rope_of(w->config);
   double part = hd_json_get_number(w->config, "partial_rotary_factor", 1);
   const char *type = rope.node ? hd_json_get_text(&rope, "rope_type", hd_json_get_text(&rope, "type", "default")) : "default";
-  bool plain = strcmp(type, "default") == 0, known = strcmp(type, "linear") == 0 || strcmp(type, "yarn") == 0;
+  bool plain = strcmp(type, "default") == 0 || rope_is_tensor(type), known = strcmp(type, "linear") == 0 || strcmp(type, "yarn") == 0;
   char room[HD_NAME_ROOM];
   write_pair(w, "rope.dimension_count", "u32", floor(head_dim * part));
   if (rope.node && hd_json_has(&rope, "rope_theta") && !hd_json_has(w->config, "rope_theta"))
@@ -437,8 +479,10 @@ static hd_status write_rope_pairs(const writing *w, double head_dim, hd_error *e
 hd_status hd_gguf_write_config(hd_text *t, const hd_gguf_names *names, const hd_json *config, const hd_directory *given, hd_error *err) {
   const writing w = {t, names, config, given};
   if (!hd_directory_value(given, "general.architecture")) hd_text_print(t, ",\"general.architecture\":\"%s\"", names->architecture->name);
-  double heads = (double)names->heads, width = hd_json_get_number(config, "hidden_size", 0), head_dim = hd_json_get_number(config, "head_dim", width / heads);
-  bool usual = head_dim * heads == width;
+  double head_dim = head_width(names, config);
+  bool usual = head_dim * (double)names->heads == hd_json_get_number(config, "hidden_size", 0);
+  if (hd_json_get_bool(config, "use_sliding_window", false))
+    return hd_fail(err, HD_UNSUPPORTED, "config.json: use_sliding_window: windows of some layers are not written as GGUF");
   for (size_t i = 0; i < N_MEMBERS; i++) {
     const cJSON *node = hd_json_member(config, members[i].config).node;
     if (node && !cJSON_IsNull(node) && !(usual && strcmp(members[i].config, "head_dim") == 0))

@@ -164,3 +164,25 @@ TEST(gguf_refuses_to_write_what_comes_twice) {
   static const char keys[] = "{\"k\":1,\"k\":2}";
   CHECK(hd_gguf_serialize(&file, &n, tensors, strlen(tensors), zeros, 40, keys, strlen(keys), &err) == HD_BAD_ARGUMENT && !file);
 }
+
+/* Llama 3.1's factors for heads of 8, as transformers' rule gives them: 8192/8 positions make the wavelengths of the middle. */
+TEST(llama3_rotary_factors_are_a_tensor) {
+  static const char text[] = "{\"model_type\":\"llama\",\"hidden_size\":16,\"num_attention_heads\":2,\"rope_theta\":500000,\"rope_scaling\":{\"rope_type\":\"llama3\","
+                             "\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":8192}}";
+  cJSON *node = NULL;
+  hd_status status = HD_OK;
+  hd_error err = {0};
+  hd_gguf_names names;
+  hd_arena arena = {0};
+  float *factors;
+  size_t n;
+  CHECK(hd_json_parse(&node, text, strlen(text), &err) == HD_OK);
+  hd_json config = hd_json_root(node, "config.json", &status, &err);
+  CHECK(hd_gguf_names_of_config(&names, &config, &err) == HD_OK);
+  CHECK(hd_gguf_rope_factors(&factors, &n, &arena, &names, &config, &err) == HD_OK && n == 4 && factors);
+  /* Wavelengths 2π·500000^(d/4): 6.3, 167, 4443, 118143; 8192 / 4443 = 1.844 is (1.844 − 1) / 3 = 0.2813 of the way. */
+  static const double want[4] = {1, 1, 1 / ((1 - 0.28131) / 8 + 0.28131), 8};
+  for (size_t d = 0; d < 4; d++) CHECK_NEAR(factors[d], want[d], 0, 1e-4);
+  hd_arena_free(&arena);
+  cJSON_Delete(node);
+}
