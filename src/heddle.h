@@ -152,8 +152,9 @@ typedef struct hd_loader hd_loader;
 hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err);
 void hd_loader_free(hd_loader *loader);
 
-/* The description: a Hugging Face config.json of a known family, or a network spec (an object with "layers"). Builds the
- * graph without weights. Call once, first. */
+/* The description: a Hugging Face config.json, or a network spec (an object with "layers"). Builds the graph without weights. Call once, first.
+ * A config.json of an unknown model_type is settled by the first directory that is added: where its tensors have Llama's names the model is run
+ * as that, and hd_model_describe has a warning; anything else is refused there. */
 hd_status hd_loader_describe(hd_loader *loader, const char *json, size_t n, hd_error *err);
 
 /* Adds a weight file's directory (a copy is taken) and matches its tensors to the graph. Once per file or shard. */

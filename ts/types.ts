@@ -441,6 +441,8 @@ export interface ModelDescription {
   inputDtype: string;
   /** The largest input, outermost dimension first; empty: up to the session. */
   inputShape: number[];
+  /** What was assumed to load it: a model_type nobody knows whose tensors have Llama's names. Mostly empty. */
+  warnings: string[];
   layers: { name: string; type: string }[];
   weights: WeightInfo[];
   [key: string]: unknown;

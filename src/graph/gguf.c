@@ -256,12 +256,17 @@ static void write_shown(configuring *c) {
   if (hd_directory_find(d, "blk.0.ffn_down.bias")) hd_text_print(&c->text, ",\"mlp_bias\":true");
 }
 
-/* Gemma 2 and 3 scale queries by this: their largest models by the width of a head, the others by key_length (llama.cpp, too, knows it by depth). */
+/* Gemma 2 and 3 scale queries by this: their largest models by the width of a head, the others by key_length (llama.cpp, too, knows it by depth).
+ * 0: another architecture. */
+static double query_scale(const hd_gguf_architecture *a, double blocks, double width, double key_length) {
+  bool gemma2 = strcmp(a->name, "gemma2") == 0, gemma3 = strcmp(a->name, "gemma3") == 0;
+  return !gemma2 && !gemma3 ? 0 : blocks == (gemma2 ? 46 : 62) ? width : key_length;
+}
+
 static void write_query_scale(configuring *c) {
-  bool gemma2 = strcmp(c->architecture->name, "gemma2") == 0, gemma3 = strcmp(c->architecture->name, "gemma3") == 0;
-  if (!gemma2 && !gemma3) return;
-  double blocks = number(c, "block_count", 0), width = number(c, "embedding_length", 0) / number(c, "attention.head_count", 1);
-  hd_text_print(&c->text, ",\"query_pre_attn_scalar\":%.17g", blocks == (gemma2 ? 46 : 62) ? width : number(c, "attention.key_length", 256));
+  double width = number(c, "embedding_length", 0) / number(c, "attention.head_count", 1);
+  double scale = query_scale(c->architecture, number(c, "block_count", 0), width, number(c, "attention.key_length", 256));
+  if (scale > 0) hd_text_print(&c->text, ",\"query_pre_attn_scalar\":%.17g", scale);
 }
 
 static void write_tokens(configuring *c) {
@@ -476,13 +481,42 @@ static hd_status write_rope_pairs(const writing *w, double head_dim, hd_error *e
   return *w->config->status;
 }
 
+/* Whether layer i of a list is as GGUF's readers take it: Gemma has every so many layers without a window, SmolLM3 without positions. */
+static bool is_usual(const hd_gguf_names *names, const char *list, const cJSON *item, const cJSON *first, size_t i) {
+  const char *name = names->architecture->name;
+  size_t every = strcmp(name, "gemma2") == 0 ? 2 : strcmp(name, "gemma3") == 0 ? 6 : strcmp(name, "smollm3") == 0 ? 4 : 0;
+  bool exception = every && (i + 1) % every == 0;
+  if (strcmp(list, "no_rope_layers") == 0) return (cJSON_IsTrue(item) || (cJSON_IsNumber(item) && item->valuedouble != 0)) == !exception;
+  if (!every || every == 4) return cJSON_Compare(item, first, true);
+  return cJSON_IsString(item) && strcmp(item->valuestring, exception ? "full_attention" : "sliding_attention") == 0;
+}
+
+/* What has no place in GGUF has to be what its readers take for granted: a file that says less than it means would run, and say something else. */
+static hd_status refuse_unsaid(const hd_gguf_names *names, const hd_json *config, hd_error *err) {
+  static const char *const lists[] = {"layer_types", "no_rope_layers"};
+  for (size_t l = 0; l < 2; l++) {
+    const cJSON *item, *list = hd_json_member(config, lists[l]).node;
+    size_t i = 0;
+    cJSON_ArrayForEach(item, list)
+      if (!is_usual(names, lists[l], item, list->child, i++))
+        return hd_fail(err, HD_UNSUPPORTED, "config.json: %s: GGUF cannot say what layer %zu is", lists[l], i - 1);
+  }
+  double head_dim = head_width(names, config), width = hd_json_get_number(config, "hidden_size", 0) / (double)names->heads;
+  double scale = query_scale(names->architecture, hd_json_get_number(config, "num_hidden_layers", 0), width, head_dim);
+  if (scale > 0 && hd_json_get_number(config, "query_pre_attn_scalar", scale) != scale)
+    return hd_fail(err, HD_UNSUPPORTED, "config.json: query_pre_attn_scalar: GGUF cannot say it; expected %g, found %g", scale, hd_json_get_number(config, "query_pre_attn_scalar", 0));
+  if (hd_json_get_number(config, "rope_local_base_freq", 10000) != 10000) return hd_fail(err, HD_UNSUPPORTED, "config.json: rope_local_base_freq: GGUF cannot say it; expected 10000");
+  if (hd_json_get_bool(config, "use_sliding_window", false))
+    return hd_fail(err, HD_UNSUPPORTED, "config.json: use_sliding_window: windows of some layers are not written as GGUF");
+  return *config->status;
+}
+
 hd_status hd_gguf_write_config(hd_text *t, const hd_gguf_names *names, const hd_json *config, const hd_directory *given, hd_error *err) {
   const writing w = {t, names, config, given};
   if (!hd_directory_value(given, "general.architecture")) hd_text_print(t, ",\"general.architecture\":\"%s\"", names->architecture->name);
   double head_dim = head_width(names, config);
   bool usual = head_dim * (double)names->heads == hd_json_get_number(config, "hidden_size", 0);
-  if (hd_json_get_bool(config, "use_sliding_window", false))
-    return hd_fail(err, HD_UNSUPPORTED, "config.json: use_sliding_window: windows of some layers are not written as GGUF");
+  HD_TRY(refuse_unsaid(names, config, err));
   for (size_t i = 0; i < N_MEMBERS; i++) {
     const cJSON *node = hd_json_member(config, members[i].config).node;
     if (node && !cJSON_IsNull(node) && !(usual && strcmp(members[i].config, "head_dim") == 0))

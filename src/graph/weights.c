@@ -52,7 +52,7 @@ static hd_status place(hd_placed *out, hd_arena *names, const hd_model *model, c
     if (is_gate(p->owner->name)) out->in_out = false;
     out->name = hd_arena_format(names, "%s.%s", p->owner->name, field);
   } else {
-    out->in_out = false;
+    out->in_out = p->slot.in_out;
     out->name = hd_arena_text(names, p->name);
   }
   return out->name ? HD_OK : hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the names of weights");
@@ -179,7 +179,8 @@ static hd_status add_weight(hd_saving *s, const hd_parameter *p, hd_error *err) 
   hd_placed at;
   HD_TRY(place(&at, &s->arena, s->model, p, err));
   hd_stored t = {.name = at.name, .dtype = stored_as(s, p), .n_dims = at.flat ? 1 : p->slot.n_dims, .from = p};
-  for (int d = 0; d < t.n_dims; d++) t.shape[d] = at.flat ? hd_parameter_count(p) : p->slot.shape[d];
+  hd_parameter_file_shape(p, t.shape);
+  if (at.flat) t.shape[0] = hd_parameter_count(p);
   s->tensors[s->n++] = t;
   if (!is_coded(s, p)) return HD_OK;
   HD_TRY(add_side(s, p, at.name, "scale", err));
@@ -266,14 +267,17 @@ typedef struct hd_filling {
  * turned around, or flat. */
 static bool shape_fits(const hd_filling *f, const hd_parameter *p, const hd_entry *e) {
   const hd_slot *slot = &p->slot;
+  size_t want[HD_MAX_DIMS];
+  hd_parameter_file_shape(p, want);
   bool same = slot->n_dims == e->n_dims, turned = slot->n_dims == 2 && e->n_dims == 2;
   for (int d = 0; d < e->n_dims; d++) {
-    same = same && slot->shape[d] == e->shape[d];
-    turned = turned && slot->shape[d] == e->shape[1 - d];
+    same = same && want[d] == e->shape[d];
+    turned = turned && want[d] == e->shape[1 - d];
   }
   size_t count;
   bool whole = hd_shape_count(e->n_dims, e->shape, &count) && count == hd_parameter_count(p);
-  bool flat = whole && e->n_dims == 1, folded = whole && e->n_dims > 1 && slot->n_dims > 1 && e->n_dims != slot->n_dims && e->shape[0] == slot->shape[0];
+  bool flat = whole && e->n_dims == 1;
+  bool folded = whole && e->n_dims > 1 && slot->n_dims > 1 && e->n_dims != slot->n_dims && !slot->in_out && e->shape[0] == slot->shape[0];
   return same || folded || (f->model->dialect == HD_LOOM && (turned || flat));
 }
 

@@ -8,6 +8,7 @@ import './chat-templates.test.mjs';
 import './chat.test.mjs';
 import './checklist-layers.test.mjs';
 import './entries.test.mjs';
+import './families.test.mjs';
 import './generate.test.mjs';
 import './generic-parts.test.mjs';
 import './generic.test.mjs';
