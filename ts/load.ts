@@ -56,8 +56,17 @@ export async function openModel(input: SourceInput, options: LoadOptions): Promi
   return { ...files, config: await describe(options.config, options.signal), weights: await sized(startingWith(opened, first)) };
 }
 
+/** The only GGUF file of a set without a config.json: it is the model. */
+async function soleGguf(set: FileSet): Promise<ByteSource | undefined> {
+  const names = await set.list();
+  const [name, ...others] = names?.filter((each) => each.endsWith('.gguf')) ?? [];
+  return name !== undefined && others.length === 0 && !names?.includes('config.json') ? set.open(name) : undefined;
+}
+
 async function openSet(set: FileSet, options: LoadOptions): Promise<ModelFiles> {
   const files: ModelFiles = {};
+  const gguf = options.config === undefined ? await soleGguf(set) : undefined;
+  if (gguf) return { ...(options.tokenizer && { tokenizer: { files: options.tokenizer } }), weights: await sized(gguf) };
   const text = async (name: string): Promise<string | undefined> => {
     const file = await set.open(name);
     return file && readText(file);

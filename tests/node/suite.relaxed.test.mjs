@@ -12,6 +12,8 @@ import './families.test.mjs';
 import './generate.test.mjs';
 import './generic-parts.test.mjs';
 import './generic.test.mjs';
+import './gguf-write.test.mjs';
+import './gguf.test.mjs';
 import './http.test.mjs';
 import './inspect.test.mjs';
 import './json-schema.test.mjs';
