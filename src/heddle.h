@@ -160,6 +160,19 @@ hd_status hd_model_build(hd_model **out, const char *json, size_t n, uint64_t se
  * "float64", "float16", "bfloat16", "float8", "float4", "int4" … "int64", "uint8" … "uint64". The integers clip outside −1 … 1, int4
  * keeps only what is 8 and more. Form 1 refuses what is not finite. The caller frees *text with hd_text_free. */
 hd_status hd_model_save_bundle(char **text, size_t *n, const hd_model *model, const char *id, const char *dtype, hd_error *err);
+
+/* How hd_model_save_quantized turns weights into integers: w = scale · (code − zero point), with scales fitted to the weights. */
+typedef struct hd_quantization {
+  const char *dtype;        /* "int8" (also NULL), "int16", "uint8", "uint16" */
+  bool zero_point;          /* false: symmetric, ±127 of int8 for ±max|w|; true, and always for unsigned ones: the codes span min … max */
+  bool per_tensor;          /* one scale for a whole tensor; false: one for each of its output channels */
+  float scale;              /* above 0: this one for all weights instead of fitted ones, with the zero point below; what it does not reach is clamped */
+  int32_t given_zero_point;
+} hd_quantization;
+
+/* The same with matrices and kernels quantised; vectors (biases, norms) stay float32. Loom cannot read it, and refuses it (form 3 of
+ * format/bundle.c); hd_model_load_bundle reads it to float32. Refuses matrices with values that are not finite. */
+hd_status hd_model_save_quantized(char **text, size_t *n, const hd_model *model, const char *id, const hd_quantization *how, hd_error *err);
 void hd_text_free(char *text);
 
 /* All weights as a SafeTensors file. In the loom dialect names, declared shapes and the order of values are Loom's ("layers.0.weight",

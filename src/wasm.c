@@ -165,6 +165,17 @@ int w_model_save_bundle(const hd_model *model, const char *id, const char *dtype
   return (int)status;
 }
 
+/* likewise; scale 0: fitted */
+int w_model_save_quantized(const hd_model *model, const char *id, const char *dtype, int zero_point, int per_tensor, double scale, int given_zero_point) {
+  const hd_quantization how = {dtype, zero_point != 0, per_tensor != 0, (float)scale, given_zero_point};
+  char *text = NULL;
+  size_t n = 0;
+  hd_status status = hd_model_save_quantized(&text, &n, model, id, &how, &error);
+  put(0, text);
+  transfer[1] = (double)n;
+  return (int)status;
+}
+
 /* transfer: [bytes, n]; give the bytes back with w_free */
 static int put_bytes(hd_status status, uint8_t *bytes, size_t n) {
   put(0, bytes);

@@ -5,7 +5,7 @@
  * Each set of options has a table with a check for every option of its type: the compiler knows when one is missing.
  */
 import { HeddleError } from './errors.js';
-import type { GenerateOptions, InitOptions, LoadOptions, NumbersInput, SessionOptions, TrainOptions, ValidateOptions } from './types.js';
+import type { GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveOptions, SessionOptions, TrainOptions, ValidateOptions } from './types.js';
 
 type Check = (value: unknown, name: string) => void;
 type Checks<T> = { readonly [K in keyof Required<T>]: Check };
@@ -50,7 +50,8 @@ const limit = (least: number): Check => (value, name) => {
 
 export const checkCount = whole(0);
 export const checkPositive = whole(1);
-export const checkSeed = whole(0, Number.MAX_SAFE_INTEGER, '2^53 − 1');
+export const checkLargeCount = whole(0, Number.MAX_SAFE_INTEGER, '2^53 − 1');
+export const checkSeed = checkLargeCount;
 
 /** One of a list of names. */
 export function checkName<T extends string>(value: unknown, name: string, known: readonly T[]): asserts value is T {
@@ -185,6 +186,24 @@ export const sessionOptions: Checks<SessionOptions> = {
   },
   context: checkPositive,
   outputRows: checkCount,
+};
+
+export const quantizeOptions: Checks<QuantizeOptions> = {
+  per: named('channel', 'tensor'),
+  zeroPoint: (value, name) => {
+    if (typeof value !== 'boolean' && !Number.isInteger(value)) throw expected(name, 'true, false or a whole number', value);
+  },
+  scale: (value, name) => {
+    if (!(typeof value === 'number' && value > 0 && value < Infinity)) throw expected(name, 'a finite number above 0', value);
+  },
+};
+
+export const saveOptions: Checks<SaveOptions> = {
+  dtype: checkText,
+  quantize: (value, name) => {
+    if (!isRecord(value)) throw expected(name, 'an object', value);
+    checkOptions<QuantizeOptions>(value, quantizeOptions);
+  },
 };
 
 export const trainOptions: Checks<TrainOptions> = { loss: named('mse', 'cross_entropy'), lr: checkFinite };

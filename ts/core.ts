@@ -43,6 +43,7 @@ export interface CoreExports extends HeapExports {
   w_model_load_bundle(text: Pointer, n: number, id: Pointer): Status;
   w_model_build(json: Pointer, n: number, seed: number): Status;
   w_model_save_bundle(model: Pointer, id: Pointer, dtype: Pointer): Status;
+  w_model_save_quantized(model: Pointer, id: Pointer, dtype: Pointer, zeroPoint: number, perTensor: number, scale: number, givenZeroPoint: number): Status;
   w_model_save_weights(model: Pointer, dtype: number): Status;
   w_model_load_weights(model: Pointer, file: Pointer, n: number): Status;
   w_safetensors_serialize(json: Pointer, nJson: number, values: Pointer, nValues: number): Status;

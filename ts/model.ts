@@ -1,7 +1,7 @@
 /**
  * model.ts: graph and weights in this thread's instance. types.ts says what each call means.
  */
-import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, mergeOptions, sessionOptions, validateOptions } from './arguments.js';
+import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, mergeOptions, saveOptions, sessionOptions, validateOptions } from './arguments.js';
 import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
 import { HeddleError } from './errors.js';
@@ -23,6 +23,7 @@ import type {
   Model,
   ModelDescription,
   NumbersInput,
+  QuantizeOptions,
   SaveOptions,
   SaveWeightsOptions,
   SessionOptions,
@@ -208,9 +209,12 @@ export class LocalModel implements Model {
   saveToStringSync(id: string, options: SaveOptions = {}): string {
     this.#lease.check();
     checkText(id, 'id');
+    checkOptions(options, saveOptions);
+    const { dtype, quantize } = options;
     const { heap } = this.#core;
-    const save = (dtype: number): string => heap.withText(id, (p) => this.#core.text((x) => x.w_model_save_bundle(this.#handle, p, dtype), true));
-    return options.dtype === undefined ? save(0) : heap.withText(options.dtype, save);
+    const save = (name: number): string =>
+      heap.withText(id, (p) => this.#core.text((x) => (quantize ? saveQuantized(x, this.#handle, p, name, quantize) : x.w_model_save_bundle(this.#handle, p, name)), true));
+    return dtype === undefined ? save(0) : heap.withText(dtype, save);
   }
 
   async saveToString(id: string, options?: SaveOptions): Promise<string> {
@@ -368,6 +372,10 @@ export class LocalModel implements Model {
   [Symbol.dispose](): void {
     this.freeSync();
   }
+}
+
+function saveQuantized(x: CoreExports, model: number, id: number, dtype: number, { per, zeroPoint = false, scale = 0 }: QuantizeOptions): number {
+  return x.w_model_save_quantized(model, id, dtype, Number(zeroPoint !== false), Number(per === 'tensor'), scale, Number(zeroPoint === true ? 0 : zeroPoint));
 }
 
 /** Errors about an adapter name its weights' file, where they are not about its description. */

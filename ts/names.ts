@@ -9,7 +9,7 @@ import { loadBundle, withDialect } from './load.js';
 import { LocalModel } from './model.js';
 import { StepState } from './steps.js';
 import { TweenState } from './tween.js';
-import type { DetectedTensor, FileInput, NumbersInput, SaveWeightsOptions, StoredDtype, TensorInput } from './types.js';
+import type { DetectedTensor, FileInput, NumbersInput, QuantizeOptions, SaveWeightsOptions, StoredDtype, TensorInput } from './types.js';
 
 /** A network under its Loom names. `model` is the same network under Heddle's. */
 export class Network {
@@ -25,9 +25,9 @@ export class Network {
     return this.model.saveToStringSync(id);
   }
 
-  /** The network as a one-model bundle, weights in one of Loom's encodings. */
-  SaveModelWithDType(id: string, dtype: StoredDtype): string {
-    return this.model.saveToStringSync(id, { dtype });
+  /** The network as a one-model bundle, weights in one of Loom's encodings; or, beyond Loom, as integers with scales fitted to them. */
+  SaveModelWithDType(id: string, dtype: StoredDtype, quantize?: QuantizeOptions): string {
+    return this.model.saveToStringSync(id, { dtype, ...(quantize && { quantize }) });
   }
 
   /** Writes the bundle SaveModelToString gives to a file: a path, in Node. In a page: `new Blob([network.SaveModelToString(id)])`. */

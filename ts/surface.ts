@@ -11,6 +11,8 @@ export type { LoadedGeneric, LoadedWithDType } from './names.js';
 export { LocalRuntime } from './runtime.js';
 export * from './schedulers.js';
 export { LocalAdapter, LocalSession } from './session.js';
+export { weightSizes } from './sizes.js';
+export type { WeightSize, WeightSizes } from './sizes.js';
 export { StepState } from './steps.js';
 export { TweenState } from './tween.js';
 export { TextStream, Tokenizer } from './tokenizer.js';

@@ -244,12 +244,30 @@ export type StoredDtype =
   | 'int4' | 'int8' | 'int16' | 'int32' | 'int64'
   | 'uint8' | 'uint16' | 'uint32' | 'uint64';
 
+/**
+ * How weights become integers: w = scale · (code − zero point). Matrices and kernels do; vectors (biases, norms) stay float32. Heddle's own form of
+ * bundle, which Loom refuses.
+ */
+export interface QuantizeOptions {
+  /** What has a scale of its own: each output channel of a weight (the default), or a whole weight. */
+  per?: 'channel' | 'tensor';
+  /**
+   * Fits a zero point, too, so that the codes span the smallest to the largest weight; by default only unsigned dtypes do, and the others are
+   * symmetric (±127 of int8 for ±max|w|). A number is a given zero point, with a given scale.
+   */
+  zeroPoint?: boolean | number;
+  /** One scale for all weights instead of fitted ones: 2/255 spreads int8 over −1 … 1. What lies further out is clamped. */
+  scale?: number;
+}
+
 export interface SaveOptions {
   /**
    * How the weights are kept; missing: as decimals, exactly. Loom's scales are constants: the integers clip outside −1 … 1 and int4 keeps
-   * only what is 8 and more.
+   * only what is 8 and more. With `quantize`: int8 (the default), int16, uint8 or uint16.
    */
   dtype?: StoredDtype;
+  /** Fits scales to the weights; `{}` takes the defaults. Missing: Loom's own encodings. */
+  quantize?: QuantizeOptions;
 }
 
 /** A tensor as Loom's generic loader sees it, in Loom's own words. */

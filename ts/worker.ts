@@ -105,4 +105,6 @@ export type { Clustering, RowsInput } from './analysis.js';
 export { HeddleError } from './errors.js';
 export type { ErrorCode } from './errors.js';
 export * from './schedulers.js';
+export { weightSizes } from './sizes.js';
+export type { WeightSize, WeightSizes } from './sizes.js';
 export type * from './types.js';

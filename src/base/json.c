@@ -250,3 +250,16 @@ const char *hd_json_get_text(const hd_json *j, const char *key, const char *miss
   refuse_kind(j, key, "a text", node);
   return missing;
 }
+
+/* ---- Writing ---- */
+
+void hd_json_add_float(cJSON *object, const char *key, float value) {
+  double shortest = (double)value;
+  for (int digits = 1; digits <= 9; digits++) { /* 9 tell all float32 apart */
+    char text[32];
+    snprintf(text, sizeof text, "%.*g", digits, (double)value);
+    shortest = strtod(text, NULL);
+    if ((float)shortest == value) break;
+  }
+  cJSON_AddNumberToObject(object, key, shortest);
+}

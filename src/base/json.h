@@ -77,4 +77,9 @@ const char *hd_json_get_text(const hd_json *j, const char *key, const char *miss
 /* Records "<path>.<key>: <message>" as the error unless there is one already. */
 void hd_json_refuse(const hd_json *j, const char *key, hd_status code, const char *format, ...) __attribute__((format(printf, 4, 5)));
 
+/* ---- Writing ---- */
+
+/* Adds a float32 as the shortest decimal that hd_json_get_number's value, made float32, is again: 0.00001, not 0.000009999999747378752. */
+void hd_json_add_float(cJSON *object, const char *key, float value);
+
 #endif

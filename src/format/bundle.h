@@ -1,4 +1,4 @@
-/* format/bundle.h: Loom's JSON bundles (shared/formats/loom.md, section a), with both forms of weights.
+/* format/bundle.h: Loom's JSON bundles (shared/formats/loom.md, section a), with both forms of weights, and a third of our own.
  *
  *   {"type":"modelhost/bundle","version":1,"models":[{"id","cfg","weights":{"fmt":"jsonModelB64","data":<Base64 of JSON>}}]}
  *
@@ -9,6 +9,7 @@
 
 #include "base/json.h"
 #include "base/memory.h"
+#include "format/affine.h"
 #include "format/precision.h"
 #include "heddle.h"
 
@@ -18,13 +19,21 @@ typedef struct hd_bundle_tensor {
   size_t n;
 } hd_bundle_tensor;
 
+/* How a model's weights are kept; bundle.c has the forms. */
+typedef enum hd_bundle_form {
+  HD_FORM_DECIMAL = 1, /* Loom's first: numbers as text */
+  HD_FORM_CODED,       /* Loom's second: one of its encodings (precision.h) */
+  HD_FORM_AFFINE,      /* ours: integers with fitted scales (affine.h) */
+} hd_bundle_form;
+
 typedef struct hd_bundle {
   cJSON *cfg;
   size_t n_layers;           /* entries of the weights' "layers" */
   hd_bundle_tensor *tensors; /* sorted by name */
   size_t n_tensors;
-  bool multi_precision;      /* form 2 */
-  const hd_precision *precision; /* its encoding; NULL in form 1 */
+  hd_bundle_form form;
+  const hd_precision *precision; /* of form 2; NULL in others */
+  const hd_affine_dtype *affine; /* of form 3; NULL in others */
   double version;            /* 0: none */
   char *extra, *model_extra; /* members of the bundle and of the model that we do not know: "\n  \"key\": value," each */
   hd_arena arena;            /* owns all but cfg and tensors */
@@ -55,8 +64,11 @@ void hd_text_json(hd_text *t, const cJSON *node, int level);
 void hd_text_quoted(hd_text *t, const char *text); /* a JSON string, escaped as Go escapes it */
 void hd_text_base64(hd_text *t, const void *bytes, size_t n);
 
-/* What a field of form 1 is called in the form; NULL where the form has no place for it. */
-const char *hd_bundle_field(const char *field, bool multi_precision);
+/* What a field of form 1 is called in the form; NULL where Loom has no place for it there. */
+const char *hd_bundle_field(const char *field, hd_bundle_form form);
+
+/* What of a declared layer Loom's reader of the form would lose, its type or a key; NULL: nothing. */
+const char *hd_bundle_lost(const cJSON *layer, hd_bundle_form form);
 
 /* A one-model bundle's parts, as in hd_bundle. `extra` and `model_extra` may be NULL. */
 typedef struct hd_bundle_parts {
@@ -64,7 +76,7 @@ typedef struct hd_bundle_parts {
   const cJSON *cfg;
   const char *weights; /* the inner JSON text */
   size_t n_weights;
-  bool multi_precision;
+  hd_bundle_form form; /* 0 is form 1, too */
   double version;
   const char *extra, *model_extra;
 } hd_bundle_parts;

@@ -1,4 +1,4 @@
-/* model.c: whole models: from a bundle, from a spec with fresh weights, back into a bundle, and what may be asked of one. */
+/* model.c: whole models: from a bundle, from a spec with fresh weights, and what may be asked of one. */
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -102,7 +102,7 @@ static hd_status set_padded(hd_parameter *p, const float *values, size_t have, b
 /* A form that has no place for a field of Loom's may still have it: it is read from where the other form keeps it. */
 static const char *bundle_field(const hd_parameter *p, const hd_bundle *bundle, hd_dialect dialect, bool *in_out) {
   const char *field = hd_parameter_field(p, dialect, in_out);
-  const char *here = hd_bundle_field(field, bundle->multi_precision);
+  const char *here = hd_bundle_field(field, bundle->form);
   return here ? here : field;
 }
 
@@ -130,7 +130,7 @@ static hd_status fill_from_bundle(hd_parameter *p, const hd_bundle *bundle, hd_d
 }
 
 static hd_status keep_origin(hd_model *model, const hd_bundle *bundle, hd_error *err) {
-  model->stored_dtype = bundle->precision ? bundle->precision->name : "float32";
+  model->stored_dtype = bundle->precision ? bundle->precision->name : bundle->affine ? bundle->affine->name : "float32";
   model->bundle_version = bundle->version;
   model->bundle_extra = hd_arena_text(&model->arena, bundle->extra);
   model->bundle_model_extra = hd_arena_text(&model->arena, bundle->model_extra);
@@ -184,151 +184,6 @@ hd_status hd_model_build(hd_model **out, const char *text, size_t n, uint64_t se
   else hd_model_discard(model);
   return status;
 }
-
-/* ---- Into a bundle ---- */
-
-static void write_numbers(hd_text *t, const float *values, size_t n) {
-  hd_text_add(t, "[", 1);
-  for (size_t i = 0; i < n; i++) {
-    if (i) hd_text_add(t, ",", 1);
-    hd_text_float(t, values[i]);
-  }
-  hd_text_add(t, "]", 1);
-}
-
-static hd_status write_codes(hd_text *t, const hd_precision *precision, const float *values, size_t n, hd_error *err) {
-  size_t n_bytes = hd_precision_bytes(precision, n);
-  uint8_t *bytes = hd_alloc(n_bytes);
-  if (!bytes) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for %zu bytes of %s", n_bytes, precision->name);
-  hd_precision_encode(precision, values, n, bytes);
-  hd_text_add(t, "\"", 1);
-  hd_text_base64(t, bytes, n_bytes);
-  hd_text_add(t, "\"", 1);
-  hd_free(bytes);
-  return HD_OK;
-}
-
-static hd_status check_finite(const hd_parameter *p, const float *values, size_t n, hd_error *err) {
-  char room[HD_NAME_ROOM];
-  for (size_t i = 0; i < n; i++)
-    if (!isfinite(values[i]))
-      return hd_fail(err, HD_UNSUPPORTED, "weight %s: value %zu is not finite, JSON cannot hold it", hd_short_name(room, p->name), i);
-  return HD_OK;
-}
-
-/* A weight in the form the precision means: NULL is form 1. */
-static hd_status write_tensor(hd_text *t, const hd_parameter *p, bool in_out, const hd_precision *precision, hd_error *err) {
-  size_t n = hd_parameter_count(p);
-  float *values = hd_alloc(n * sizeof *values);
-  if (!values) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to save weight %s", p->name);
-  hd_status status = hd_parameter_get(p, values, in_out, err);
-  if (status == HD_OK && !precision) status = check_finite(p, values, n, err);
-  if (status == HD_OK && precision) status = write_codes(t, precision, values, n, err);
-  else if (status == HD_OK) write_numbers(t, values, n);
-  hd_free(values);
-  return status;
-}
-
-/* Fields in alphabetical order, as Loom's JSON writer leaves them: NULL when there is none after `previous`. */
-static const hd_parameter *next_field(const hd_model *m, const hd_spec *spec, const char *previous) {
-  const hd_parameter *best = NULL;
-  const char *best_field = NULL;
-  for (size_t i = 0; i < m->n_parameters; i++) {
-    const hd_parameter *p = &m->parameters[i];
-    bool in_out;
-    if (p->owner != spec || !p->value.data) continue;
-    const char *field = hd_parameter_field(p, m->dialect, &in_out);
-    if (previous && strcmp(field, previous) <= 0) continue;
-    if (!best || strcmp(field, best_field) < 0) {
-      best = p;
-      best_field = field;
-    }
-  }
-  return best;
-}
-
-/* The field's name in this form. Loom's forms lack some; the standard dialect keeps everything in both. */
-static hd_status field_to_write(const char **out, bool *in_out, const hd_model *m, const hd_parameter *p, const hd_precision *precision, hd_error *err) {
-  const char *field = hd_parameter_field(p, m->dialect, in_out);
-  *out = m->dialect == HD_LOOM ? hd_bundle_field(field, precision != NULL) : field;
-  char room[HD_NAME_ROOM];
-  if (*out) return HD_OK;
-  return hd_fail(err, HD_UNSUPPORTED, "layer %s: the loom dialect's weight form %d cannot hold %s", hd_short_name(room, p->owner->name),
-                 precision ? 2 : 1, field);
-}
-
-static hd_status write_layer_weights(hd_text *t, const hd_model *m, const hd_spec *spec, const hd_precision *precision, hd_error *err) {
-  const char *comma = "", *previous = NULL;
-  hd_text_add(t, "{", 1);
-  if (precision) {
-    hd_text_print(t, "\"dtype\":\"%s\"", precision->name);
-    comma = ",";
-  }
-  if (spec->n_children) {
-    hd_text_print(t, "%s\"branch_weights\":[", comma);
-    for (size_t i = 0; i < spec->n_children; i++) {
-      if (i) hd_text_add(t, ",", 1);
-      HD_TRY(write_layer_weights(t, m, spec->children[i], precision, err));
-    }
-    hd_text_add(t, "]", 1);
-    comma = ",";
-  }
-  for (const hd_parameter *p; (p = next_field(m, spec, previous)) != NULL;) {
-    bool in_out;
-    const char *field;
-    HD_TRY(field_to_write(&field, &in_out, m, p, precision, err));
-    hd_text_print(t, "%s\"%s\":", comma, field);
-    HD_TRY(write_tensor(t, p, in_out, precision, err));
-    previous = hd_parameter_field(p, m->dialect, &in_out);
-    comma = ",";
-  }
-  hd_text_add(t, "}", 1);
-  return HD_OK;
-}
-
-static hd_status write_weights(hd_text *t, const hd_model *m, const hd_precision *precision, hd_error *err) {
-  if (precision) {
-    hd_text_print(t, "{\"dtype\":\"%s\",\"scale\":", precision->name);
-    hd_text_double(t, precision->scale);
-    hd_text_print(t, ",\"layers\":[");
-  } else {
-    hd_text_print(t, "{\"type\":\"float32\",\"dtype\":\"\",\"layers\":[");
-  }
-  for (size_t i = 0; i < m->n_specs; i++) {
-    if (i) hd_text_add(t, ",", 1);
-    HD_TRY(write_layer_weights(t, m, m->specs[i], precision, err));
-  }
-  hd_text_print(t, "]}");
-  return t->failed ? hd_fail(err, HD_OUT_OF_MEMORY, "no memory to save the weights") : HD_OK;
-}
-
-static hd_status find_precision(const hd_precision **out, const char *dtype, hd_error *err) {
-  char room[HD_NAME_ROOM], known[256];
-  size_t n = 0;
-  *out = dtype ? hd_precision_find(dtype) : NULL;
-  if (!dtype || *out) return HD_OK;
-  for (size_t i = 0; hd_precision_at(i); i++) n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", hd_precision_at(i)->name);
-  return hd_fail(err, HD_BAD_ARGUMENT, "a bundle cannot hold weights as '%s'; it can as %s", hd_short_name(room, dtype), known);
-}
-
-hd_status hd_model_save_bundle(char **text, size_t *n, const hd_model *model, const char *id, const char *dtype, hd_error *err) {
-  *text = NULL;
-  *n = 0;
-  cJSON *cfg = NULL;
-  const hd_precision *precision;
-  hd_text weights = {0};
-  HD_TRY(find_precision(&precision, dtype, err));
-  hd_status status = hd_network_write(&cfg, model, id, err);
-  if (status == HD_OK) status = write_weights(&weights, model, precision, err);
-  const hd_bundle_parts parts = {.id = id, .cfg = cfg, .weights = weights.data, .n_weights = weights.n, .multi_precision = precision != NULL,
-                                 .version = model->bundle_version, .extra = model->bundle_extra, .model_extra = model->bundle_model_extra};
-  if (status == HD_OK) status = hd_bundle_write(text, n, &parts, err);
-  hd_free(weights.data);
-  cJSON_Delete(cfg);
-  return status;
-}
-
-void hd_text_free(char *text) { hd_free(text); }
 
 /* ---- What may be asked ---- */
 

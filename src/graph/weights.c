@@ -82,6 +82,31 @@ static const hd_code_range *range_of(hd_dtype dtype) {
 /* Rows that have a scale each. */
 static size_t scale_rows(const hd_parameter *p) { return p->slot.n_dims > 1 ? p->slot.shape[0] : 1; }
 
+static float f4_error(const float *first, size_t step, size_t n, float scale) {
+  const hd_dtype_info *f4 = hd_dtype_get(HD_F4);
+  double sum = 0;
+  for (size_t i = 0; i < n; i++) {
+    float value = first[i * step] / scale, back;
+    uint8_t code;
+    f4->from_f32(&value, &code, 1);
+    f4->to_f32(&code, &back, 1);
+    sum += (double)(value - back) * (double)(value - back);
+  }
+  return (float)(sum * (double)scale * (double)scale);
+}
+
+/* F4 has few codes, and wide steps at its end: to clamp the largest values may lose less in all. The best of eight scales by squared error. */
+static float best_f4_scale(const float *first, size_t step, size_t n, float widest) {
+  float best = widest, least = f4_error(first, step, n, widest);
+  for (int k = 1; k < 8; k++) {
+    float scale = widest * (1 - 0.05f * (float)k), error = f4_error(first, step, n, scale);
+    if (!(error < least)) continue;
+    least = error;
+    best = scale;
+  }
+  return best;
+}
+
 /* Scale and offset of n values at `first`, `step` apart. */
 static void fit(const hd_code_range *range, const float *first, size_t step, size_t n, float *scale, float *offset) {
   float low = n ? first[0] : 0, high = low;
@@ -94,6 +119,7 @@ static void fit(const hd_code_range *range, const float *first, size_t step, siz
   *scale = span > 0 && isfinite(span / range->most) ? span / range->most : 1;
   if (*scale == 0) *scale = 1;
   *offset = range->from_zero ? low : 0;
+  if (range->dtype == HD_F4) *scale = best_f4_scale(first, step, n, *scale);
 }
 
 /* Row r of a tensor's values: n of them, `step` apart. */
@@ -232,7 +258,8 @@ typedef struct hd_filling {
   hd_arena arena;
 } hd_filling;
 
-/* The slot's own shape, or one that it folds (a convolution's [out, in, k, k]); in the loom dialect also turned around, or flat. */
+/* The slot's own shape, or one that folds it or is folded by it (a convolution's [out, in, k, k] is [out, in·k·k] too); in the loom dialect also
+ * turned around, or flat. */
 static bool shape_fits(const hd_filling *f, const hd_parameter *p, const hd_entry *e) {
   const hd_slot *slot = &p->slot;
   bool same = slot->n_dims == e->n_dims, turned = slot->n_dims == 2 && e->n_dims == 2;
@@ -242,7 +269,7 @@ static bool shape_fits(const hd_filling *f, const hd_parameter *p, const hd_entr
   }
   size_t count;
   bool whole = hd_shape_count(e->n_dims, e->shape, &count) && count == hd_parameter_count(p);
-  bool flat = whole && e->n_dims == 1, folded = whole && e->n_dims > slot->n_dims && slot->n_dims == 2 && e->shape[0] == slot->shape[0];
+  bool flat = whole && e->n_dims == 1, folded = whole && e->n_dims > 1 && slot->n_dims > 1 && e->n_dims != slot->n_dims && e->shape[0] == slot->shape[0];
   return same || folded || (f->model->dialect == HD_LOOM && (turned || flat));
 }
 

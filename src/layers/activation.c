@@ -33,7 +33,7 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
   if (dialect == HD_LOOM) return hd_fail(err, HD_UNSUPPORTED, "the loom dialect has no activation layer");
   cJSON_AddStringToObject(json, "activation", c->activation->name);
   for (int k = 0; c->has_parameters && k < 2 && c->activation->keys[k]; k++)
-    cJSON_AddNumberToObject(json, c->activation->keys[k], (double)c->parameters[k]);
+    hd_json_add_float(json, c->activation->keys[k], c->parameters[k]);
   return HD_OK;
 }
 

@@ -148,7 +148,7 @@ static hd_status write_layer(const void *config, cJSON *json, hd_dialect dialect
   cJSON_AddNumberToObject(json, "nhead", (double)c->attention.heads);
   cJSON_AddNumberToObject(json, "dim_feedforward", (double)c->hidden);
   cJSON_AddStringToObject(json, "activation", c->activation->name);
-  cJSON_AddNumberToObject(json, "layer_norm_eps", (double)c->epsilon);
+  hd_json_add_float(json, "layer_norm_eps", c->epsilon);
   cJSON_AddBoolToObject(json, "bias", c->attention.bias);
   cJSON_AddBoolToObject(json, "batch_first", c->attention.batch_first);
   cJSON_AddBoolToObject(json, "norm_first", c->norm_first);

@@ -100,12 +100,12 @@ static hd_status write_layer(const void *config, cJSON *json, hd_dialect dialect
   if (dialect == HD_LOOM) {
     cJSON_AddStringToObject(json, "activation", "relu"); /* Loom writes it for every layer and ignores it here */
     cJSON_AddNumberToObject(json, "norm_size", (double)c->size);
-    cJSON_AddNumberToObject(json, "epsilon", (double)c->epsilon);
+    hd_json_add_float(json, "epsilon", c->epsilon);
     return HD_OK;
   }
   cJSON *shape = cJSON_AddArrayToObject(json, "normalized_shape");
   for (int d = 0; d < c->n_dims; d++) cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)c->shape[d]));
-  cJSON_AddNumberToObject(json, "eps", (double)c->epsilon);
+  hd_json_add_float(json, "eps", c->epsilon);
   cJSON_AddBoolToObject(json, "elementwise_affine", c->weight);
   cJSON_AddBoolToObject(json, "bias", c->bias);
   return HD_OK;
@@ -116,7 +116,7 @@ static hd_status write_channels(const void *config, cJSON *json, hd_dialect dial
   if (dialect == HD_LOOM) return hd_fail(err, HD_UNSUPPORTED, "the loom dialect has no group, instance or batch norm");
   cJSON_AddNumberToObject(json, c->n_groups ? "num_channels" : "num_features", (double)c->size);
   if (c->n_groups) cJSON_AddNumberToObject(json, "num_groups", (double)c->n_groups);
-  cJSON_AddNumberToObject(json, "eps", (double)c->epsilon);
+  hd_json_add_float(json, "eps", c->epsilon);
   cJSON_AddBoolToObject(json, "affine", c->weight);
   if (c->over == OVER_BATCH) cJSON_AddBoolToObject(json, "track_running_stats", c->running);
   return HD_OK;

@@ -39,7 +39,7 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
   const hd_norm_config *c = config;
   if (dialect == HD_LOOM) cJSON_AddStringToObject(json, "activation", "relu"); /* Loom writes one for every layer and ignores it here */
   cJSON_AddNumberToObject(json, "norm_size", (double)c->size);
-  cJSON_AddNumberToObject(json, "epsilon", (double)c->epsilon);
+  hd_json_add_float(json, "epsilon", c->epsilon);
   if (c->no_weight) cJSON_AddBoolToObject(json, "elementwise_affine", false);
   return HD_OK;
 }

@@ -25,7 +25,7 @@ TEST(base64_decodes_the_rfc_examples) {
   }
 }
 
-TEST(base64_takes_random_bytes_there_and_back) {
+TEST(F6_base64_takes_random_bytes_there_and_back) {
   for (size_t n = 0; n < 200; n++) {
     uint8_t *bytes = malloc(n + 1);
     for (size_t i = 0; i < n; i++) bytes[i] = (uint8_t)test_random();
@@ -51,7 +51,7 @@ static void check_refused(const char *text, const char *message) {
   free(bytes);
 }
 
-TEST(base64_refuses_what_is_wrong_and_says_where) {
+TEST(F6_base64_refuses_what_is_wrong_and_says_where) {
   check_refused("Zm9v*mFy", "Base64: character 4: expected A-Z, a-z, 0-9, + or /, found '*'");
   check_refused("Zm9vYmF-", "Base64: character 7: expected A-Z, a-z, 0-9, + or /, found '-'");
   check_refused("Zm9v\nmFy", "Base64: character 4: expected A-Z, a-z, 0-9, + or /, found byte 0x0A");

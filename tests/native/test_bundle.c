@@ -105,7 +105,7 @@ TEST(bundle_keys_match_whatever_their_case_and_others_are_skipped) {
   hd_bundle_free(b);
 }
 
-TEST(bundle_takes_the_first_of_several_models_with_the_id) {
+TEST(F7_bundle_takes_the_first_of_several_models_with_the_id) {
   static const char text[] = "{\"models\":[{\"id\":\"a\",\"cfg\":{\"k\":1},\"weights\":{\"data\":\"e30=\"}},"
                              "{\"id\":\"b\",\"cfg\":{\"k\":2},\"weights\":{\"data\":\"e30=\"}},"
                              "{\"id\":\"b\",\"cfg\":{\"k\":3},\"weights\":{\"data\":\"\"}}],\"type\":\"modelhost/bundle\"}";
@@ -162,7 +162,7 @@ static bool check_model(const char *text, size_t n, const cJSON *model) {
   hd_bundle *b;
   hd_status status = hd_bundle_read(&b, text, n, text_of(model, "id"), &err);
   if (!CHECK(status == HD_OK)) printf("# %s\n", err.message);
-  if (b) CHECK(b->multi_precision == is_form_2(model) && (b->precision != NULL) == is_form_2(model));
+  if (b) CHECK(b->form == (is_form_2(model) ? HD_FORM_CODED : HD_FORM_DECIMAL) && (b->precision != NULL) == is_form_2(model));
   hd_bundle_free(b);
   if (is_form_2(model)) return false;
   size_t n_inner;
@@ -181,7 +181,7 @@ static void check_written(const char *text, const cJSON *tree) {
   size_t n_inner, n_again;
   char *inner = inner_text(model, &n_inner), *again;
   hd_bundle_parts parts = {.id = text_of(model, "id"), .cfg = cJSON_GetObjectItem(model, "cfg"), .weights = inner, .n_weights = n_inner,
-                           .multi_precision = is_form_2(model)};
+                           .form = is_form_2(model) ? HD_FORM_CODED : HD_FORM_DECIMAL};
   CHECK(hd_bundle_write(&again, &n_again, &parts, NULL) == HD_OK);
   CHECK(n_again == strlen(again));
   CHECK_EQ_TEXT(again, text);
@@ -226,7 +226,7 @@ static unsigned check_bundles_in(const char *folder, unsigned *n_files) {
   return n_form_1;
 }
 
-TEST(bundle_golden_files_read_and_are_written_as_loom_wrote_them) {
+TEST(F4_bundle_golden_files_read_and_are_written_as_loom_wrote_them) {
   unsigned n_files = 0;
   CHECK(check_bundles_in(HEDDLE_SOURCE_DIR "/tests/golden/loom", &n_files) >= 13);
 }
@@ -240,7 +240,7 @@ TEST(bundle_shared_golden_files_read_and_are_written_as_loom_wrote_them) {
 
 /* ---- Broken files ---- */
 
-TEST(bundle_broken_files_are_refused_with_their_code_and_message) {
+TEST(F11_bundle_broken_files_are_refused_with_their_code_and_message) {
   cJSON *cases = read_tree("tests/golden/broken-bundles/cases.json");
   const cJSON *item;
   int n_cases = 0;

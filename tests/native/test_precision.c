@@ -86,7 +86,7 @@ TEST(bundle_form_2_reads_dtype_behind_layers_and_forgives_bad_base64_and_spare_l
   const hd_bundle_tensor *kernel = hd_bundle_find(b, "layers.0.kernel"), *biases = hd_bundle_find(b, "layers.1.biases");
   CHECK(kernel && kernel->n == 2 && kernel->values[0] == 1 && kernel->values[1] == 2);
   CHECK(biases && biases->n == 1 && biases->values[0] == 3);
-  CHECK(b->n_tensors == 2 && b->multi_precision && b->precision == hd_precision_find("float32") && b->version == 2);
+  CHECK(b->n_tensors == 2 && b->form == HD_FORM_CODED && b->precision == hd_precision_find("float32") && b->version == 2);
   CHECK(strcmp(b->extra, "\n  \"created\": { \"at\": [1, 2] },") == 0);
   CHECK(strcmp(b->model_extra, "\n      \"note\": \"kept\",") == 0);
   hd_bundle_free(b);

@@ -13,7 +13,7 @@ static float worst(const float *a, const float *b, size_t n) {
   return most;
 }
 
-TEST(weights_survive_every_dtype_within_its_step) {
+TEST(F12_F13_weights_survive_every_dtype_within_its_step) {
   static const struct { hd_dtype dtype; float error; size_t width; } cases[] = {
       {HD_F64, 0, 8}, {HD_F32, 0, 4}, {HD_F16, 5e-4f, 2}, {HD_BF16, 4e-3f, 2}, {HD_I64, 1e-7f, 8}, {HD_I32, 1e-7f, 4}, {HD_I16, 2e-5f, 2},
       {HD_I8, 5e-3f, 1}, {HD_U64, 3e-7f, 8}, {HD_U32, 3e-7f, 4}, {HD_U16, 2e-5f, 2}, {HD_U8, 5e-3f, 1}, {HD_F4, 0, 4}};
@@ -41,7 +41,7 @@ TEST(weights_survive_every_dtype_within_its_step) {
   }
 }
 
-TEST(weights_that_do_not_fit_change_nothing_and_are_named) {
+TEST(F23_weights_that_do_not_fit_change_nothing_and_are_named) {
   hd_model *model = test_network(mlp, "[4,5]"), *other = test_network("{\"type\":\"dense\",\"in_features\":3,\"out_features\":5}", "[4,3]");
   float before[15], after[15];
   uint8_t *file;
@@ -110,7 +110,7 @@ TEST(serializing_refuses_what_is_no_list_of_tensors) {
   check_refused("[{\"name\":\"a\",\"shape\":[]},{\"name\":\"a\",\"shape\":[]}]", 2, "tensor a: expected every name once, found it twice");
 }
 
-TEST(f4_is_rounded_to_the_nearest_of_its_sixteen_codes) {
+TEST(F16_f4_is_rounded_to_the_nearest_of_its_sixteen_codes) {
   const float from[] = {0, -0.0f, 0.24f, 0.25f, 0.26f, -0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5, 100, -INFINITY, NAN, 6};
   const float want[] = {0, 0, 0, 0, 0.5f, -1, 1, 2, 2, 4, 4, 6, -6, 0, 6};
   uint8_t codes[8];

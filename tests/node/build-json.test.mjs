@@ -25,7 +25,6 @@ const onlyBuilt = ({ cluster_centers: _, ...fields }) => fields;
 /** Filler that only some of Loom's writers leave. */
 const withoutFiller = (value) => {
   if (Array.isArray(value)) return value.map(withoutFiller);
-  if (typeof value === 'number') return Math.fround(value); // an epsilon is a float32
   if (typeof value !== 'object' || value === null) return value;
   const { width: _, height: __, ...rest } = value;
   return Object.fromEntries(Object.entries(rest).map(([key, each]) => [key, withoutFiller(each)]));

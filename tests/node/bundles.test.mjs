@@ -42,7 +42,7 @@ for (const entry of readJson(golden('loom/cases.json')).filter(({ kind }) => kin
       network.free();
     });
 
-    testOnEveryModule(`Loom's ${name}, saved and loaded again, gives the same bits`, async (runtime) => {
+    testOnEveryModule(`F2: Loom's ${name}, saved and loaded again, gives the same bits`, async (runtime) => {
       const network = runtime.LoadNetworkFromString(text, model.model_id);
       const saved = network.SaveModelToString('again');
       const again = runtime.LoadNetworkFromString(saved, 'again');
@@ -94,6 +94,31 @@ testOnEveryModule('BuildNetworkFromJSON is Loom\'s arithmetic and buildNetwork t
   await model.free();
 });
 
+/** Layers with every kind of float32 in their settings, and which it is. */
+const withFloats = [
+  [{ type: 'layer_norm', normalized_shape: 4 }, 'eps', 1e-5],
+  [{ type: 'layer_norm', normalized_shape: 4, eps: 1e-12 }, 'eps', 1e-12],
+  [{ type: 'rms_norm', norm_size: 4, epsilon: 1e-6 }, 'epsilon', 1e-6],
+  [{ type: 'group_norm', num_groups: 2, num_channels: 4, eps: 0.001 }, 'eps', 0.001],
+  [{ type: 'batch_norm', num_features: 4, eps: 3.3e-5 }, 'eps', 3.3e-5],
+  [{ type: 'LeakyReLU', negative_slope: 0.2 }, 'negative_slope', 0.2],
+  [{ type: 'ELU', alpha: 0.7 }, 'alpha', 0.7],
+  [{ type: 'softmax', temperature: 0.1 }, 'temperature', 0.1],
+  [{ type: 'transformer_encoder_layer', d_model: 4, nhead: 2, dim_feedforward: 4, layer_norm_eps: 1e-7 }, 'layer_norm_eps', 1e-7],
+  [{ type: 'dropout', p: 0.1 }, 'p', 0.1],
+];
+
+testOnEveryModule('F1: the floats of a saved configuration are the decimals they were given as', async (runtime) => {
+  for (const [layer, key, value] of withFloats) {
+    const model = await runtime.buildNetwork({ input_shape: [1, 4], layers: [layer] });
+    assert.equal(JSON.parse(await model.saveToString('m')).models[0].cfg.layers[0][key], value, `${layer.type}.${key}`);
+    await model.free();
+  }
+  const loom = runtime.BuildNetworkFromJSON({ grid_rows: 1, grid_cols: 1, layers_per_cell: 2, layers: [{ type: 'layer_norm', norm_size: 4 }, { type: 'rms_norm', norm_size: 4, epsilon: 0.003 }] });
+  assert.match(loom.SaveModelToString('m'), /"epsilon": 0\.00001\b[^]*"epsilon": 0\.003\b/);
+  loom.free();
+});
+
 testOnEveryModule('the same seed makes the same network, another seed another', async (runtime) => {
   const spec = { layers: [{ type: 'dense', in_features: 3, out_features: 4 }] };
   const made = async (seed) => {
@@ -117,7 +142,7 @@ for (const { name, file, id, code, message } of readJson(golden('broken-bundles/
   });
 }
 
-testOnEveryModule('the exported LoadNetworkFromString uses the first runtime', async (runtime, module) => {
+testOnEveryModule('C4: the exported LoadNetworkFromString uses the first runtime', async (runtime, module) => {
   await runtimeWith(module);
   const text = readFileSync(golden('loom/dense_tanh.bundle.json'), 'utf8');
   const network = heddle.LoadNetworkFromString(text, 'dense_tanh');

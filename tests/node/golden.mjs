@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 
-const views = { F32: Float32Array, F64: Float64Array, I64: BigInt64Array, I32: Int32Array, U8: Uint8Array, BOOL: Uint8Array };
+const views = { F32: Float32Array, F64: Float64Array, I64: BigInt64Array, I32: Int32Array, I8: Int8Array, U8: Uint8Array, BOOL: Uint8Array };
 
 /** The file's tensors by name: { dtype, shape, data }; integers of 64 bits come as plain numbers. */
 export function readSafetensors(path) {

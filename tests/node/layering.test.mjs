@@ -16,6 +16,7 @@ const mayInclude = {
   graph: ['layers', 'kernels', 'format', 'base'],
   run: ['graph', 'layers', 'kernels', 'base'],
   'wasm.c': ['base'],
+  'loom.c': ['base', 'loom.h'],
 };
 
 /** What the files of a folder may import, besides files of their own folder. */

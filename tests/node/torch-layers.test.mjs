@@ -8,7 +8,7 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { readSafetensors, withPrefix } from './golden.mjs';
+import { readSafetensors, withPrefix, writeSafetensors } from './golden.mjs';
 import { recurrent } from './reference-recurrent.mjs';
 import { golden, heddleError, readJson, testOnEveryModule } from './heddle.mjs';
 
@@ -146,6 +146,34 @@ for (const entry of cases) {
   if (tensors.has('up.h_n') || !tensors.get('up.y')?.data.length) continue;
   testOnEveryModule(`PyTorch's ${name} has PyTorch's gradients`, (runtime) => assertGradients(runtime, entry, tensors));
 }
+
+/** The names and shapes a SafeTensors file declares, sorted. */
+function shapesIn(file) {
+  const { __metadata__: _, ...header } = JSON.parse(Buffer.from(file.subarray(8, 8 + Number(Buffer.from(file).readBigUInt64LE(0)))).toString('utf8'));
+  return Object.entries(header).map(([name, { shape }]) => [name, shape]).sort();
+}
+
+testOnEveryModule("F22 F23: weights are saved under PyTorch's names in PyTorch's shapes, and PyTorch's are loaded (convolutions: [out, in / groups, kernel…])", async (runtime) => {
+  let nKernels = 0;
+  for (const entry of cases.filter(({ name }) => !notYet[name])) {
+    const tensors = readSafetensors(golden(`torch/layers/${entry.files[0]}`));
+    await withLayer(runtime, entry, tensors, 'infer', async (session, { shape, data }, model) => {
+      if (model.weights.length === 0) return;
+      const theirs = model.weights.map(({ name }) => [name, tensors.get(`param.${name}`) ?? tensors.get(`buffer.${name}`)]).sort();
+      const want = await session.forward(data, shape);
+      const file = await model.saveWeights();
+      assert.deepEqual(shapesIn(file), theirs.map(([name, tensor]) => [name, tensor.shape]), entry.name);
+      nKernels += theirs.filter(([, tensor]) => tensor.shape.length > 2).length;
+      const other = await runtime.buildNetwork({ input_shape: shape.map((n) => Math.max(n, 1)), layers: [layerOf(entry)] }, { seed: 2 });
+      for (const each of [file, writeSafetensors(Object.fromEntries(theirs))]) {
+        assert.equal(await other.loadWeights(each), theirs.length, entry.name);
+        assert.deepEqual(await other.forward(data, shape), want, entry.name);
+      }
+      await other.free();
+    });
+  }
+  assert.ok(nKernels >= 8, `${nKernels} kernels of convolutions`);
+});
 
 /** The rounding of the targets comes on top of the case's own. */
 const gradientTolerance = { abs: 1e-4, rel: 1e-3 };

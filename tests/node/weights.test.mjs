@@ -6,13 +6,28 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { assertWithin } from './golden.mjs';
+import { assertWithin, writeSafetensors } from './golden.mjs';
 import { golden, heddleError, readJson, testOnEveryModule } from './heddle.mjs';
 
 /** The header of a SafeTensors file and where its data begin. */
 function headerOf(file) {
   const n = Number(Buffer.from(file.buffer, file.byteOffset).readBigUInt64LE(0));
   return { header: JSON.parse(Buffer.from(file.subarray(8, 8 + n)).toString('utf8')), data: file.subarray(8 + n) };
+}
+
+const bitsOf = (dtype) => (dtype === 'BOOL' ? 8 : Number(dtype.replace(/^\D+/, '')));
+
+/** Fails unless the file keeps the rules that the safetensors library checks when it opens one: every byte is one tensor's, and shapes say how many. */
+function assertOpens(file) {
+  const { header: { __metadata__: metadata = {}, ...tensors }, data } = headerOf(file);
+  for (const value of Object.values(metadata)) assert.equal(typeof value, 'string');
+  let end = 0;
+  for (const [name, { dtype, shape, data_offsets: [from, to] }] of Object.entries(tensors).sort(([, a], [, b]) => a.data_offsets[0] - b.data_offsets[0])) {
+    assert.equal(from, end, `${name}: no gap and no overlap`);
+    assert.equal((to - from) * 8, shape.reduce((n, size) => n * size, 1) * bitsOf(dtype), `${name}: as many bytes as its shape says`);
+    end = to;
+  }
+  assert.equal(end, data.length, 'nothing behind the last tensor');
 }
 
 const floatsOf = (bits) => new Float32Array(Uint8Array.from(Buffer.from(bits, 'base64')).buffer);
@@ -91,6 +106,7 @@ testOnEveryModule('F13 F16 F22 a network saved in any dtype comes back near what
   const least = { F64: 1, F32: 1, I64: 1, I32: 1, U64: 1, U32: 1, F16: 0.99999, I16: 0.99999, U16: 0.99999, BF16: 0.9999, I8: 0.999, U8: 0.999, F4: 0.96 };
   for (const dtype of dtypes) {
     const file = await model.saveWeights({ dtype });
+    assertOpens(file);
     assert.equal(headerOf(file).header['layers.0.weight'].dtype, dtype);
     assert.equal(await other.loadWeights(file), 4);
     const got = await other.forward(input);
@@ -114,11 +130,56 @@ testOnEveryModule('F17 P8 F4 with fitted scales keeps 99 % of normally distribut
   await model.free();
 });
 
+testOnEveryModule('F12: bytes a weight, and how far each precision may be off: floats by a part of the value, integers by half a step; what is too large is infinite or clipped', async (runtime) => {
+  const spec = { layers: [{ type: 'linear', in_features: 500, out_features: 1, bias: false }] };
+  const [model, other] = [await runtime.buildNetwork(spec), await runtime.buildNetwork(spec)];
+  const values = Float32Array.from({ length: 500 }, (_, i) => Math.sin(i) * 10 ** (i % 7 - 4));
+  const most = Math.max(...values.map(Math.abs));
+  await model.writeWeight('layers.0.weight', values);
+  const bounds = {
+    F64: [8, () => 0],
+    F32: [4, () => 0],
+    F16: [2, (v) => Math.max(Math.abs(v) * 2 ** -11, 2 ** -25)], // below 2^-14 half a step of the subnormals
+    BF16: [2, (v) => Math.abs(v) * 2 ** -8],
+    I32: [4, (v) => Math.abs(v) * 2 ** -23 + most * 2 ** -30], // through float32
+    I16: [2, () => most / 32767 / 1.99],
+    I8: [1, () => most / 127 / 1.99],
+  };
+  for (const [dtype, [bytes, bound]] of Object.entries(bounds)) {
+    const file = await model.saveWeights({ dtype });
+    const [from, to] = headerOf(file).header['layers.0.weight'].data_offsets;
+    assert.equal(to - from, 500 * bytes, dtype);
+    await other.loadWeights(file);
+    for (const [i, v] of (await other.readWeight('layers.0.weight')).entries()) assert.ok(Math.abs(v - values[i]) <= bound(values[i]), `${dtype}: ${values[i]} became ${v}`);
+  }
+  await model.writeWeight('layers.0.weight', values.map((v, i) => (i === 0 ? 65504 : i === 1 ? -65520 : v)));
+  await other.loadWeights(await model.saveWeights({ dtype: 'F16' }));
+  assert.deepEqual(Array.from((await other.readWeight('layers.0.weight')).subarray(0, 2)), [65504, -Infinity]);
+  const bundled = async (dtype) => {
+    const loaded = await runtime.loadModel(await model.saveToString('m', { dtype }));
+    const back = await loaded.readWeight('layers.0.weight');
+    await loaded.free();
+    return back.subarray(0, 2);
+  };
+  assert.deepEqual(Array.from(await bundled('float16')), [65504, -65504], 'Loom truncates: up to 65536');
+  assert.deepEqual(Array.from(await bundled('int8')), [1, -1], 'Loom\'s integers are clipped to −1 … 1');
+  for (const each of [model, other]) await each.free();
+});
+
 testOnEveryModule('F15 P7 int8 takes a quarter of float32, F4 an eighth, scales included, for wide rows', async (runtime) => {
   const model = await runtime.buildNetwork({ layers: [{ type: 'linear', in_features: 1000, out_features: 200, bias: false }] });
   const [full, int8, f4] = await Promise.all(['F32', 'I8', 'F4'].map((dtype) => model.saveWeights({ dtype })));
   assert.ok(int8.length / full.length <= 0.26, `${int8.length / full.length}`);
   assert.ok(f4.length / full.length <= 0.13, `${f4.length / full.length}`);
+  await model.free();
+});
+
+testOnEveryModule('F23: a kernel whose file folds it into [out, in · kernel] is read, too', async (runtime) => {
+  const model = await runtime.buildNetwork({ layers: [{ type: 'conv2d', in_channels: 2, out_channels: 3, kernel_size: 2, bias: false }] });
+  const data = Float32Array.from({ length: 24 }, (_, i) => i);
+  assert.equal(await model.loadWeights(writeSafetensors({ 'layers.0.weight': { shape: [3, 8], data } })), 1);
+  assert.deepEqual(await model.readWeight('layers.0.weight'), data);
+  await assert.rejects(model.loadWeights(writeSafetensors({ 'layers.0.weight': { shape: [8, 3], data } })), heddleError('bad_file', /the network wants shape \[3, 2, 2, 2\], the file has \[8, 3\]/));
   await model.free();
 });
 

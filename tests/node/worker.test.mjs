@@ -36,6 +36,7 @@ test('a network runs, is read, written, saved and trained as in this thread', as
   const there = await runtime.buildNetwork(spec, { seed: 9 });
   const steps = async (model) => {
     const results = [await model.describe(), await model.forward([1, 2, 3]), await model.readWeight('fc.weight'), await model.saveToString('m'), model.weights];
+    results.push(await model.saveToString('m', { dtype: 'uint8', quantize: { per: 'tensor' } }), await model.saveWeights({ dtype: 'I8' }));
     await model.writeWeight('fc.bias', [0.5, -0.5]);
     const session = await model.createSession({ input: { shape: [2, 3] }, mode: 'train' });
     results.push(await session.forward([1, 2, 3, 4, 5, 6]), session.outputShape, await session.valueNames(), await session.value('fc'));
