@@ -67,6 +67,9 @@ hd_status hd_safetensors_start(uint8_t **file, size_t *n_file, hd_stored *tensor
 void hd_loom_encode(hd_dtype dtype, const float *values, void *to, size_t n);
 void hd_loom_decode(hd_dtype dtype, const void *from, float *values, size_t n);
 
+/* A strided tensor's values, one after the other in row-major order, from the bytes [begin, end) of its file. */
+void hd_entry_gather(const hd_entry *entry, const uint8_t *from, uint8_t *to);
+
 /* For readers: appends to a directory. Strings are copied. */
 hd_status hd_directory_append(hd_directory *directory, const hd_entry *entry, hd_error *err);
 hd_status hd_directory_append_metadata(hd_directory *directory, const char *key, const char *value, hd_error *err);

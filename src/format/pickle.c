@@ -708,6 +708,14 @@ static hd_status run(hd_pickle *p) {
   return HD_OK;
 }
 
+/* What only running takes. */
+static void free_machine(hd_pickle *p) {
+  hd_free(p->stack.items);
+  hd_free(p->marks.items);
+  hd_free(p->memo.items);
+  p->stack = p->marks = p->memo = (refs){0};
+}
+
 hd_status hd_pickle_read(hd_pickle **out, const uint8_t *bytes, size_t n, uint64_t place, const hd_pickle_global *globals, size_t n_globals,
                          bool *short_of_bytes, hd_error *err) {
   *out = NULL;
@@ -719,6 +727,7 @@ hd_status hd_pickle_read(hd_pickle **out, const uint8_t *bytes, size_t n, uint64
   hd_status status = run(p);
   *short_of_bytes = p->short_of_bytes;
   p->err = NULL;
+  free_machine(p);
   if (status == HD_OK) *out = p;
   else hd_pickle_free(p);
   return status;
@@ -728,9 +737,6 @@ void hd_pickle_free(hd_pickle *p) {
   if (!p) return;
   for (size_t i = 0; i * BLOCK_VALUES < p->n_values; i++) hd_free(p->blocks[i]);
   hd_free(p->blocks);
-  hd_free(p->stack.items);
-  hd_free(p->marks.items);
-  hd_free(p->memo.items);
   hd_arena_free(&p->arena);
   hd_free(p);
 }

@@ -70,10 +70,12 @@ static hd_status find_pickle(torch_state *s, hd_error *err) {
   return HD_OK;
 }
 
-/* A member by its name in the folder; NULL when there is none. */
-static hd_zip_member *find_member(const torch_state *s, const char *folder, const char *name, hd_arena *arena) {
+/* A member by its name in the folder; *member is NULL when there is none. */
+static hd_status find_member(const torch_state *s, const char *folder, const char *name, hd_arena *arena, hd_zip_member **member, hd_error *err) {
   char *full = hd_arena_format(arena, "%s%s%s", s->root, folder, name);
-  return full ? hd_zip_find(&s->zip, full) : NULL;
+  if (!full) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the names of a zip's members");
+  *member = hd_zip_find(&s->zip, full);
+  return HD_OK;
 }
 
 /* The member's bytes, or NULL when it has asked for them. */
@@ -88,7 +90,8 @@ static hd_status member_bytes(torch_state *s, hd_zip_member *member, hd_reader *
 
 static hd_status read_byteorder(torch_state *s, hd_reader *reader, hd_error *err) {
   const uint8_t *bytes;
-  hd_zip_member *member = find_member(s, "", "byteorder", &s->zip.strings);
+  hd_zip_member *member;
+  HD_TRY(find_member(s, "", "byteorder", &s->zip.strings, &member, err));
   s->order_seen = !member;
   if (!member) return HD_OK;
   if (member->bytes > BYTEORDER_BYTES) return hd_fail(err, HD_BAD_FILE, "PyTorch: expected a byteorder of \"little\" or \"big\"");
@@ -122,7 +125,8 @@ static hd_status read_zip_pickle(torch_state *s, hd_reader *reader, hd_error *er
 static hd_status locate_storage(torch_state *s, hd_torch_storage *storage, hd_reader *reader, bool *waits, hd_error *err) {
   bool located;
   char room[HD_NAME_ROOM];
-  hd_zip_member *member = find_member(s, "data/", storage->key, &s->tree.strings);
+  hd_zip_member *member;
+  HD_TRY(find_member(s, "data/", storage->key, &s->tree.strings, &member, err));
   if (!member) return hd_fail(err, HD_BAD_FILE, "zip: expected a member \"data/%s\" for a storage, found none", hd_short_name(room, storage->key));
   if (member->bytes < storage->bytes)
     return hd_fail(err, HD_BAD_FILE, "zip: member \"data/%s\": expected %" PRIu64 " bytes for a %s, found %" PRIu64, hd_short_name(room, storage->key),
@@ -334,10 +338,13 @@ static bool torch_detect(const uint8_t *first, size_t n, uint64_t file_bytes) {
 }
 
 static hd_status torch_step(hd_reader *reader, hd_error *err) {
-  if (!reader->state && is_zip(reader->window, reader->held)) reader->state = hd_alloc_zero(sizeof(torch_state));
   if (reader->state) return step_zip(reader->state, reader, err);
   torch_state *state = hd_alloc_zero(sizeof *state);
   if (!state) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for reading a PyTorch file");
+  if (is_zip(reader->window, reader->held)) {
+    reader->state = state; /* the reader's now */
+    return step_zip(state, reader, err);
+  }
   hd_status status = step_stream(state, reader, err);
   torch_free(state); /* a stream is read at once or again */
   return status;

@@ -14,7 +14,7 @@ enum { MAX_BIG_BYTES = 64 }; /* of a whole number; Python's have no end */
 hd_status hd_torch_put(hd_torch_text *to, const char *text, size_t n, hd_error *err) {
   if (n > to->left) return hd_fail(err, HD_UNSUPPORTED, "PyTorch: names and data besides tensors are larger than a file of this size should need");
   if (to->room - to->n <= n) {
-    size_t room = (to->n + n + 1) * 2;
+    size_t room = to->n + to->n / 4 + n + 64;
     char *grown = hd_realloc(to->text, room);
     if (!grown) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a PyTorch file's data");
     to->text = grown;

@@ -365,7 +365,7 @@ static hd_status list(walk *w, hd_pickle_value *value, int depth) {
 hd_status hd_torch_tree_list(const hd_torch_tree *tree, hd_directory *directory, hd_error *err) {
   size_t bytes = hd_pickle_bytes(tree->pickle);
   /* What a pickle of this length can honestly say; a hostile one could say the same thing over and over by its number. */
-  walk w = {.tree = tree, .directory = directory, .text_left = bytes * 8 + 65536, .entries_left = bytes / 32 + 64, .err = err};
+  walk w = {.tree = tree, .directory = directory, .text_left = bytes * 3 + 65536, .entries_left = bytes / 32 + 64, .err = err};
   hd_pickle_value *root = hd_pickle_value_of(tree->pickle, hd_pickle_root(tree->pickle));
   hd_status status = mark(&w, root, 0);
   if (status == HD_OK) status = list(&w, root, 0);

@@ -291,6 +291,22 @@ static hd_status find_side(const float **out, hd_filling *f, const hd_parameter 
   return HD_OK;
 }
 
+/* The entry's values as float32. A view is put in order first. */
+static hd_status read_values(const hd_filling *f, const hd_entry *e, bool loom_codes, float *values, size_t n, hd_error *err) {
+  const uint8_t *from = f->file + e->begin;
+  uint8_t *straight = NULL;
+  if (e->strided) {
+    straight = hd_alloc(n * hd_dtype_get(e->dtype)->block_bytes);
+    if (!straight) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to put tensor %s in order", e->name);
+    hd_entry_gather(e, from, straight);
+    from = straight;
+  }
+  if (loom_codes) hd_loom_decode(e->dtype, from, values, n);
+  else hd_dtype_get(e->dtype)->to_f32(from, values, n);
+  hd_free(straight);
+  return HD_OK;
+}
+
 static hd_status fill(hd_filling *f, hd_parameter *p, const hd_placed *at, const hd_entry *e, hd_error *err) {
   const float *scales, *offsets;
   size_t n = hd_parameter_count(p);
@@ -298,11 +314,10 @@ static hd_status fill(hd_filling *f, hd_parameter *p, const hd_placed *at, const
   HD_TRY(find_side(&offsets, f, p, at->name, "offset", err));
   float *values = hd_alloc(n * sizeof *values);
   if (!values) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weight %s", p->name);
-  if (scales || f->model->dialect != HD_LOOM) hd_dtype_get(e->dtype)->to_f32(f->file + e->begin, values, n);
-  else hd_loom_decode(e->dtype, f->file + e->begin, values, n);
+  hd_status status = read_values(f, e, !scales && f->model->dialect == HD_LOOM, values, n, err);
   hd_rows rows = rows_of(p, at->in_out);
-  if (scales) scale_up(&rows, values, scales, offsets);
-  hd_status status = hd_parameter_set(p, values, at->in_out, err);
+  if (status == HD_OK && scales) scale_up(&rows, values, scales, offsets);
+  if (status == HD_OK) status = hd_parameter_set(p, values, at->in_out, err);
   hd_free(values);
   return status;
 }
