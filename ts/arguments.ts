@@ -5,7 +5,7 @@
  * Each set of options has a table with a check for every option of its type: the compiler knows when one is missing.
  */
 import { HeddleError } from './errors.js';
-import type { GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveOptions, SessionOptions, TrainOptions, ValidateOptions } from './types.js';
+import type { GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, LoadWeightsOptions, SaveOptions, SaveTorchOptions, SessionOptions, TrainOptions, ValidateOptions } from './types.js';
 
 type Check = (value: unknown, name: string) => void;
 type Checks<T> = { readonly [K in keyof Required<T>]: Check };
@@ -205,6 +205,15 @@ export const saveOptions: Checks<SaveOptions> = {
     checkOptions<QuantizeOptions>(value, quantizeOptions);
   },
 };
+
+export const saveTorchOptions: Checks<SaveTorchOptions> = {
+  dtype: named('F32', 'F64', 'F16', 'BF16'),
+  checkpoint: (value, name) => {
+    if (!isPlainObject(value)) throw expected(name, 'an object', value);
+  },
+};
+
+export const loadWeightsOptions: Checks<LoadWeightsOptions> = { prefix: checkText, strict: checkBoolean };
 
 export const trainOptions: Checks<TrainOptions> = { loss: named('mse', 'cross_entropy'), lr: checkFinite };
 export const lossOptions: Checks<Pick<TrainOptions, 'loss'>> = { loss: trainOptions.loss };

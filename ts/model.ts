@@ -1,7 +1,8 @@
 /**
  * model.ts: graph and weights in this thread's instance. types.ts says what each call means.
  */
-import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, mergeOptions, saveOptions, sessionOptions, validateOptions } from './arguments.js';
+import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, loadWeightsOptions, mergeOptions, saveOptions, saveTorchOptions, sessionOptions, validateOptions } from './arguments.js';
+import { checkpointText } from './checkpoint.js';
 import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
 import { HeddleError } from './errors.js';
@@ -19,12 +20,14 @@ import type {
   FileInput,
   GenerateOptions,
   Generation,
+  LoadWeightsOptions,
   MemoryReport,
   Model,
   ModelDescription,
   NumbersInput,
   QuantizeOptions,
   SaveOptions,
+  SaveTorchOptions,
   SaveWeightsOptions,
   SessionOptions,
   ValidateOptions,
@@ -232,15 +235,32 @@ export class LocalModel implements Model {
     return this.saveWeightsSync(options);
   }
 
-  /** `loadWeights`, at once. */
-  loadWeightsSync(file: Uint8Array): number {
+  /** `saveTorch`, at once. */
+  saveTorchSync(options: SaveTorchOptions = {}): Uint8Array {
     this.#lease.check();
-    this.#dropKept();
-    return this.#core.heap.with(file, (p, n) => this.#core.made((x) => x.w_model_load_weights(this.#handle, p, n)));
+    checkOptions(options, saveTorchOptions);
+    const dtype = this.#core.dtypeNumber(options.dtype ?? 'F32');
+    const save = (text: number, n: number): Uint8Array => this.#core.bytes((x) => x.w_model_save_torch(this.#handle, dtype, text, n));
+    return options.checkpoint === undefined ? save(0, 0) : this.#core.heap.withText(checkpointText(options.checkpoint), save);
   }
 
-  async loadWeights(file: FileInput): Promise<number> {
-    return this.loadWeightsSync(await readAll(await openFile(file)));
+  async saveTorch(options?: SaveTorchOptions): Promise<Uint8Array> {
+    return this.saveTorchSync(options);
+  }
+
+  /** `loadWeights`, at once. */
+  loadWeightsSync(file: Uint8Array, options: LoadWeightsOptions = {}): number {
+    this.#lease.check();
+    checkOptions(options, loadWeightsOptions);
+    this.#dropKept();
+    const { prefix = '', strict = false } = options;
+    return this.#core.heap.with(file, (p, n) =>
+      this.#core.heap.withText(prefix, (text) => this.#core.made((x) => x.w_model_load_state(this.#handle, p, n, text, Number(strict)))),
+    );
+  }
+
+  async loadWeights(file: FileInput, options?: LoadWeightsOptions): Promise<number> {
+    return this.loadWeightsSync(await readAll(await openFile(file)), options);
   }
 
   /** A bundle's model in this model's instance. It is freed with this one, if not before. */

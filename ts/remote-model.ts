@@ -15,6 +15,7 @@ import type {
   GenerateOptions,
   GenerateUsage,
   Generation,
+  LoadWeightsOptions,
   MemoryReport,
   Model,
   ModelDescription,
@@ -22,6 +23,7 @@ import type {
   Session,
   SessionMemory,
   SaveOptions,
+  SaveTorchOptions,
   SaveWeightsOptions,
   SessionOptions,
   TensorValue,
@@ -283,11 +285,15 @@ export class RemoteModel implements Model {
     return this.#remote.call('saveWeights', [options]);
   }
 
-  async loadWeights(file: FileInput): Promise<number> {
+  saveTorch(options?: SaveTorchOptions): Promise<Uint8Array> {
+    return this.#remote.call('saveTorch', [options]);
+  }
+
+  async loadWeights(file: FileInput, options?: LoadWeightsOptions): Promise<number> {
     this.#remote.check();
     const transfer: Transferable[] = [];
     const sendable = await sendableFile(file, transfer);
-    return this.#remote.call('loadWeights', [sendable], transfer);
+    return this.#remote.call('loadWeights', [sendable, options], transfer);
   }
 
   async loadAdapter(config: FileInput | object, weights: FileInput): Promise<Adapter> {

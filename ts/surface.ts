@@ -3,6 +3,8 @@
  */
 export { computeCorrelation, computeSilhouetteScore, kmeansCluster } from './analysis.js';
 export type { Clustering, RowsInput } from './analysis.js';
+export { StateDict, loadStateDict, stateDict } from './checkpoint.js';
+export type { StateTensor } from './checkpoint.js';
 export { HeddleError } from './errors.js';
 export type { ErrorCode } from './errors.js';
 export { LocalModel } from './model.js';
