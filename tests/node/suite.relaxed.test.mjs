@@ -18,6 +18,7 @@ import './quantised-bundles.test.mjs';
 import './steps.test.mjs';
 import './stories.test.mjs';
 import './threads.test.mjs';
+import './torch-files.test.mjs';
 import './torch-layers.test.mjs';
 import './trace.test.mjs';
 import './training.test.mjs';
