@@ -51,8 +51,15 @@ typedef enum hd_dtype {
   HD_I64, HD_I32, HD_I16, HD_I8,
   HD_U64, HD_U32, HD_U16, HD_U8,
   HD_BOOL,
-  HD_Q8_0,        /* GGML's: blocks of 32 values, an F16 scale and 32 int8 */
+  HD_C64,         /* two F32: kept in files, no weight of ours */
+  HD_F8_E4M3, HD_F8_E5M2, HD_F8_E4M3FNUZ, HD_F8_E5M2FNUZ,
+  HD_F8_E8M0,     /* powers of two: scales */
+  HD_F6_E2M3, HD_F6_E3M2, /* four to three bytes */
   HD_F4,          /* E2M1, two to a byte, the first in the low half; an odd count ends in half a byte */
+  /* GGML's blocks (base/dtype_ggml.c says how they lie) of 32 values, and below, of 256. */
+  HD_Q4_0, HD_Q4_1, HD_Q5_0, HD_Q5_1, HD_Q8_0, HD_MXFP4, HD_IQ4_NL,
+  HD_Q2_K, HD_Q3_K, HD_Q4_K, HD_Q5_K, HD_Q6_K, HD_IQ4_XS,
+  HD_INT8,        /* a row of int8 with one F32 scale, value = code · scale: what weights may become, not what a file holds */
   HD_DTYPE_COUNT  /* also "no dtype" */
 } hd_dtype;
 
@@ -85,7 +92,7 @@ typedef struct hd_entry {
   size_t strides[HD_MAX_DIMS];
 } hd_entry;
 
-/* Reads a weight file's directory (SafeTensors, PyTorch's .pt, NumPy's .npy), with full validation: nothing is believed before it is checked against file_bytes. Formats keep
+/* Reads a weight file's directory (SafeTensors, GGUF, PyTorch's .pt, NumPy's .npy), with full validation: nothing is believed before it is checked against file_bytes. Formats keep
  * it in different places, so the reader says which bytes it wants next. Bytes it has been given are not asked for again where the directory is at the
  * file's begin. Fails when the first bytes start no known weight file, and when a directory is larger than its format allows (100 MB) or than the file. */
 typedef struct hd_reader hd_reader;
@@ -108,11 +115,23 @@ size_t hd_directory_count(const hd_directory *directory);
 const hd_entry *hd_directory_entry(const hd_directory *directory, size_t index);
 /* NULL when there is none of that name. */
 const hd_entry *hd_directory_find(const hd_directory *directory, const char *name);
-/* The file's own string metadata (`__metadata__`), pair by pair in file order; false past the last. */
+/* The file's own metadata, pair by pair in file order; false past the last. SafeTensors has strings (`__metadata__`). A GGUF value is JSON text:
+ * numbers (64-bit integers exact, floats with a point or an exponent, infinity as 1e999, NaN as null), strings, true and false, arrays. */
 bool hd_directory_metadata(const hd_directory *directory, size_t index, const char **key, const char **value);
+bool hd_directory_metadata_is_json(const hd_directory *directory, size_t index);
+/* "SafeTensors", "GGUF". */
+const char *hd_directory_format(const hd_directory *directory);
+
+/* A config.json of what the file itself says of its model, for hd_loader_describe: a GGUF's metadata in the words of the family. NULL (and HD_OK) where
+ * files of that format say nothing (SafeTensors); unsupported where the architecture is none of ours. `tensor`: the n bytes of
+ * hd_directory_config_tensor, when it is not NULL. The caller frees *json with hd_text_free. */
+hd_status hd_directory_config(char **json, const hd_directory *directory, const void *tensor, size_t n, hd_error *err);
+/* The tensor that is part of the description: Llama 3.1's rotary factors in GGUF. NULL: none. */
+const hd_entry *hd_directory_config_tensor(const hd_directory *directory);
 
 /* What Loom's generic loader takes the tensors for, as JSON: "detected", its list; "layers", what it would build; "input_size"; "parameters"; and
- * "network", a spec for hd_loader_describe, or null where names and shapes do not say how to run them. `config` (a config.json) may be NULL and is
+ * "network", a spec for hd_loader_describe, with "warnings", texts of what it assumes, lacks or leaves out; or null where names and shapes do not say
+ * how to run them, with "refusal", a "code" and a "message" of why. `config` (a config.json) may be NULL and is
  * ignored when it is broken. The caller frees *json with hd_text_free. */
 hd_status hd_directory_detect(char **json, const hd_directory *directory, const char *config, size_t n_config, hd_error *err);
 
@@ -121,9 +140,15 @@ hd_status hd_directory_detect(char **json, const hd_directory *directory, const 
 typedef struct hd_model hd_model;
 typedef struct hd_loader hd_loader;
 
-/* A loader for one model. `weight_dtype` is what 2-D matmul weights become while they stream in: HD_DTYPE_COUNT keeps the
- * file's (F32, F16, BF16; anything else becomes F32); HD_Q8_0 quantises those whose rows are a multiple of 32 and keeps
- * the rest as F16. Vectors are F32 always. */
+/* A loader for one model. `weight_dtype` is what 2-D matmul weights become while they stream in.
+ *   HD_DTYPE_COUNT       keeps the file's F32, F16, BF16, Q8_0 and Q4_0; GGML's other blocks become Q8_0; what F16 holds exactly (F8, F6, F4, 8-bit
+ *                        integers) becomes F16; anything else F32
+ *   HD_Q8_0, HD_Q4_0     quantises those whose rows are a multiple of 32, the rest becomes F16. Embeddings and the head (the graph's last matrix)
+ *                        keep 8 bits at least: Q4_0 makes them Q8_0
+ *   HD_INT8              symmetric, a scale a row, of any width
+ *   HD_F32, HD_F16, HD_BF16
+ * Vectors, and whatever else no matmul multiplies, are F32 always. hd_model_describe says for every weight what it was and why it became what it
+ * is. */
 hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err);
 void hd_loader_free(hd_loader *loader);
 
@@ -176,9 +201,10 @@ hd_status hd_model_save_quantized(char **text, size_t *n, const hd_model *model,
 void hd_text_free(char *text);
 
 /* All weights as a SafeTensors file. In the loom dialect names, declared shapes and the order of values are Loom's ("layers.0.weight",
- * [out, in] over values that lie [in][out]); in the standard one they are what they say. Floats are rounded to nearest. Integers and F4 have
+ * [out, in] over values that lie [in][out]); in the standard one they are what they say. Floats are rounded to nearest; F8 has no
+ * scales: E4M3 ends at 448, and below 2^-6 it gets coarse. Integers, F4 and F6 have
  * scales fitted to each row of a matrix (to the whole of a vector), kept beside the codes: w = code · "<name>.scale" + "<name>.offset",
- * the offset for unsigned dtypes only; F4 leaves a tensor of an odd number of values F32. The caller frees *bytes with hd_bytes_free. */
+ * the offset for unsigned dtypes only; F4 and F6 leave a tensor that would end inside a byte F32. The caller frees *bytes with hd_bytes_free. */
 hd_status hd_model_save_weights(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, hd_error *err);
 /* Sets the weights that the file has, by name and shape, and leaves the rest; reads what hd_model_save_weights writes and, in the loom
  * dialect, Loom's own files. Nothing is changed when it fails: on a shape that does not fit, on a file without any weight of the model, and
@@ -199,10 +225,25 @@ void hd_bytes_free(void *bytes);
 hd_status hd_safetensors_serialize(uint8_t **bytes, size_t *n, const char *json, size_t n_json, const float *values, size_t n_values,
                                    hd_error *err);
 
+/* A GGUF file (version 3) from plain values: `json` and `values` as above; dtypes are those of GGUF that values can be turned into (F32, F16, BF16, Q8_0,
+ * Q4_0, …). `metadata` is a JSON object, or NULL: a whole number becomes the first of u32, i32, u64, i64 that holds it (in arrays i32 comes first), a
+ * number with a point or an exponent f32, or f64 where that loses digits; {"type": "f64", "value": 1} says the type, of the elements where the
+ * value is an array. The caller frees *bytes with hd_bytes_free. */
+hd_status hd_gguf_serialize(uint8_t **bytes, size_t *n, const char *json, size_t n_json, const float *values, size_t n_values, const char *metadata,
+                            size_t n_metadata, hd_error *err);
+
+/* A Llama-style model as a GGUF file: names, metadata and the order of heads' rows as llama.cpp has them. Matrices become `dtype` (F32, F16, BF16, Q8_0,
+ * Q4_0) where their rows are whole blocks, else F16; the embedding and the head have 8 bits at least; vectors are F32. Weights that are of that
+ * dtype already keep their bits. `config` is the model's config.json; `metadata` (may be NULL) is more of the file's, for example the tokenizer's,
+ * and goes before what the config says. The caller frees *bytes with hd_bytes_free. */
+hd_status hd_model_save_gguf(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, const char *config, size_t n_config, const char *metadata,
+                             size_t n_metadata, hd_error *err);
+
 /* Fails with bad_state while sessions are open, and frees nothing then. */
 hd_status hd_model_free(hd_model *model, hd_error *err);
 
-/* A JSON description: family, dialect, inputs, layers, and every weight's name, shape, dtype and layout. The caller
+/* A JSON description: family, dialect, inputs, layers, and every weight's name, shape, dtype, layout and bytes; of loaded ones, the file's dtype
+ * ("fileDtype"), whether values were rounded on the way in ("lossy"), and why it is not the dtype that was asked for ("reason"). The caller
  * frees *json with hd_text_free. */
 hd_status hd_model_describe(char **json, const hd_model *model, hd_error *err);
 
@@ -249,6 +290,12 @@ hd_status hd_session_reserve(hd_session *session, size_t positions, hd_error *er
 size_t hd_session_position(const hd_session *session);
 /* Forgets everything from `position` on. Recurrent state can only go to 0. */
 hd_status hd_session_rewind(hd_session *session, size_t position, hd_error *err);
+/* The state as bytes, for another session over the same model, here or elsewhere. `n` is hd_session_state_bytes. Machine order: little-endian. */
+size_t hd_session_state_bytes(const hd_session *session);
+hd_status hd_session_save_state(const hd_session *session, void *to, size_t n, hd_error *err);
+/* Makes a saved state the session's; there is no output until the next forward. Nothing is changed when it fails: bad_file when the bytes are no state
+ * or another model's, bad_state when the context is too small. */
+hd_status hd_session_load_state(hd_session *session, const void *from, size_t n, hd_error *err);
 
 /* The graph's output of the last forward. */
 hd_status hd_session_output(const hd_session *session, hd_tensor *out, hd_error *err);

@@ -5,10 +5,15 @@
  * Each set of options has a table with a check for every option of its type: the compiler knows when one is missing.
  */
 import { HeddleError } from './errors.js';
-import type { GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, LoadWeightsOptions, SaveOptions, SaveTorchOptions, SessionOptions, TrainOptions, ValidateOptions } from './types.js';
+import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
+import type { DecodeOptions, EncodeOptions } from './tokenizer.js';
+import type { TokenizerFiles } from './tokenizer-files.js';
+import type { ChatOptions } from './chat.js';
+import type { SamplingOptions } from './sampling.js';
+import type { GenerateOptions, InitOptions, LoadOptions, NumbersInput, LoadWeightsOptions, QuantizeOptions, SaveGgufOptions, SaveOptions, SaveTorchOptions, SessionGenerateOptions, SessionOptions, TrainOptions, ValidateOptions } from './types.js';
 
 type Check = (value: unknown, name: string) => void;
-type Checks<T> = { readonly [K in keyof Required<T>]: Check };
+export type Checks<T> = { readonly [K in keyof Required<T>]: Check };
 
 // ---- Saying what was found ----
 
@@ -22,7 +27,7 @@ export function shown(value: unknown): string {
   return typeof name === 'string' && name !== '' && name !== 'Object' ? name : 'an object';
 }
 
-function expected(name: string, what: string, found: unknown): HeddleError {
+export function expected(name: string, what: string, found: unknown): HeddleError {
   return new HeddleError('bad_argument', `${name}: expected ${what}, found ${shown(found)}`);
 }
 
@@ -60,7 +65,7 @@ export function checkName<T extends string>(value: unknown, name: string, known:
 
 const named = (...known: string[]): Check => (value, name) => checkName(value, name, known);
 
-const checkBoolean: Check = (value, name) => {
+export const checkBoolean: Check = (value, name) => {
   if (typeof value !== 'boolean') throw expected(name, 'true or false', value);
 };
 
@@ -137,8 +142,50 @@ export function checkFiles(files: readonly unknown[], name: string): asserts fil
   for (const [i, file] of files.entries()) if (!(file instanceof Blob) || typeof (file as File).name !== 'string') throw expected(`${name}[${i}]`, 'a File', file);
 }
 
+/** Files of a tokenizer and their kinds; what is in them is looked at where they are read. */
+const tokenizerFiles: Checks<TokenizerFiles> = {
+  'tokenizer.json': checkJsonFile,
+  gguf: (value, name) => {
+    if (!(value instanceof Map)) throw expected(name, 'a Map of metadata', value);
+  },
+  'tokenizer.model': checkBytes,
+  'spiece.model': checkBytes,
+  'vocab.json': checkJsonFile,
+  'encoder.json': checkJsonFile,
+  'merges.txt': checkText,
+  'vocab.bpe': checkText,
+  'vocab.txt': checkText,
+  'tokenizer.bin': checkBytes,
+  'tokenizer_config.json': checkJsonFile,
+  'special_tokens_map.json': checkJsonFile,
+  'chat_template.jinja': checkText,
+  'chat_template.json': checkJsonFile,
+  split: checkText,
+};
+
+function checkJsonFile(value: unknown, name: string): void {
+  if (typeof value !== 'string' && !isRecord(value)) throw expected(name, 'JSON text or an object', value);
+}
+
+function checkBytes(value: unknown, name: string): void {
+  if (!(value instanceof Uint8Array)) throw expected(name, 'a Uint8Array', value);
+}
+
 export function checkTokenizerFiles(value: unknown, name: string): void {
-  if (!isRecord(value) || !['string', 'object'].includes(typeof value['tokenizer.json'])) throw expected(name, "an object with 'tokenizer.json'", value);
+  if (!isRecord(value)) throw expected(name, "an object with 'tokenizer.json'", value);
+  checkOptions<unknown>(value, tokenizerFiles);
+}
+
+// ---- Conversations ----
+
+export function checkMessages(value: unknown, name: string): asserts value is readonly ChatMessage[] {
+  checkObjects(value, name);
+  for (const [i, message] of (value as Record<string, unknown>[]).entries()) checkText(message['role'], `${name}[${i}].role`);
+}
+
+function checkObjects(value: unknown, name: string): void {
+  if (!Array.isArray(value)) throw expected(name, 'an array', value);
+  for (const [i, each] of value.entries()) if (!isRecord(each)) throw expected(`${name}[${i}]`, 'an object', each);
 }
 
 // ---- Options ----
@@ -215,6 +262,14 @@ export const saveTorchOptions: Checks<SaveTorchOptions> = {
 
 export const loadWeightsOptions: Checks<LoadWeightsOptions> = { prefix: checkText, strict: checkBoolean };
 
+export const saveGgufOptions: Checks<SaveGgufOptions> = {
+  dtype: named('F32', 'F16', 'BF16', 'Q8_0', 'Q4_0'),
+  config: (value, name) => void jsonText(value, name),
+  metadata: (value, name) => {
+    if (!isRecord(value)) throw expected(name, 'an object or a Map', value);
+  },
+};
+
 export const trainOptions: Checks<TrainOptions> = { loss: named('mse', 'cross_entropy'), lr: checkFinite };
 export const lossOptions: Checks<Pick<TrainOptions, 'loss'>> = { loss: trainOptions.loss };
 
@@ -222,16 +277,102 @@ export const validateOptions: Checks<ValidateOptions> = { shape: (value, name) =
 
 export const mergeOptions: Checks<{ dequantize?: boolean }> = { dequantize: checkBoolean };
 
-export const generateOptions: Checks<GenerateOptions> = {
-  maxTokens: limit(0),
-  temperature: (value, name) => {
-    if (!(typeof value === 'number' && value >= 0 && value < Infinity)) throw expected(name, 'a finite number from 0', value);
-  },
+/** A number within bounds. */
+function within(least: number, most: number, open: 'above least' | 'below most' | 'closed' = 'closed') {
+  return (value: unknown, name: string): void => {
+    const inside = typeof value === 'number' && value >= least && value <= most && !(open === 'above least' && value === least) && !(open === 'below most' && value === most);
+    const bounds = `${open === 'above least' ? 'above' : 'from'} ${least}${most === Infinity ? '' : ` ${open === 'below most' ? 'below' : 'to'} ${most}`}`;
+    if (!inside || value === Infinity) throw expected(name, `a finite number ${bounds}`, value);
+  };
+}
+
+function checkBadWords(value: unknown, name: string): void {
+  if (!Array.isArray(value)) throw expected(name, 'an array of arrays of token ids', value);
+  for (const [i, words] of value.entries()) {
+    if (!Array.isArray(words) || words.length === 0) throw expected(`${name}[${i}]`, 'an array of token ids', words);
+    checkWholeNumbers(words, `${name}[${i}]`);
+  }
+}
+
+function checkBias(value: unknown, name: string): void {
+  if (!isRecord(value)) throw expected(name, 'an object of numbers by token id', value);
+  for (const [id, bias] of Object.entries(value)) {
+    if (!/^\d+$/.test(id)) throw expected(name, 'token ids as keys', id);
+    if (typeof bias !== 'number' || Number.isNaN(bias) || bias === Infinity) throw expected(`${name}[${id}]`, 'a number', bias);
+  }
+}
+
+function checkStop(value: unknown, name: string): void {
+  for (const each of Array.isArray(value) ? (value as unknown[]) : [value]) if (typeof each !== 'string') throw expected(name, 'a string or an array of strings', each);
+}
+
+function checkLogprobs(value: unknown, name: string): void {
+  if (typeof value !== 'boolean' && !(Number.isInteger(value) && Number(value) >= 0)) throw expected(name, 'true, false or a whole number from 0', value);
+}
+
+/** What a draw takes: see SamplingOptions. */
+const samplingOptions: Checks<SamplingOptions> = {
+  temperature: within(0, Infinity),
   topK: limit(1),
+  topP: within(0, 1, 'above least'),
+  minP: within(0, 1),
+  typicalP: within(0, 1, 'above least'),
+  epsilonCutoff: within(0, 1, 'below most'),
+  repetitionPenalty: within(0, Infinity, 'above least'),
+  presencePenalty: checkFinite,
+  frequencyPenalty: checkFinite,
+  noRepeatNgram: checkCount,
+  badWords: checkBadWords,
+  minTokens: checkCount,
+  suppressTokens: checkWholeNumbers,
+  logitBias: checkBias,
+  onLogits: checkFunction,
   seed: checkSeed,
+};
+
+export const sessionGenerateOptions: Checks<SessionGenerateOptions> = {
+  ...samplingOptions,
+  maxTokens: limit(0),
   stopTokens: checkWholeNumbers,
-  context: checkPositive,
-  adapter: anything,
+  stop: checkStop,
+  jsonSchema: anything, // json-schema.ts says what is wrong, and where
+  ignoreEnd: checkBoolean,
+  logprobs: checkLogprobs,
+  whenFull: named('stop', 'error', 'slide'),
+  keep: checkCount,
+  reuse: checkBoolean,
   onToken: checkFunction,
   signal: checkSignal,
+};
+
+export const encodeOptions: Checks<EncodeOptions> = { addSpecialTokens: checkBoolean };
+export const decodeOptions: Checks<DecodeOptions> = { skipSpecialTokens: checkBoolean };
+
+export const chatTemplateOptions: Checks<ChatTemplateOptions & { tokenize?: boolean }> = {
+  addGenerationPrompt: checkBoolean,
+  tools: checkObjects,
+  documents: checkObjects,
+  template: checkText,
+  variables: (value, name) => {
+    if (!isRecord(value)) throw expected(name, 'an object', value);
+  },
+  now: (value, name) => {
+    if (!(value instanceof Date) || Number.isNaN(value.getTime())) throw expected(name, 'a Date', value);
+  },
+  tokenize: checkBoolean,
+};
+
+const { reuse: _, ...ownSession } = sessionGenerateOptions;
+
+export const generateOptions: Checks<GenerateOptions> = { ...ownSession, context: checkPositive, adapter: anything };
+
+/** A conversation's: what a turn's generation takes, and what its template takes. */
+export const chatOptions: Checks<ChatOptions> = {
+  ...ownSession,
+  context: checkPositive,
+  system: checkText,
+  messages: checkMessages,
+  tools: checkObjects,
+  template: checkText,
+  variables: chatTemplateOptions.variables,
 };

@@ -28,6 +28,9 @@ export interface CoreExports extends HeapExports {
   w_directory_count(directory: Pointer): number;
   w_directory_entry(directory: Pointer, index: number): void;
   w_directory_metadata(directory: Pointer, index: number): number;
+  w_directory_format(directory: Pointer): Pointer;
+  w_directory_config_tensor(directory: Pointer): number;
+  w_directory_config(directory: Pointer, tensor: Pointer, n: number): Status;
 
   w_loader_new(dtype: number): Status;
   w_loader_free(loader: Pointer): void;
@@ -47,6 +50,8 @@ export interface CoreExports extends HeapExports {
   w_model_save_weights(model: Pointer, dtype: number): Status;
   w_model_save_torch(model: Pointer, dtype: number, checkpoint: Pointer, nCheckpoint: number): Status;
   w_model_load_state(model: Pointer, file: Pointer, n: number, prefix: Pointer, strict: number): Status;
+  w_gguf_serialize(json: Pointer, nJson: number, values: Pointer, nValues: number, metadata: Pointer, nMetadata: number): Status;
+  w_model_save_gguf(model: Pointer, dtype: number, config: Pointer, nConfig: number, metadata: Pointer, nMetadata: number): Status;
   w_safetensors_serialize(json: Pointer, nJson: number, values: Pointer, nValues: number): Status;
   w_model_free(model: Pointer): Status;
   w_model_describe(model: Pointer): Status;
@@ -61,6 +66,9 @@ export interface CoreExports extends HeapExports {
   w_session_reserve(session: Pointer, positions: number): Status;
   w_session_position(session: Pointer): number;
   w_session_rewind(session: Pointer, position: number): Status;
+  w_session_state_bytes(session: Pointer): number;
+  w_session_save_state(session: Pointer, to: Pointer, n: number): Status;
+  w_session_load_state(session: Pointer, from: Pointer, n: number): Status;
   w_session_output(session: Pointer): Status;
   w_session_value(session: Pointer, name: Pointer): Status;
   w_session_value_name(session: Pointer, index: number): Pointer;

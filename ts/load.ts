@@ -7,12 +7,15 @@
 import { checkName, isPlainObject, jsonText } from './arguments.js';
 import type { Core } from './core.js';
 import { HeddleError } from './errors.js';
+import type { ErrorCode } from './errors.js';
 import { Breather } from './host.js';
 import { stagingBytes } from './memory.js';
-import { isByteSource, missingFile, openFile, openSource, readRange, readText, sized } from './source.js';
+import { readMetadata } from './metadata.js';
+import { isByteSource, missingFile, openFile, openSource, readAll, readRange, readText, sized } from './source.js';
 import type { ByteSource, FileSet } from './source.js';
-import type { TokenizerFiles } from './tokenizer.js';
-import type { DetectedModel, FileInfo, FileInput, LoadOptions, SourceInput, TensorInfo } from './types.js';
+import { findTokenizerFiles } from './tokenizer-files.js';
+import type { FoundTokenizer } from './tokenizer-files.js';
+import type { DetectedModel, FileInfo, FileInput, LoadOptions, MetadataValue, SourceInput, TensorInfo } from './types.js';
 
 /** A model's files, opened: either a bundle, or a description and weights. */
 export interface ModelFiles {
@@ -20,7 +23,9 @@ export interface ModelFiles {
   config?: string;
   generationConfig?: string;
   weights?: ByteSource;
-  tokenizer?: TokenizerFiles;
+  tokenizer?: FoundTokenizer;
+  /** What a GGUF file says of itself; there once its directory is read. */
+  metadata?: ReadonlyMap<string, MetadataValue>;
 }
 
 /** What a description says about a text's end, its begin and its length. */
@@ -36,12 +41,13 @@ export async function openModel(input: SourceInput, options: LoadOptions): Promi
   const opened = await openSource(input, options.signal);
   if (!isByteSource(opened)) return openSet(opened, options);
   const files: ModelFiles = {};
-  if (options.tokenizer) files.tokenizer = options.tokenizer;
+  if (options.tokenizer) files.tokenizer = { files: options.tokenizer };
   const first = new Uint8Array(await firstBytes(opened));
   if (looksLikeText(first)) {
     const bytes = await readOn(opened, first);
     return { ...files, bundle: { bytes, id: options.id ?? soleModel(bytes, opened.name) } };
   }
+  if (options.config === undefined && isGguf(first)) return { ...files, weights: await sized(startingWith(opened, first)) };
   if (options.config === undefined) {
     await opened.close();
     if (!mayBeWeights(first, opened.size)) throw new HeddleError('bad_file', `${opened.name}: expected a bundle's JSON or SafeTensors, found neither`);
@@ -61,10 +67,12 @@ async function openSet(set: FileSet, options: LoadOptions): Promise<ModelFiles> 
   files.config = config;
   const generationConfig = await text('generation_config.json');
   if (generationConfig !== undefined) files.generationConfig = generationConfig;
-  const tokenizer = await text('tokenizer.json');
-  const tokenizerConfig = tokenizer === undefined ? undefined : await text('tokenizer_config.json');
-  if (options.tokenizer) files.tokenizer = options.tokenizer;
-  else if (tokenizer !== undefined) files.tokenizer = { 'tokenizer.json': tokenizer, ...(tokenizerConfig !== undefined && { 'tokenizer_config.json': tokenizerConfig }) };
+  const bytes = async (name: string): Promise<Uint8Array | undefined> => {
+    const file = await set.open(name);
+    return file && readAll(file);
+  };
+  const tokenizer = options.tokenizer ? { files: options.tokenizer } : await findTokenizerFiles({ text, bytes }, await set.list());
+  if (tokenizer) files.tokenizer = tokenizer;
   files.weights = await sized(await openWeights(set));
   return files;
 }
@@ -105,6 +113,11 @@ export function withDialect(json: string, dialect: 'standard' | 'loom'): string 
 function looksLikeText(first: Uint8Array): boolean {
   const text = new TextDecoder('latin1').decode(first);
   return /^(\u00ef\u00bb\u00bf)?\s*[{[]/.test(text) && !text.includes('\0');
+}
+
+/** Of the formats only GGUF describes its model: a file of it is a whole one. */
+function isGguf(first: Uint8Array): boolean {
+  return new TextDecoder('latin1').decode(first.subarray(0, 4)) === 'GGUF';
 }
 
 /** SafeTensors begins with its header's length, 8 bytes, which is no more than the file holds. */
@@ -247,6 +260,10 @@ function entry(core: Core): TensorInfo & { wanted: boolean } {
   };
 }
 
+function formatOf(core: Core, directory: number): string {
+  return core.heap.text(core.call((x) => x.w_directory_format(directory)) >>> 0);
+}
+
 /** A weight file's tensors and metadata. Nothing but its header is read. */
 export async function inspectFile(core: Core, source: ByteSource): Promise<FileInfo> {
   const { directory, bytes } = await readDirectory(core, source);
@@ -258,11 +275,7 @@ export async function inspectFile(core: Core, source: ByteSource): Promise<FileI
       const { wanted: _, ...info } = entry(core);
       tensors.push(info);
     }
-    const metadata: Record<string, string> = {};
-    for (let i = 0; core.call((x) => x.w_directory_metadata(directory, i)) !== 0; i++) {
-      metadata[core.heap.text(core.heap.transfer(0))] = core.heap.text(core.heap.transfer(1));
-    }
-    return { tensors, metadata, bytes };
+    return { format: formatOf(core, directory), tensors, metadata: Object.fromEntries(readMetadata(core, directory)), bytes };
   } finally {
     if (core.alive) core.call((x) => x.w_directory_free(directory));
   }
@@ -274,12 +287,41 @@ function completed(core: Core, directory: number, config: string): string | unde
   return network && 'model_type' in network ? JSON.stringify(network) : undefined;
 }
 
-/** What a weight file's tensors seem to be: see src/graph/detect.c. */
-export async function detectFile(core: Core, source: ByteSource, config: string | undefined): Promise<DetectedModel & { network: object | null }> {
+/** Takes what a GGUF file says of itself: its metadata, and its description unless there is another. */
+async function describeItself(core: Core, files: ModelFiles, { directory, source }: OpenedFile): Promise<void> {
+  if (formatOf(core, directory) !== 'GGUF') return;
+  files.metadata = readMetadata(core, directory);
+  if (files.metadata.has('tokenizer.ggml.model')) files.tokenizer ??= { files: { gguf: files.metadata } };
+  if (files.config !== undefined) return;
+  let tensor = new Uint8Array(0);
+  if (core.call((x) => x.w_directory_config_tensor(directory)) !== 0) {
+    const { begin, end } = entry(core);
+    tensor = new Uint8Array(await readRange(source, begin, end));
+  }
+  files.config = core.heap.with(tensor, (p, n) => core.text((x) => x.w_directory_config(directory, p, n)));
+}
+
+/** What a weight file's tensors seem to be, and the network they make or why they make none: see src/graph/detect.c. */
+export interface Detection extends DetectedModel {
+  network: object | null;
+  refusal: { code: ErrorCode; message: string } | null;
+}
+
+/** Whether a config.json is one whose own loader says better than detection what is wrong: it names a family, or is no JSON. */
+export function namesFamily(config: string): boolean {
+  try {
+    const json: unknown = JSON.parse(config);
+    return typeof json !== 'object' || json === null || 'model_type' in json;
+  } catch {
+    return true;
+  }
+}
+
+export async function detectFile(core: Core, source: ByteSource, config: string | undefined): Promise<Detection> {
   const { directory } = await readDirectory(core, source);
   try {
     const detect = (p: number, n: number): string => core.text((x) => x.w_directory_detect(directory, p, n));
-    return JSON.parse(config === undefined ? detect(0, 0) : core.heap.withText(config, detect)) as DetectedModel & { network: object | null };
+    return JSON.parse(config === undefined ? detect(0, 0) : core.heap.withText(config, detect)) as Detection;
   } finally {
     if (core.alive) core.call((x) => x.w_directory_free(directory));
   }
@@ -319,12 +361,14 @@ export async function loadFiles(core: Core, files: ModelFiles, options: LoadOpti
     if (dtype >= 0 && core.dtypes[dtype] !== 'F32') throw new HeddleError('unsupported', `dtype '${options.dtype ?? ''}': a bundle's weights are kept as F32`);
     return loadBundle(core, files.bundle.bytes, files.bundle.id);
   }
-  if (!files.weights || files.config === undefined) throw new HeddleError('bad_argument', 'a model needs a description and weights');
+  if (!files.weights) throw new HeddleError('bad_argument', 'a model needs a description and weights');
   const loader = core.made((x) => x.w_loader_new(dtype));
   try {
-    const { directory, source } = await readDirectory(core, files.weights);
+    const opened = await readDirectory(core, files.weights);
+    const { directory, source } = opened;
     try {
-      const config = (complete && completed(core, directory, files.config)) || files.config;
+      await describeItself(core, files, opened);
+      const config = (complete && completed(core, directory, files.config ?? '')) || (files.config ?? '');
       core.heap.withText(config, (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
       core.check((x) => x.w_loader_add(loader, directory));
     } finally {

@@ -1,25 +1,31 @@
 /**
  * model.ts: graph and weights in this thread's instance. types.ts says what each call means.
  */
-import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, loadWeightsOptions, mergeOptions, saveOptions, saveTorchOptions, sessionOptions, validateOptions } from './arguments.js';
+import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, loadWeightsOptions, mergeOptions, saveGgufOptions, saveOptions, saveTorchOptions, sessionOptions, validateOptions } from './arguments.js';
+import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
 import { checkpointText } from './checkpoint.js';
 import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
+import { Chat } from './chat.js';
+import type { ChatOptions } from './chat.js';
 import { HeddleError } from './errors.js';
 import { generateTokens } from './generate.js';
 import { TokenGeneration } from './generation.js';
+import { writeModel } from './gguf.js';
 import { Lease, endWithOwner } from './lifetime.js';
 import { loadBundle } from './load.js';
 import type { TextSettings } from './load.js';
+import { reportOf } from './report.js';
 import { LocalAdapter, LocalSession, localHandle } from './session.js';
 import { openFile, readAll, readText } from './source.js';
 import { Tokenizer } from './tokenizer.js';
-import type { TokenizerFiles } from './tokenizer.js';
+import type { FoundTokenizer } from './tokenizer-files.js';
 import type {
   Adapter,
   FileInput,
   GenerateOptions,
   Generation,
+  LoadReport,
   LoadWeightsOptions,
   MemoryReport,
   Model,
@@ -27,6 +33,7 @@ import type {
   NumbersInput,
   QuantizeOptions,
   SaveOptions,
+  SaveGgufOptions,
   SaveTorchOptions,
   SaveWeightsOptions,
   SessionOptions,
@@ -38,8 +45,10 @@ import { validateModel } from './validate.js';
 
 /** What comes with a model besides its graph and weights. */
 export interface ModelExtras extends Partial<TextSettings> {
-  tokenizer?: TokenizerFiles | undefined;
+  tokenizer?: FoundTokenizer | undefined;
   context?: number | undefined;
+  /** The config.json it was loaded with. */
+  config?: string | undefined;
 }
 
 export class LocalModel implements Model {
@@ -50,7 +59,10 @@ export class LocalModel implements Model {
   readonly #sessions: Lease;
   readonly #extras: ModelExtras;
   #description: ModelDescription;
+  readonly report: LoadReport;
   #tokenizer: Tokenizer | undefined;
+  /** The search for its chat template. */
+  #template: Promise<void> | undefined;
   /** The session `forward` keeps. */
   #kept: LocalSession | undefined;
 
@@ -70,6 +82,7 @@ export class LocalModel implements Model {
     endWithOwner(this, this.#lease);
     try {
       this.#description = this.#describe();
+      this.report = reportOf(this.#description.weights);
       this.#checkContext(extras.context);
     } catch (error) {
       this.#lease.end();
@@ -145,7 +158,7 @@ export class LocalModel implements Model {
 
   /** Made at first use: a large vocabulary takes a moment. */
   get tokenizer(): Tokenizer | undefined {
-    if (this.#extras.tokenizer) this.#tokenizer ??= new Tokenizer(this.#extras.tokenizer);
+    if (this.#extras.tokenizer) this.#tokenizer ??= new Tokenizer(this.#extras.tokenizer.files);
     return this.#tokenizer;
   }
 
@@ -164,6 +177,34 @@ export class LocalModel implements Model {
     this.#lease.check();
     checkWholeNumbers(tokens, 'tokens');
     return this.#needTokenizer().decode(Array.from(tokens));
+  }
+
+  async chatTemplate(): Promise<string | undefined> {
+    this.#lease.check();
+    await this.#findTemplate();
+    return this.tokenizer?.chatTemplate;
+  }
+
+  /** Gives the tokenizer the chat template that lies beside it, where that was not looked for yet. */
+  async #findTemplate(): Promise<void> {
+    const { findTemplate } = this.#extras.tokenizer ?? {};
+    if (!findTemplate) return;
+    this.#template ??= findTemplate().then((files) => this.#needTokenizer().useTemplate(files));
+    try {
+      await this.#template;
+    } catch (error) {
+      this.#template = undefined; // the next call asks again
+      throw error;
+    }
+  }
+
+  applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions & { tokenize: true }): Promise<number[]>;
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: false }): Promise<string>;
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: boolean }): Promise<string | number[]>;
+  async applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: boolean }): Promise<string | number[]> {
+    this.#lease.check();
+    if (options?.template === undefined) await this.#findTemplate();
+    return this.#needTokenizer().applyChatTemplate(messages, options);
   }
 
   // ---- Weights ----
@@ -233,6 +274,19 @@ export class LocalModel implements Model {
 
   async saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array> {
     return this.saveWeightsSync(options);
+  }
+
+  /** `saveGguf`, at once. */
+  saveGgufSync(options: SaveGgufOptions = {}): Uint8Array {
+    this.#lease.check();
+    checkOptions(options, saveGgufOptions);
+    const config = options.config === undefined ? this.#extras.config : jsonText(options.config, 'config');
+    if (config === undefined) throw new HeddleError('bad_argument', 'saveGguf: the model was loaded without a config.json: give it as options.config');
+    return writeModel(this.#core, this.#handle, options.dtype ?? 'F32', config, options.metadata ?? {});
+  }
+
+  async saveGguf(options?: SaveGgufOptions): Promise<Uint8Array> {
+    return this.saveGgufSync(options);
   }
 
   /** `saveTorch`, at once. */
@@ -330,6 +384,10 @@ export class LocalModel implements Model {
   #dropKept(): void {
     this.#kept?.freeSync();
     this.#kept = undefined;
+  }
+
+  createChat(options: ChatOptions = {}): Promise<Chat> {
+    return Chat.start(this, options);
   }
 
   generate(prompt: string | NumbersInput, options: GenerateOptions = {}): Generation {

@@ -7,7 +7,9 @@ import { compileModule } from './compile.js';
 import { Core } from './core.js';
 import { HeddleError } from './errors.js';
 import { processors, whyNoThreads } from './host.js';
-import { describe, detectFile, inspectFile, loadFiles, openModel, standardDialect, textSettings } from './load.js';
+import { serializeGguf } from './gguf.js';
+import { describe, detectFile, inspectFile, loadFiles, namesFamily, openModel, standardDialect, textSettings } from './load.js';
+import type { Detection } from './load.js';
 import { hasThreads } from './loader.js';
 import { LocalModel } from './model.js';
 import { buildNetworkFromJSON, loadModelWithDType, loadNetworkFromString, serializeSafetensors } from './names.js';
@@ -18,7 +20,7 @@ import { sayOnce } from './notices.js';
 import { hostFeatures } from './probe.js';
 import { isByteSource, missingFile, openFile, openSource, readAll, sized } from './source.js';
 import type { FileSet } from './source.js';
-import type { DetectedModel, FileInfo, FileInput, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, StoredDtype, TensorInput, WasmInput } from './types.js';
+import type { DetectedModel, FileInfo, FileInput, GgufMetadataInput, GgufTensorInput, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, StoredDtype, TensorInput, WasmInput } from './types.js';
 
 /** What an entry of the package brings to its runtimes. */
 export interface Platform {
@@ -114,7 +116,7 @@ export class LocalRuntime implements Runtime {
       return await made(lent, async (core) => {
         options.signal?.throwIfAborted();
         const handle = await loadFiles(core, files, options, complete);
-        return new LocalModel(core, handle, { ...textSettings(files), tokenizer: files.tokenizer, context: options.context }, lent.release);
+        return new LocalModel(core, handle, { ...textSettings(files), tokenizer: files.tokenizer, context: options.context, config: files.config }, lent.release);
       });
     } finally {
       await files.weights?.close();
@@ -171,19 +173,22 @@ export class LocalRuntime implements Runtime {
 
   /** What a weight file's tensors seem to be, from names and shapes; nothing is built. `config` is its config.json, where it has one. */
   async InspectModel(file: FileInput, config?: FileInput | object): Promise<DetectedModel> {
-    const { network: _, ...found } = await this.#detect(await readAll(await openFile(file)), config);
+    const text = config === undefined ? undefined : await describe(config, undefined);
+    const { network: _, refusal: __, ...found } = await this.#detect(await readAll(await openFile(file)), text);
     return found;
   }
 
   /**
-   * A network from a weight file alone, or with its config.json: the known family the config names, else the chain of dense and norm layers that
-   * names and shapes make, or the Llama or the recurrent layer that its tensors' names make. Refused where they do not say how the tensors belong together.
+   * A network from a weight file alone, or with its config.json: the known family or the Llama its tensors' names make, a recurrent layer, or the attention,
+   * feed-forward, linear and norm layers there are, one after another. `warnings` says what was assumed, is missing or was left out (docs/generic.md). Refused
+   * where names and shapes do not say how the tensors belong together.
    */
   async LoadGenericFromBytes(file: FileInput, config?: FileInput | object): Promise<LoadedGeneric> {
     const bytes = await readAll(await openFile(file));
-    const { network: spec, detected } = await this.#detect(bytes, config);
-    if (spec === null && config === undefined) throw new HeddleError('unsupported', "the tensors' names and shapes do not say how they belong together: give the model's config.json");
-    return { network: new Network(await this.loadModel(bytes, { config: spec ?? config ?? {} })), detected };
+    const text = config === undefined ? undefined : await describe(config, undefined);
+    const { network: spec, detected, warnings, refusal } = await this.#detect(bytes, text);
+    if (refusal && (text === undefined || !namesFamily(text))) throw new HeddleError(refusal.code, refusal.message);
+    return { network: new Network(await this.loadModel(bytes, { config: spec ?? new TextEncoder().encode(text) })), detected, warnings };
   }
 
   /**
@@ -199,8 +204,7 @@ export class LocalRuntime implements Runtime {
     return new Network(await this.#load(await readAll(await openFile(weights)), { config }, true));
   }
 
-  async #detect(bytes: Uint8Array, config: FileInput | object | undefined): Promise<DetectedModel & { network: object | null }> {
-    const text = config === undefined ? undefined : await describe(config, undefined);
+  async #detect(bytes: Uint8Array, text: string | undefined): Promise<Detection> {
     const file = await sized(await openFile(bytes));
     const { core, release } = this.#lend();
     try {
@@ -213,6 +217,11 @@ export class LocalRuntime implements Runtime {
   /** A SafeTensors file of single tensors, encoded as Loom's writer does. Synchronous. */
   SerializeSafetensors(tensors: Readonly<Record<string, TensorInput>>): Uint8Array {
     return serializeSafetensors(() => this.#lend(), tensors);
+  }
+
+  /** A GGUF file (version 3) of single tensors; block types round as GGML's reference quantisers do. Synchronous. */
+  serializeGguf(tensors: Readonly<Record<string, GgufTensorInput>>, metadata: GgufMetadataInput = {}): Uint8Array {
+    return serializeGguf(() => this.#lend(), tensors, metadata);
   }
 
   /** A network from its JSON, as text or parsed, in Loom's arithmetic unless it says otherwise. Synchronous. */

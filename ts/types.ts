@@ -5,7 +5,11 @@
  * Everything is asynchronous, so that a program does not change when its runtime moves into a worker. What is synchronous as
  * well, because a small forward costs microseconds, exists only on a runtime in this thread: see names.ts and the `…Sync` methods.
  */
-import type { TokenizerFiles } from './tokenizer.js';
+import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
+import type { Chat, ChatOptions } from './chat.js';
+import type { JsonSchema } from './json-schema.js';
+import type { SamplingOptions } from './sampling.js';
+import type { TokenizerFiles } from './tokenizer-files.js';
 
 // ---- Where bytes come from ----
 
@@ -49,8 +53,19 @@ export interface InitOptions {
 
 // ---- Loading ----
 
-/** How weights are kept. 'keep': as the file has them; 'q8_0': quantised while they stream in. */
-export type WeightType = 'keep' | 'f32' | 'f16' | 'bf16' | 'q8_0';
+/**
+ * What the matrices that are multiplied with become while they stream in, row block by row block. All else is float32.
+ *
+ * - 'keep': as the file has them: F32, F16, BF16, Q8_0 and Q4_0 stay; GGML's other blocks (K-quants, IQ4, Q4_1, Q5, MXFP4) become Q8_0; F8, F6, F4
+ *   and 8-bit integers become F16, which holds them exactly; anything else F32.
+ * - 'q8_0', 'q4_0': GGML's blocks of 32 values, 8.5 and 4.5 bits each in files. Rows that are no multiple of 32 become F16; with 'q4_0' embeddings and
+ *   the head (the last matrix) become Q8_0.
+ * - 'int8': symmetric, one scale a row: value = code · max|row| / 127.
+ * - 'f32', 'f16', 'bf16': rounded to nearest even.
+ *
+ * `model.report` says what became of each weight.
+ */
+export type WeightType = 'keep' | 'f32' | 'f16' | 'bf16' | 'q8_0' | 'q4_0' | 'int8';
 
 export interface LoadProgress {
   bytes: number;
@@ -66,7 +81,7 @@ export interface LoadOptions {
   id?: string;
   /** The description of bare weights: config.json, or a network's spec. */
   config?: FileInput | object;
-  /** tokenizer.json and tokenizer_config.json, when they do not lie beside the model. */
+  /** The tokenizer's files (docs/tokenizers.md), when they do not lie beside the model. */
   tokenizer?: TokenizerFiles;
   /** Most positions a session may reach; by default what the model says. */
   context?: number;
@@ -85,9 +100,15 @@ export interface TensorInfo {
   end: number;
 }
 
+/** A GGUF or PyTorch value: whole numbers past 2^53 are bigints in lists of numbers, GGUF's NaN is null. Dictionaries are PyTorch's only. */
+export type MetadataValue = string | number | bigint | boolean | null | MetadataValue[] | { [key: string]: MetadataValue };
+
 export interface FileInfo {
+  /** "SafeTensors", "GGUF", "PyTorch", "NumPy". */
+  format: string;
   tensors: TensorInfo[];
-  metadata: Record<string, string>;
+  /** The file's own, in its order: strings in SafeTensors, values of any kind in GGUF; in PyTorch's files what is no tensor. */
+  metadata: Record<string, MetadataValue>;
   bytes: number;
 }
 
@@ -173,6 +194,14 @@ export interface Session {
   memory(): Promise<SessionMemory>;
   /** Positions decoded so far. */
   readonly position: number;
+  /** Everything it remembers (KV cache, recurrent state, the tokens it was given) as bytes, for `loadState` of a session over the same weights. */
+  saveState(): Promise<Uint8Array>;
+  /** Goes on from a saved state; there are no logits until the next token. Throws `bad_file` for another model's, and changes nothing then. */
+  loadState(state: Uint8Array): Promise<void>;
+  /** A session of its own that goes on from the same state, with the same adapter. */
+  fork(): Promise<Session>;
+  /** Makes text from here on, in this session: its state afterwards is that of prompt and text. One generation at a time. */
+  generate(prompt: string | NumbersInput, options?: SessionGenerateOptions): Generation;
   /** The shape of the last forward's output. */
   readonly outputShape: readonly number[];
   free(): Promise<void>;
@@ -186,38 +215,73 @@ export interface Adapter {
   [Symbol.dispose](): void;
 }
 
-export interface GenerateOptions {
+/** How a text is made; how its tokens are chosen is SamplingOptions. */
+export interface GenerateOptions extends SamplingOptions {
   /** Most tokens to make; by default up to the context. */
   maxTokens?: number;
-  /** 0 (the default): always the likeliest token. */
-  temperature?: number;
-  /** Only the k likeliest are drawn from; by default all. */
-  topK?: number;
-  /** Makes the draw repeatable. */
-  seed?: number;
   /** Token ids that end the text, besides the model's own; they are not given out. */
   stopTokens?: readonly number[];
+  /** Strings that end the text; neither they nor what follows is given out. */
+  stop?: string | readonly string[];
+  /**
+   * The text is JSON that fits this schema, and ends when it is complete; true: any JSON. See json-schema.ts for the keywords that are read; others are
+   * refused by name.
+   */
+  jsonSchema?: JsonSchema;
+  /** Goes on past the model's own end tokens. */
+  ignoreEnd?: boolean;
+  /** Gives each token's log probability, and those of so many likeliest ones; true: of none. Taken after penalties and bans, before temperature and filters. */
+  logprobs?: boolean | number;
   /** Positions for prompt and text; by default what the model was loaded with. */
   context?: number;
+  /**
+   * What to do when they are used up. 'stop' (the default) ends the text; 'error' throws `bad_state`; 'slide' forgets the older half of what comes after
+   * the first `keep` tokens and computes the rest anew.
+   */
+  whenFull?: 'stop' | 'error' | 'slide';
+  /** Tokens that 'slide' never forgets; 0 by default. */
+  keep?: number;
   adapter?: Adapter;
   onToken?: (token: GeneratedToken) => void;
   signal?: AbortSignal;
 }
 
-export interface GeneratedToken {
+/** A generation that goes on from what a session holds. */
+export interface SessionGenerateOptions extends Omit<GenerateOptions, 'context' | 'adapter'> {
+  /** The prompt is the whole text: what the session holds of it is kept, what it holds besides is forgotten. Otherwise the prompt follows what it holds. */
+  reuse?: boolean;
+}
+
+export interface TokenLogprob {
   token: number;
-  /** Text that is now complete: '' while a character still lacks bytes. */
+  logprob: number;
+}
+
+export interface GeneratedToken {
+  /** −1: no token, only text that was held back until the end. */
+  token: number;
+  /** Text that is now certain: '' while a character still lacks bytes, or while it may be the beginning of a stop string. */
   text: string;
+  /** Its log probability; there with `logprobs`. */
+  logprob?: number;
+  /** Those of the likeliest tokens, likeliest first; there when `logprobs` is a number from 1. */
+  top?: readonly TokenLogprob[];
 }
 
 export interface GenerateUsage {
   /** Tokens made; a token that ended the text is not among them. */
   tokens: number;
   tokensPerSecond: number;
+  /** Tokens of the prompt that were computed, and those that the session held already. */
   prefillTokens: number;
+  reusedTokens: number;
   prefillSeconds: number;
-  /** Why it ended. */
-  stop: 'end' | 'max_tokens' | 'context';
+  /** From the start to the first token. */
+  firstTokenSeconds: number;
+  /** Why it ended: an end or stop token, a stop string, JSON that is complete, as many tokens as were asked for, no more positions. */
+  stop: 'end' | 'stop_string' | 'complete' | 'max_tokens' | 'context';
+  /** The token or string that ended it. */
+  stoppedBy?: number | string;
 }
 
 /** Tokens as they are made, and how it went. */
@@ -231,11 +295,30 @@ export interface Generation extends AsyncIterableIterator<GeneratedToken> {
 export interface WeightInfo {
   name: string;
   shape: number[];
-  /** What it is kept as: "F32", "Q8_0". */
+  /** What it is kept as: "F32", "Q8_0", "INT8". */
   dtype: string;
   /** The order its kernel reads it in. */
   layout: string;
+  /** In memory. */
   bytes: number;
+  /** What the file it was loaded from had: "BF16", "Q4_K". Missing when no weight file had it. */
+  fileDtype?: string;
+  /** Whether values were rounded on their way in: `dtype` does not hold every value of `fileDtype`. */
+  lossy?: boolean;
+  /** Why it is not the dtype that was asked for: "row of 172 is no multiple of 32: became F16". Missing where it is, or where no matrix product needs it. */
+  reason?: string;
+}
+
+/** What loading made of a file's weights. Later changes (a merged adapter) are in `weights` and `describe`, not here. */
+export interface LoadReport {
+  /** Every weight that a file had. */
+  weights: readonly WeightInfo[];
+  /** In memory, all of them. */
+  bytes: number;
+  /** Names of those whose values were rounded. */
+  lossy: readonly string[];
+  /** "NAME: REASON" of those that are not the dtype that was asked for. */
+  fallbacks: readonly string[];
 }
 
 /** Loom's names of the encodings a bundle keeps weights in. */
@@ -295,10 +378,15 @@ export interface DetectedModel {
   layers: Record<string, unknown>[];
   input_size: number;
   parameters: number;
+  /** What the network that LoadGenericFromBytes makes assumes, lacks or leaves out. */
+  warnings: string[];
 }
 
 /** SafeTensors' dtypes for weights. */
-export type WeightDtype = 'F64' | 'F32' | 'F16' | 'BF16' | 'F4' | 'I64' | 'I32' | 'I16' | 'I8' | 'U64' | 'U32' | 'U16' | 'U8';
+export type WeightDtype =
+  | 'F64' | 'F32' | 'F16' | 'BF16'
+  | 'F8_E4M3' | 'F8_E5M2' | 'F8_E4M3FNUZ' | 'F8_E5M2FNUZ' | 'F6_E2M3' | 'F6_E3M2' | 'F4'
+  | 'I64' | 'I32' | 'I16' | 'I8' | 'U64' | 'U32' | 'U16' | 'U8';
 
 export interface SaveWeightsOptions {
   /** 'F32' by default. */
@@ -323,11 +411,39 @@ export interface LoadWeightsOptions {
   strict?: boolean;
 }
 
+/** What a GGUF file's matrices can be written as. */
+export type GgufDtype = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q4_0';
+
+/**
+ * Metadata of a GGUF file by key. A whole number is written as the first of u32, i32, u64, i64 that holds it (in arrays i32 comes first), another number
+ * as f32, or f64 where that loses digits; typed arrays and `{ type, value }` say the type, of the elements where the value is an array.
+ */
+export type GgufMetadataInput = Readonly<Record<string, unknown>> | ReadonlyMap<string, unknown>;
+
+export interface SaveGgufOptions {
+  /**
+   * What matrices become, 'F32' by default. Rows that are no multiple of 32 become F16 instead of Q8_0 and Q4_0; the embedding and the head have 8 bits
+   * at least. Vectors are F32. Matrices that are of this type already keep their bits.
+   */
+  dtype?: GgufDtype;
+  /** config.json of the model, where it was not loaded with one. */
+  config?: object | string;
+  /** More metadata, for example the tokenizer's; it goes before what the config says. */
+  metadata?: GgufMetadataInput;
+}
+
 /** A tensor to write. */
 export interface TensorInput {
   values: NumbersInput;
   shape: readonly number[];
   dtype?: WeightDtype;
+}
+
+/** A tensor to write as GGUF: F32 unless `dtype` is another of GGUF's that values can be turned into ("F16", "Q4_0", "I8"). */
+export interface GgufTensorInput {
+  values: NumbersInput;
+  shape: readonly number[];
+  dtype?: string;
 }
 
 /** What `describe` says. */
@@ -365,6 +481,8 @@ export interface ValidationProblem {
 /** Graph and weights. Weights do not change while sessions use them. */
 export interface Model {
   readonly weights: readonly WeightInfo[];
+  /** What loading made of the file's weights: dtypes, what was rounded, what could not be as asked. Empty for bundles and built networks. */
+  readonly report: LoadReport;
   /** Threads that share its work; 1 without a pool. */
   readonly threads: number;
   describe(): Promise<ModelDescription>;
@@ -376,14 +494,27 @@ export interface Model {
   /** One forward in a session that the model keeps; planned anew when the length changes. */
   forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array>;
   generate(prompt: string | NumbersInput, options?: GenerateOptions): Generation;
+  /** A conversation in the model's chat template, with a session of its own that computes only what each turn adds. */
+  createChat(options?: ChatOptions): Promise<Chat>;
   /** Text to ids with the model's tokenizer, begin token included where the files say so. */
   tokenize(text: string): Promise<number[]>;
   /** Ids to text, special tokens left out. */
   detokenize(tokens: NumbersInput): Promise<string>;
+  /** The text of the model's chat template; undefined where it has none. */
+  chatTemplate(): Promise<string | undefined>;
+  /**
+   * A conversation as the text the model was trained on, by its chat template; ready for `generate` with `tokenize`, which gives ids. Throws `bad_state`
+   * where the model has no template, `bad_argument` where the template refuses the conversation.
+   */
+  applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions & { tokenize: true }): Promise<number[]>;
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: false }): Promise<string>;
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: boolean }): Promise<string | number[]>;
   /** The model as a one-model Loom bundle. */
   saveToString(id: string, options?: SaveOptions): Promise<string>;
-  /** All weights as a SafeTensors file; integers and F4 with scales beside them. */
+  /** All weights as a SafeTensors file; integers, F6 and F4 with scales beside them, F8 as the nearest values it has. */
   saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array>;
+  /** A Llama-style model as a GGUF file, by llama.cpp's names. Throws `unsupported` for other families. */
+  saveGguf(options?: SaveGgufOptions): Promise<Uint8Array>;
   /** All weights as a file for PyTorch's `torch.load(weights_only=True)`: the state dict, or a checkpoint. Not in the loom dialect. */
   saveTorch(options?: SaveTorchOptions): Promise<Uint8Array>;
   /**

@@ -102,8 +102,17 @@ async function sendableModule(wasm: WasmInput): Promise<unknown> {
 
 export { computeCorrelation, computeSilhouetteScore, kmeansCluster } from './analysis.js';
 export type { Clustering, RowsInput } from './analysis.js';
+export { createToolDefinition, formatToolResponse, parseAssistant } from './assistant.js';
+export type { AssistantText, ToolCall, ToolDefinition } from './assistant.js';
+export { Chat, ChatTurn } from './chat.js';
+export type { ChatOptions, ChatReply } from './chat.js';
 export { HeddleError } from './errors.js';
+export { SimpleTokenizer, createAttentionMask, padSequence } from './simple-text.js';
+export type { PaddedSequences } from './simple-text.js';
 export type { ErrorCode } from './errors.js';
+export type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
+export type { TokenizerFiles } from './tokenizer-files.js';
+export type { GgufMetadata } from './tokenizer-gguf.js';
 export * from './schedulers.js';
 export { weightSizes } from './sizes.js';
 export type { WeightSize, WeightSizes } from './sizes.js';

@@ -316,7 +316,7 @@ static hd_status list_data(walk *w, const hd_pickle_value *value, const char *na
   enum { PAIR_COST = 32 };
   hd_torch_text json = {.left = w->text_left > PAIR_COST ? w->text_left - PAIR_COST : 0};
   hd_status status = hd_torch_put_json(&json, w->tree->pickle, value, w->err);
-  if (status == HD_OK) status = hd_directory_append_metadata(w->directory, name, json.text, w->err);
+  if (status == HD_OK) status = hd_directory_append_json(w->directory, name, json.text, w->err);
   w->text_left = json.left;
   hd_free(json.text);
   return status;

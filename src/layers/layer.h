@@ -31,6 +31,7 @@ typedef struct hd_spec {
   const char *name;       /* path of its values: "layers.0", or the declared name */
   const char *weights;    /* what its weights' names begin with: "layers.0.", "model.layers.0.self_attn." */
   const char *bundle;     /* where a bundle keeps them: "layers.0.", "layers.0.branch_weights.1." */
+  const char *path;       /* where its JSON is, for messages: "network.layers[3].branches[0]"; NULL: a family's, or inside another */
   void *config;           /* layer->config_bytes, zeroed, filled by parse */
   const struct hd_spec *maker; /* of a composite inside another: the declared one; NULL: it is declared itself */
   struct hd_spec **children;
@@ -148,6 +149,7 @@ typedef struct hd_slot {
   size_t shape[HD_MAX_DIMS]; /* a matrix is [out_features, in_features] whatever a file's order */
   hd_lack lack;           /* what Loom makes of a bundle that has none, or not all of it */
   bool matrix;            /* goes through the layouts of kernels/matrix.h (n_dims 2); else plain F32 */
+  bool lookup;            /* a matrix whose rows are looked up: conversions leave it 8 bits at least */
   bool optional;          /* may be missing from a file: stays NULL */
   hd_init init;           /* at build from a spec without weights */
   float init_scale;       /* HD_INIT_UNIFORM_FAN_IN: ±init_scale/√fan_in; HD_INIT_NORMAL: σ */

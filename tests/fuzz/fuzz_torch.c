@@ -38,7 +38,7 @@ static void read_pickle(const uint8_t *data, size_t size) {
   bool short_of_bytes;
   hd_pickle *pickle;
   hd_torch_tree tree = {0};
-  hd_directory *directory = hd_directory_new();
+  hd_directory *directory = hd_directory_new("PyTorch", size);
   hd_status status = hd_pickle_read(&pickle, data, size, 0, hd_torch_globals, hd_torch_n_globals, &short_of_bytes, NULL);
   if (status == HD_OK) status = hd_torch_tree_open(&tree, pickle, NULL);
   if (status == HD_OK) (void)hd_torch_tree_list(&tree, directory, NULL);

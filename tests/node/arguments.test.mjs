@@ -28,8 +28,8 @@ for (const [where, runtime] of [['in this thread', here], ['in a worker', there]
 
   test(`a weight type is checked, for bundles too, whose weights stay F32 (${where})`, async () => {
     for (const source of [storyFolder, bundle]) {
-      await refused(runtime.loadModel(source, { dtype: 'int7' }), "dtype 'int7' is not known; known: keep, f32, f16, bf16, q8_0");
-      await refused(runtime.loadModel(source, { dtype: 'i32' }), "dtype 'i32' is not known; known: keep, f32, f16, bf16, q8_0");
+      await refused(runtime.loadModel(source, { dtype: 'int7' }), "dtype 'int7' is not known; known: keep, f32, f16, bf16, q4_0, q8_0, int8");
+      await refused(runtime.loadModel(source, { dtype: 'i32' }), "dtype 'i32' is not known; known: keep, f32, f16, bf16, q4_0, q8_0, int8");
       await refused(runtime.loadModel(source, { dtype: 8 }), 'dtype: expected a string, found 8');
     }
     await refused(runtime.loadModel(bundle, { dtype: 'q8_0' }), "dtype 'q8_0': a bundle's weights are kept as F32", 'unsupported');
@@ -42,7 +42,7 @@ for (const [where, runtime] of [['in this thread', here], ['in a worker', there]
     const model = await runtime.buildNetwork(spec);
     await refused(model.createSession({ shape: [1, 3] }), 'shape: no such option; known: mode, input, context, outputRows');
     await refused(model.createSession({ input: { rows: 1 } }), 'rows: no such option; known: dtype, shape');
-    await refused(model.generate([1], { max_tokens: 3 }).text(), 'max_tokens: no such option; known: maxTokens, temperature, topK, seed, stopTokens, context, adapter, onToken, signal');
+    await refused(model.generate([1], { max_tokens: 3 }).text(), /^max_tokens: no such option; known: temperature, topK, .*maxTokens, .*context, adapter$/);
     const session = await model.createSession({ mode: 'train', input: { shape: [1, 3] } });
     await refused(session.trainStep([1, 2, 3], [1, 2], { learningRate: 1 }), 'learningRate: no such option; known: loss, lr');
     await refused(session.backward([1, 2, 3], [1, 2], { lr: 1 }), 'lr: no such option; known: loss');

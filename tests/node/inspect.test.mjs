@@ -67,7 +67,7 @@ for (const file of filesOf(small)) {
     const start = 8 + Number(bytes.readBigUInt64LE(0));
     const info = await runtime.inspect(shared(`${small}/${file}`));
     const want = Object.entries(tensors).map(([name, { dtype, shape, data_offsets: [begin, end] }]) => ({ name, dtype, shape, begin: start + begin, end: start + end }));
-    assert.deepEqual(info, { tensors: want.sort((a, b) => a.begin - b.begin), metadata, bytes: bytes.length });
+    assert.deepEqual(info, { format: 'SafeTensors', tensors: want.sort((a, b) => a.begin - b.begin), metadata, bytes: bytes.length });
   });
 }
 
