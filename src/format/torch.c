@@ -10,7 +10,7 @@
  *   the number 0x1950a86a20f9469cfc6c · 1001 · {"protocol_version", "little_endian", "type_sizes"} · the object · [keys of its storages]
  *   then for every key, in that order: the count of elements (8 bytes) and the raw data
  *
- * A pickle by itself is read too: it has no tensors, but what it says is metadata. */
+ * Tar archives (before 0.1.10) are refused as such. A pickle by itself is read too: it has no tensors, but what it says is metadata. */
 #include "format/torch_tree.h"
 #include "format/zip.h"
 
@@ -332,13 +332,20 @@ static bool is_pickle(const uint8_t *first, size_t n) {
   return strchr("(]}cLIVS", first[0]) && first[0] && memchr(first, '\n', n);
 }
 
+static bool is_tar(const uint8_t *first, size_t n) {
+  enum { TAR_MAGIC = 257 };
+  return n >= TAR_MAGIC + 5 && memcmp(first + TAR_MAGIC, "ustar", 5) == 0;
+}
+
 static bool torch_detect(const uint8_t *first, size_t n, uint64_t file_bytes) {
   (void)file_bytes;
-  return is_zip(first, n) || is_pickle(first, n);
+  return is_zip(first, n) || is_pickle(first, n) || is_tar(first, n);
 }
 
 static hd_status torch_step(hd_reader *reader, hd_error *err) {
   if (reader->state) return step_zip(reader->state, reader, err);
+  if (is_tar(reader->window, reader->held))
+    return hd_fail(err, HD_UNSUPPORTED, "PyTorch: expected a zip or a legacy stream, found a tar archive, as torch.save wrote them before 0.1.10: load it with PyTorch and save it again");
   torch_state *state = hd_alloc_zero(sizeof *state);
   if (!state) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for reading a PyTorch file");
   if (is_zip(reader->window, reader->held)) {

@@ -301,6 +301,16 @@ TEST(F54_three_ways_to_save_one_llama_give_the_same_tensors) {
   close_file(&zip);
 }
 
+TEST(torch_refuses_the_tar_archives_of_2016_as_what_they_are) {
+  file f;
+  FILE *there = fopen(FIXTURES "real/pytorch-burn/reader__test_data__tar_float32.tar", "rb");
+  if (!there) SKIP("../shared/fixtures/real is not here");
+  fclose(there);
+  CHECK(open_file(&f, FIXTURES "real/pytorch-burn", "reader__test_data__tar_float32.tar") == HD_UNSUPPORTED);
+  CHECK(strstr(f.err.message, "found a tar archive") != NULL);
+  close_file(&f);
+}
+
 /* ---- Hostile files ---- */
 
 /* A row of the README: | `name` | … | what a correct reader should do | hash |. */

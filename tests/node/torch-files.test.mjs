@@ -195,6 +195,10 @@ testOnEveryModule("F54 a checkpoint's model is loaded from the zip and from the 
 
 // ---- Refusals ----
 
+testOnEveryModule('F54 a PyTorch file without a description is weights alone, and said to be', needs('fixtures/torch/pt/checkpoint.pt'), async (runtime) => {
+  for (const file of ['checkpoint.pt', 'checkpoint_legacy.pt']) await assert.rejects(runtime.loadModel(pt(file)), heddleError('bad_argument', /weights alone are no model/));
+});
+
 testOnEveryModule('F54 hostile files are refused with the reason and leave the runtime working', needs('fixtures/real/pickle-hostile'), async (runtime) => {
   const hostile = [['data__malicious2_v4.pkl', /posix\.system/], ['data__malicious1_v0.pkl', /__builtin__\.eval/], ['data2__dns_exfiltration.npy', /Python objects/],
     ['data__malicious1_central_directory.zip', /its own header has another name/], ['data__malicious6.pkl', /end with the file/]];
@@ -384,7 +388,7 @@ test('F46 a worker loads and saves PyTorch files too', async () => {
   const worker = await (await entry('./worker')).init({ variant: 'simd128', threads: 1 });
   const model = await worker.buildNetwork(network);
   const bytes = await model.saveTorch({ checkpoint: { epoch: 1 } });
-  assert.equal(await model.loadWeights(bytes, { prefix: 'model_state_dict.', strict: true }), 6);
+  assert.equal(await model.loadWeights(bytes.slice(), { prefix: 'model_state_dict.', strict: true }), 6);
   await assert.rejects(model.loadWeights(bytes, { strict: true }), /none of the file's/);
   await worker.free();
 });
