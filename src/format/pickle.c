@@ -5,53 +5,17 @@
  *   the memo holds values by number, so that a value may occur twice
  *
  * Python's machine can import any global and call it. This one has a list of globals that may be named and calls none: REDUCE makes a value that
- * says what would have been called. What is not in the table of opcodes below, or not on the list, is refused with its byte.
+ * says what would have been called. What is not in the table of opcodes (pickle_opcodes.c), or not on the list, is refused with its byte.
  *
  * Memory is bounded by the pickle's own length: values are 16 bytes and at most a third as many as bytes, numbers of values are 4 bytes. */
-#include "format/pickle.h"
+#include "format/pickle_machine.h"
 
 #include "base/status.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum {
-  BLOCK_VALUES = 4096,  /* values are allocated in blocks, which never move */
-  SMALL_INTS = 256,     /* the first values: what needs no value of its own */
-  NONE_REF = SMALL_INTS,
-  FALSE_REF,
-  TRUE_REF,
-  EMPTY_TUPLE_REF,
-  N_SHARED,
-  SPARE_VALUES = 1024,  /* for short pickles */
-  MAX_LINE = 4096,
-  LAST_PROTOCOL = 5
-};
-
-typedef struct refs {
-  hd_pickle_ref *items;
-  size_t n, room;
-} refs;
-
-struct hd_pickle {
-  const uint8_t *bytes;
-  size_t n, at, opcode_at;
-  uint64_t place;
-  const hd_pickle_global *globals;
-  size_t n_globals;
-  hd_pickle_value **blocks;
-  size_t n_values, max_values;
-  refs stack, marks, memo;
-  hd_arena arena;
-  bool stopped, short_of_bytes;
-  hd_pickle_ref root;
-  hd_error *err;
-};
-
-#define NOWHERE UINT32_MAX /* a memo place without a value */
 
 /* ---- Failing ---- */
 
@@ -61,37 +25,37 @@ static hd_status fail_at(hd_pickle *p, size_t at, const char *problem) {
   return hd_fail(p->err, HD_BAD_FILE, "pickle: byte %" PRIu64 ": %s", p->place + at, problem);
 }
 
-static hd_status fail(hd_pickle *p, const char *problem) { return fail_at(p, p->opcode_at, problem); }
+hd_status hd_machine_fail(hd_pickle *p, const char *problem) { return fail_at(p, p->opcode_at, problem); }
 
 /* ---- Arguments ---- */
 
-static hd_status need(hd_pickle *p, uint64_t n) {
+hd_status hd_machine_need(hd_pickle *p, uint64_t n) {
   if (n <= p->n - p->at) return HD_OK;
   p->short_of_bytes = true;
   return fail_at(p, p->at, "expected the rest of a pickle, found the end");
 }
 
-static hd_status take(hd_pickle *p, uint64_t n, const uint8_t **bytes) {
-  HD_TRY(need(p, n));
+hd_status hd_machine_take(hd_pickle *p, uint64_t n, const uint8_t **bytes) {
+  HD_TRY(hd_machine_need(p, n));
   *bytes = p->bytes + p->at;
   p->at += (size_t)n;
   return HD_OK;
 }
 
-static hd_status take_number(hd_pickle *p, int n_bytes, uint64_t *number) {
+hd_status hd_machine_take_number(hd_pickle *p, int n_bytes, uint64_t *number) {
   const uint8_t *bytes;
-  HD_TRY(take(p, (uint64_t)n_bytes, &bytes));
+  HD_TRY(hd_machine_take(p, (uint64_t)n_bytes, &bytes));
   *number = 0;
   for (int i = n_bytes - 1; i >= 0; i--) *number = *number << 8 | bytes[i];
   return HD_OK;
 }
 
 /* A line without its end. */
-static hd_status take_line(hd_pickle *p, const uint8_t **line, size_t *n) {
+hd_status hd_machine_take_line(hd_pickle *p, const uint8_t **line, size_t *n) {
   size_t left = p->n - p->at, longest = left < MAX_LINE ? left : MAX_LINE;
   const uint8_t *start = p->bytes + p->at, *end = longest ? memchr(start, '\n', longest) : NULL;
-  if (!end && longest == MAX_LINE) return fail(p, "expected a line of at most 4096 bytes, found a longer one");
-  if (!end) return need(p, (uint64_t)left + 1);
+  if (!end && longest == MAX_LINE) return hd_machine_fail(p, "expected a line of at most 4096 bytes, found a longer one");
+  if (!end) return hd_machine_need(p, (uint64_t)left + 1);
   *line = start;
   *n = (size_t)(end - start);
   if (*n > 0 && start[*n - 1] == '\r') --*n;
@@ -113,8 +77,8 @@ static hd_status new_block(hd_pickle *p) {
   return blocks[n_blocks] ? HD_OK : no_memory(p);
 }
 
-static hd_status new_value(hd_pickle *p, hd_pickle_kind kind, hd_pickle_ref *ref, hd_pickle_value **value) {
-  if (p->n_values == p->max_values) return fail(p, "expected fewer values for a pickle of this length");
+hd_status hd_machine_new_value(hd_pickle *p, hd_pickle_kind kind, hd_pickle_ref *ref, hd_pickle_value **value) {
+  if (p->n_values == p->max_values) return hd_machine_fail(p, "expected fewer values for a pickle of this length");
   if (p->n_values % BLOCK_VALUES == 0) HD_TRY(new_block(p));
   *ref = (hd_pickle_ref)p->n_values++;
   *value = hd_pickle_value_of(p, *ref);
@@ -122,7 +86,7 @@ static hd_status new_value(hd_pickle *p, hd_pickle_kind kind, hd_pickle_ref *ref
   return HD_OK;
 }
 
-static hd_status push_ref(hd_pickle *p, refs *to, hd_pickle_ref ref) {
+hd_status hd_machine_push_ref(hd_pickle *p, refs *to, hd_pickle_ref ref) {
   if (to->n == to->room) {
     size_t room = to->room ? to->room * 2 : 64;
     hd_pickle_ref *items = hd_realloc(to->items, room * sizeof *items);
@@ -134,49 +98,49 @@ static hd_status push_ref(hd_pickle *p, refs *to, hd_pickle_ref ref) {
   return HD_OK;
 }
 
-static hd_status push(hd_pickle *p, hd_pickle_ref ref) { return push_ref(p, &p->stack, ref); }
+hd_status hd_machine_push(hd_pickle *p, hd_pickle_ref ref) { return hd_machine_push_ref(p, &p->stack, ref); }
 
 /* A new value on the stack. */
-static hd_status push_new(hd_pickle *p, hd_pickle_kind kind, hd_pickle_value **value) {
+hd_status hd_machine_push_new(hd_pickle *p, hd_pickle_kind kind, hd_pickle_value **value) {
   hd_pickle_ref ref;
-  HD_TRY(new_value(p, kind, &ref, value));
-  return push(p, ref);
+  HD_TRY(hd_machine_new_value(p, kind, &ref, value));
+  return hd_machine_push(p, ref);
 }
 
-static hd_status push_int(hd_pickle *p, int64_t integer) {
+hd_status hd_machine_push_int(hd_pickle *p, int64_t integer) {
   hd_pickle_value *value;
-  if (integer >= 0 && integer < SMALL_INTS) return push(p, (hd_pickle_ref)integer);
-  HD_TRY(push_new(p, HD_PICKLE_INT, &value));
+  if (integer >= 0 && integer < SMALL_INTS) return hd_machine_push(p, (hd_pickle_ref)integer);
+  HD_TRY(hd_machine_push_new(p, HD_PICKLE_INT, &value));
   value->as.integer = integer;
   return HD_OK;
 }
 
-static hd_status push_bytes(hd_pickle *p, hd_pickle_kind kind, const uint8_t *bytes, size_t n) {
+hd_status hd_machine_push_bytes(hd_pickle *p, hd_pickle_kind kind, const uint8_t *bytes, size_t n) {
   hd_pickle_value *value;
-  if (n > UINT32_MAX) return fail(p, "expected a string below 4 GB");
-  HD_TRY(push_new(p, kind, &value));
+  if (n > UINT32_MAX) return hd_machine_fail(p, "expected a string below 4 GB");
+  HD_TRY(hd_machine_push_new(p, kind, &value));
   value->n = (uint32_t)n;
   value->as.bytes = bytes;
   return HD_OK;
 }
 
-static size_t floor_of_stack(const hd_pickle *p) { return p->marks.n ? p->marks.items[p->marks.n - 1] : 0; }
+size_t hd_machine_floor(const hd_pickle *p) { return p->marks.n ? p->marks.items[p->marks.n - 1] : 0; }
 
-static hd_status pop(hd_pickle *p, hd_pickle_ref *ref) {
-  if (p->stack.n <= floor_of_stack(p)) return fail(p, "expected a value on the stack, found none");
+hd_status hd_machine_pop(hd_pickle *p, hd_pickle_ref *ref) {
+  if (p->stack.n <= hd_machine_floor(p)) return hd_machine_fail(p, "expected a value on the stack, found none");
   *ref = p->stack.items[--p->stack.n];
   return HD_OK;
 }
 
-static hd_status top(hd_pickle *p, hd_pickle_value **value) {
-  if (p->stack.n <= floor_of_stack(p)) return fail(p, "expected a value on the stack, found none");
+hd_status hd_machine_top(hd_pickle *p, hd_pickle_value **value) {
+  if (p->stack.n <= hd_machine_floor(p)) return hd_machine_fail(p, "expected a value on the stack, found none");
   *value = hd_pickle_value_of(p, p->stack.items[p->stack.n - 1]);
   return HD_OK;
 }
 
 /* What lies above the last mark, which is taken away. It stays readable until the next push. */
-static hd_status pop_mark(hd_pickle *p, const hd_pickle_ref **items, size_t *n) {
-  if (p->marks.n == 0) return fail(p, "expected a mark, found none");
+hd_status hd_machine_pop_mark(hd_pickle *p, const hd_pickle_ref **items, size_t *n) {
+  if (p->marks.n == 0) return hd_machine_fail(p, "expected a mark, found none");
   size_t floor = p->marks.items[--p->marks.n];
   *items = p->stack.items + floor;
   *n = p->stack.n - floor;
@@ -199,7 +163,7 @@ static size_t room_of(size_t n) {
   return room;
 }
 
-static hd_status append(hd_pickle *p, hd_pickle_value *to, const hd_pickle_ref *items, size_t n) {
+hd_status hd_machine_append(hd_pickle *p, hd_pickle_value *to, const hd_pickle_ref *items, size_t n) {
   size_t all = to->n + n; /* at most the pickle's length */
   if (room_of(all) > room_of(to->n)) {
     hd_pickle_ref *larger = hd_arena_alloc(&p->arena, room_of(all) * sizeof *larger);
@@ -212,481 +176,29 @@ static hd_status append(hd_pickle *p, hd_pickle_value *to, const hd_pickle_ref *
   return HD_OK;
 }
 
-static hd_status push_tuple(hd_pickle *p, const hd_pickle_ref *items, size_t n) {
+hd_status hd_machine_push_tuple(hd_pickle *p, const hd_pickle_ref *items, size_t n) {
   hd_pickle_ref few[3] = {0}, ref, *kept = NULL;
   hd_pickle_value *value;
-  if (n == 0) return push(p, EMPTY_TUPLE_REF);
+  if (n == 0) return hd_machine_push(p, EMPTY_TUPLE_REF);
   if (n > 2 && !(kept = hd_arena_alloc(&p->arena, n * sizeof *kept))) return no_memory(p);
   memcpy(n > 2 ? kept : few, items, n * sizeof *items);
-  HD_TRY(new_value(p, HD_PICKLE_TUPLE, &ref, &value));
+  HD_TRY(hd_machine_new_value(p, HD_PICKLE_TUPLE, &ref, &value));
   value->n = (uint32_t)n;
   if (n > 2) value->as.items = kept;
   else memcpy(value->as.few, few, sizeof value->as.few);
-  return push(p, ref);
+  return hd_machine_push(p, ref);
 }
 
-/* ---- Opcodes: stack and memo ---- */
-
-static hd_status op_mark(hd_pickle *p) { return push_ref(p, &p->marks, (hd_pickle_ref)p->stack.n); }
-
-static hd_status op_pop(hd_pickle *p) {
-  hd_pickle_ref ref;
-  if (p->marks.n && p->stack.n == floor_of_stack(p)) { /* as Python's: it may take a mark away */
-    p->marks.n--;
-    return HD_OK;
-  }
-  return pop(p, &ref);
-}
-
-static hd_status op_pop_mark(hd_pickle *p) {
-  const hd_pickle_ref *items;
-  size_t n;
-  return pop_mark(p, &items, &n);
-}
-
-static hd_status op_dup(hd_pickle *p) {
-  hd_pickle_value *value;
-  HD_TRY(top(p, &value));
-  return push(p, p->stack.items[p->stack.n - 1]);
-}
-
-static hd_status op_stop(hd_pickle *p) {
-  p->stopped = true;
-  if (p->marks.n || p->stack.n != 1) return fail(p, "expected one value at the pickle's end, found another number of them");
-  return pop(p, &p->root);
-}
-
-static hd_status op_proto(hd_pickle *p) {
-  uint64_t protocol;
-  HD_TRY(take_number(p, 1, &protocol));
-  return protocol <= LAST_PROTOCOL ? HD_OK : fail(p, "expected a pickle protocol up to 5");
-}
-
-static hd_status op_frame(hd_pickle *p) {
-  uint64_t bytes;
-  HD_TRY(take_number(p, 8, &bytes));
-  return need(p, bytes);
-}
-
-static hd_status memoize(hd_pickle *p, uint64_t index) {
-  hd_pickle_value *value;
-  HD_TRY(top(p, &value));
-  if (index > p->n) return fail(p, "expected a memo number below the pickle's length");
-  while (p->memo.n <= index) HD_TRY(push_ref(p, &p->memo, NOWHERE));
-  p->memo.items[index] = p->stack.items[p->stack.n - 1];
-  return HD_OK;
-}
-
-static hd_status recall(hd_pickle *p, uint64_t index) {
-  if (index >= p->memo.n || p->memo.items[index] == NOWHERE) return fail(p, "expected a memo number that was set, found another");
-  return push(p, p->memo.items[index]);
-}
-
-static hd_status parse_int(hd_pickle *p, const uint8_t *line, size_t n, bool *fits, int64_t *integer);
-
-static hd_status take_line_number(hd_pickle *p, uint64_t *number) {
-  const uint8_t *line;
-  size_t n;
-  int64_t integer;
-  bool fits;
-  HD_TRY(take_line(p, &line, &n));
-  HD_TRY(parse_int(p, line, n, &fits, &integer));
-  if (!fits || integer < 0) return fail(p, "expected a memo number");
-  *number = (uint64_t)integer;
-  return HD_OK;
-}
-
-static hd_status op_memoize(hd_pickle *p) { return memoize(p, p->memo.n); }
-
-#define MEMO_OPCODE(name, takes, does) \
-  static hd_status name(hd_pickle *p) { \
-    uint64_t index;                     \
-    HD_TRY(takes);                      \
-    return does(p, index);              \
-  }
-MEMO_OPCODE(op_put, take_line_number(p, &index), memoize)
-MEMO_OPCODE(op_binput, take_number(p, 1, &index), memoize)
-MEMO_OPCODE(op_long_binput, take_number(p, 4, &index), memoize)
-MEMO_OPCODE(op_get, take_line_number(p, &index), recall)
-MEMO_OPCODE(op_binget, take_number(p, 1, &index), recall)
-MEMO_OPCODE(op_long_binget, take_number(p, 4, &index), recall)
-
-/* ---- Opcodes: plain values ---- */
-
-static hd_status op_none(hd_pickle *p) { return push(p, NONE_REF); }
-static hd_status op_true(hd_pickle *p) { return push(p, TRUE_REF); }
-static hd_status op_false(hd_pickle *p) { return push(p, FALSE_REF); }
-
-static hd_status op_binint(hd_pickle *p) {
-  uint64_t number;
-  HD_TRY(take_number(p, 4, &number));
-  return push_int(p, (int32_t)(uint32_t)number);
-}
-
-static hd_status op_binint1(hd_pickle *p) {
-  uint64_t number;
-  HD_TRY(take_number(p, 1, &number));
-  return push_int(p, (int64_t)number);
-}
-
-static hd_status op_binint2(hd_pickle *p) {
-  uint64_t number;
-  HD_TRY(take_number(p, 2, &number));
-  return push_int(p, (int64_t)number);
-}
-
-/* Decimal digits with a sign and, in LONG, an L at the end. */
-static hd_status parse_int(hd_pickle *p, const uint8_t *line, size_t n, bool *fits, int64_t *integer) {
-  char text[24] = "";
-  size_t digits = n > 0 && line[0] == '-' ? 1 : 0;
-  for (size_t i = digits; i < n; i++)
-    if (line[i] < '0' || line[i] > '9') return fail(p, "expected a whole number");
-  if (n == digits) return fail(p, "expected a whole number, found none");
-  *fits = n < sizeof text;
-  if (!*fits) return line[digits] == '0' ? fail(p, "expected a whole number without leading zeros") : HD_OK;
-  memcpy(text, line, n);
-  errno = 0;
-  *integer = strtoll(text, NULL, 10);
-  *fits = errno == 0;
-  return HD_OK;
-}
-
-static hd_status push_text_int(hd_pickle *p, const uint8_t *line, size_t n) {
-  bool fits;
-  int64_t integer = 0;
-  HD_TRY(parse_int(p, line, n, &fits, &integer));
-  return fits ? push_int(p, integer) : push_bytes(p, HD_PICKLE_BIG, line, n);
-}
-
-static hd_status op_int(hd_pickle *p) {
-  const uint8_t *line;
-  size_t n;
-  HD_TRY(take_line(p, &line, &n));
-  if (n == 2 && line[0] == '0' && line[1] <= '1') return push(p, line[1] == '1' ? TRUE_REF : FALSE_REF); /* how protocol 0 writes them */
-  return push_text_int(p, line, n);
-}
-
-static hd_status op_long(hd_pickle *p) {
-  const uint8_t *line;
-  size_t n;
-  HD_TRY(take_line(p, &line, &n));
-  return push_text_int(p, line, n > 0 && line[n - 1] == 'L' ? n - 1 : n);
-}
-
-/* Two's complement of any length, least byte first. */
-static hd_status push_long(hd_pickle *p, uint64_t n) {
-  const uint8_t *bytes;
-  HD_TRY(take(p, n, &bytes));
-  if (n > 8) {
-    HD_TRY(push_bytes(p, HD_PICKLE_BIG, bytes, (size_t)n));
-    hd_pickle_value_of(p, p->stack.items[p->stack.n - 1])->binary = 1;
-    return HD_OK;
-  }
-  uint64_t number = n > 0 && bytes[n - 1] & 0x80 ? UINT64_MAX : 0;
-  for (size_t i = (size_t)n; i-- > 0;) number = number << 8 | bytes[i];
-  return push_int(p, (int64_t)number);
-}
-
-static hd_status op_long1(hd_pickle *p) {
-  uint64_t n;
-  HD_TRY(take_number(p, 1, &n));
-  return push_long(p, n);
-}
-
-static hd_status op_long4(hd_pickle *p) {
-  uint64_t n;
-  HD_TRY(take_number(p, 4, &n));
-  return push_long(p, n);
-}
-
-static hd_status push_real(hd_pickle *p, double real) {
-  hd_pickle_value *value;
-  HD_TRY(push_new(p, HD_PICKLE_REAL, &value));
-  value->as.real = real;
-  return HD_OK;
-}
-
-/* The one big-endian number of the format. */
-static hd_status op_binfloat(hd_pickle *p) {
-  const uint8_t *bytes;
-  uint64_t bits = 0;
-  double real;
-  HD_TRY(take(p, 8, &bytes));
-  for (int i = 0; i < 8; i++) bits = bits << 8 | bytes[i];
-  memcpy(&real, &bits, sizeof real);
-  return push_real(p, real);
-}
-
-static hd_status op_float(hd_pickle *p) {
-  const uint8_t *line;
-  size_t n;
-  char text[64], *end;
-  HD_TRY(take_line(p, &line, &n));
-  if (n == 0 || n >= sizeof text) return fail(p, "expected a number");
-  memcpy(text, line, n);
-  text[n] = '\0';
-  double real = strtod(text, &end);
-  return *end ? fail(p, "expected a number") : push_real(p, real);
-}
-
-/* ---- Opcodes: strings ---- */
-
-static hd_status push_counted(hd_pickle *p, int count_bytes, hd_pickle_kind kind) {
-  uint64_t n;
-  const uint8_t *bytes;
-  HD_TRY(take_number(p, count_bytes, &n));
-  HD_TRY(take(p, n, &bytes));
-  return push_bytes(p, kind, bytes, (size_t)n);
-}
-
-#define STRING_OPCODE(name, count_bytes, kind) \
-  static hd_status name(hd_pickle *p) { return push_counted(p, count_bytes, kind); }
-STRING_OPCODE(op_short_text, 1, HD_PICKLE_TEXT)
-STRING_OPCODE(op_text, 4, HD_PICKLE_TEXT)
-STRING_OPCODE(op_long_text, 8, HD_PICKLE_TEXT)
-STRING_OPCODE(op_short_bytes, 1, HD_PICKLE_BYTES)
-STRING_OPCODE(op_bytes, 4, HD_PICKLE_BYTES)
-STRING_OPCODE(op_long_bytes, 8, HD_PICKLE_BYTES)
-
-/* Protocol 0's strings are lines; their escapes are left as they are, and the quotes of the older kind are taken off. */
-static hd_status op_unicode(hd_pickle *p) {
-  const uint8_t *line;
-  size_t n;
-  HD_TRY(take_line(p, &line, &n));
-  return push_bytes(p, HD_PICKLE_TEXT, line, n);
-}
-
-static hd_status op_string(hd_pickle *p) {
-  const uint8_t *line;
-  size_t n;
-  HD_TRY(take_line(p, &line, &n));
-  if (n < 2 || line[0] != line[n - 1] || (line[0] != '\'' && line[0] != '"')) return fail(p, "expected a string in quotes");
-  return push_bytes(p, HD_PICKLE_TEXT, line + 1, n - 2);
-}
-
-/* ---- Opcodes: collections ---- */
-
-static hd_status op_empty_tuple(hd_pickle *p) { return push(p, EMPTY_TUPLE_REF); }
-
-static hd_status push_last(hd_pickle *p, size_t n) {
-  if (p->stack.n - floor_of_stack(p) < n) return fail(p, "expected more values on the stack for a tuple");
-  p->stack.n -= n;
-  return push_tuple(p, p->stack.items + p->stack.n, n);
-}
-
-static hd_status op_tuple1(hd_pickle *p) { return push_last(p, 1); }
-static hd_status op_tuple2(hd_pickle *p) { return push_last(p, 2); }
-static hd_status op_tuple3(hd_pickle *p) { return push_last(p, 3); }
-
-static hd_status op_tuple(hd_pickle *p) {
-  const hd_pickle_ref *items;
-  size_t n;
-  HD_TRY(pop_mark(p, &items, &n));
-  return push_tuple(p, items, n);
-}
-
-static hd_status op_empty_list(hd_pickle *p) {
-  hd_pickle_value *value;
-  return push_new(p, HD_PICKLE_LIST, &value);
-}
-
-static hd_status op_empty_dict(hd_pickle *p) {
-  hd_pickle_value *value;
-  return push_new(p, HD_PICKLE_DICTIONARY, &value);
-}
-
-/* LIST and DICT: a collection of what lies above the mark. The items are copied before the push could overwrite them. */
-static hd_status push_collected(hd_pickle *p, hd_pickle_kind kind) {
-  const hd_pickle_ref *items;
-  size_t n;
-  hd_pickle_ref ref;
-  hd_pickle_value *value;
-  HD_TRY(pop_mark(p, &items, &n));
-  if (kind == HD_PICKLE_DICTIONARY && n % 2) return fail(p, "expected a value for every key");
-  HD_TRY(new_value(p, kind, &ref, &value));
-  HD_TRY(append(p, value, items, n));
-  return push(p, ref);
-}
-
-static hd_status op_list(hd_pickle *p) { return push_collected(p, HD_PICKLE_LIST); }
-static hd_status op_dict(hd_pickle *p) { return push_collected(p, HD_PICKLE_DICTIONARY); }
-
-static hd_status append_to(hd_pickle *p, hd_pickle_kind kind, const hd_pickle_ref *items, size_t n) {
-  hd_pickle_value *to;
-  HD_TRY(top(p, &to));
-  if (to->kind != kind) return fail(p, kind == HD_PICKLE_LIST ? "expected a list to append to" : "expected a dictionary to set items of");
-  if (kind == HD_PICKLE_DICTIONARY && n % 2) return fail(p, "expected a value for every key");
-  return append(p, to, items, n);
-}
-
-static hd_status op_append(hd_pickle *p) {
-  hd_pickle_ref item;
-  HD_TRY(pop(p, &item));
-  return append_to(p, HD_PICKLE_LIST, &item, 1);
-}
-
-static hd_status op_setitem(hd_pickle *p) {
-  hd_pickle_ref pair[2];
-  HD_TRY(pop(p, &pair[1]));
-  HD_TRY(pop(p, &pair[0]));
-  return append_to(p, HD_PICKLE_DICTIONARY, pair, 2);
-}
-
-static hd_status op_appends(hd_pickle *p) {
-  const hd_pickle_ref *items;
-  size_t n;
-  HD_TRY(pop_mark(p, &items, &n));
-  return append_to(p, HD_PICKLE_LIST, items, n);
-}
-
-static hd_status op_setitems(hd_pickle *p) {
-  const hd_pickle_ref *items;
-  size_t n;
-  HD_TRY(pop_mark(p, &items, &n));
-  return append_to(p, HD_PICKLE_DICTIONARY, items, n);
-}
-
-/* ---- Opcodes: globals, objects, persistent ids ---- */
-
-static bool same(const char *text, const uint8_t *bytes, size_t n) { return strlen(text) == n && memcmp(text, bytes, n) == 0; }
-
-static bool allows(const hd_pickle_global *row, const uint8_t *module, size_t n_module, const uint8_t *name, size_t n_name) {
-  if (row->name) return same(row->module, module, n_module) && same(row->name, name, n_name);
-  size_t n = strlen(row->module);
-  return n_module >= n && memcmp(row->module, module, n) == 0 && (n_module == n || module[n] == '.');
-}
-
-static hd_status refuse_global(hd_pickle *p, const uint8_t *module, size_t n_module, const uint8_t *name, size_t n_name) {
-  char text[256], room[HD_NAME_ROOM];
-  snprintf(text, sizeof text, "%.*s.%.*s", (int)(n_module < 120 ? n_module : 120), (const char *)module, (int)(n_name < 120 ? n_name : 120),
-           (const char *)name);
-  return hd_fail(p->err, HD_BAD_FILE, "pickle: byte %" PRIu64 ": expected tensors and plain data, found the global %s, which is not on the list of what a weight file may name; nothing was called",
-                 p->place + p->opcode_at, hd_short_name(room, text));
-}
-
-static hd_status push_global(hd_pickle *p, const uint8_t *module, size_t n_module, const uint8_t *name, size_t n_name) {
-  hd_pickle_value *value;
-  for (size_t i = 0; i < p->n_globals; i++) {
-    if (!allows(&p->globals[i], module, n_module, name, n_name)) continue;
-    HD_TRY(push_new(p, HD_PICKLE_GLOBAL, &value));
-    value->global = (uint8_t)i;
-    return HD_OK;
-  }
-  return refuse_global(p, module, n_module, name, n_name);
-}
-
-static hd_status op_global(hd_pickle *p) {
-  const uint8_t *module, *name;
-  size_t n_module, n_name;
-  HD_TRY(take_line(p, &module, &n_module));
-  HD_TRY(take_line(p, &name, &n_name));
-  return push_global(p, module, n_module, name, n_name);
-}
-
-static hd_status op_stack_global(hd_pickle *p) {
-  hd_pickle_ref module, name;
-  HD_TRY(pop(p, &name));
-  HD_TRY(pop(p, &module));
-  const hd_pickle_value *m = hd_pickle_value_of(p, module), *n = hd_pickle_value_of(p, name);
-  if (m->kind != HD_PICKLE_TEXT || n->kind != HD_PICKLE_TEXT) return fail(p, "expected a global's module and name as strings");
-  return push_global(p, m->as.bytes, m->n, n->as.bytes, n->n);
-}
-
-/* OrderedDict() or OrderedDict([(key, value), …]). */
-static hd_status push_pairs(hd_pickle *p, const hd_pickle_value *arguments) {
-  hd_pickle_ref ref;
-  hd_pickle_value *dict;
-  HD_TRY(new_value(p, HD_PICKLE_DICTIONARY, &ref, &dict));
-  const hd_pickle_value *list = arguments->n ? hd_pickle_item(p, arguments, 0) : NULL;
-  if (list && list->kind != HD_PICKLE_LIST) return fail(p, "expected a list of pairs for a dictionary");
-  for (size_t i = 0; list && i < list->n; i++) {
-    const hd_pickle_value *pair = hd_pickle_item(p, list, i);
-    if ((pair->kind != HD_PICKLE_TUPLE && pair->kind != HD_PICKLE_LIST) || pair->n != 2) return fail(p, "expected a list of pairs for a dictionary");
-    HD_TRY(append(p, dict, hd_pickle_items(pair), 2));
-  }
-  return push(p, ref);
-}
-
-/* The same items under another kind. */
-static hd_status push_as(hd_pickle *p, hd_pickle_kind kind, uint8_t global, hd_pickle_ref tuple) {
-  hd_pickle_value *value;
-  HD_TRY(push_new(p, kind, &value));
-  const hd_pickle_value *from = hd_pickle_value_of(p, tuple);
-  value->global = global;
-  value->n = from->n;
-  value->as = from->as;
-  return HD_OK;
-}
-
-static hd_status push_called(hd_pickle *p, const hd_pickle_value *global, hd_pickle_ref tuple) {
-  const hd_pickle_global *row = &p->globals[global->global];
-  const hd_pickle_value *arguments = hd_pickle_value_of(p, tuple);
-  hd_pickle_value *object;
-  switch (row->effect) {
-    case HD_PICKLE_DICT: return push_pairs(p, arguments);
-    case HD_PICKLE_FIRST: return arguments->n ? push(p, hd_pickle_items(arguments)[0]) : push(p, EMPTY_TUPLE_REF);
-    case HD_PICKLE_CALL: return push_as(p, HD_PICKLE_RESULT, global->global, tuple);
-    case HD_PICKLE_CLASS: return push_new(p, HD_PICKLE_OBJECT, &object);
-    case HD_PICKLE_NAME: break;
-  }
-  return fail(p, "expected a global that is only named, found a call of it");
-}
-
-static hd_status op_reduce(hd_pickle *p) {
-  hd_pickle_ref function, arguments;
-  HD_TRY(pop(p, &arguments));
-  HD_TRY(pop(p, &function));
-  if (hd_pickle_value_of(p, arguments)->kind != HD_PICKLE_TUPLE) return fail(p, "expected a tuple of arguments");
-  if (hd_pickle_value_of(p, function)->kind != HD_PICKLE_GLOBAL) return fail(p, "expected a call of a global, found one of a value");
-  return push_called(p, hd_pickle_value_of(p, function), arguments);
-}
-
-/* BUILD gives an object its state. A dictionary's own attributes (a state dict's _metadata) say nothing about tensors. */
-static hd_status op_build(hd_pickle *p) {
-  hd_pickle_ref state;
-  hd_pickle_value *object;
-  HD_TRY(pop(p, &state));
-  HD_TRY(top(p, &object));
-  if (object->kind == HD_PICKLE_DICTIONARY || object->kind == HD_PICKLE_RESULT) return HD_OK;
-  const hd_pickle_value *items = hd_pickle_value_of(p, state);
-  if (object->kind != HD_PICKLE_OBJECT) return fail(p, "expected an object to give a state to");
-  if (items->kind != HD_PICKLE_DICTIONARY) return fail(p, "expected a dictionary for an object's state");
-  return append(p, object, items->as.items, items->n);
-}
-
-static hd_status op_persistent(hd_pickle *p) {
-  hd_pickle_ref id;
-  HD_TRY(pop(p, &id));
-  if (hd_pickle_value_of(p, id)->kind != HD_PICKLE_TUPLE) return fail(p, "expected a persistent id that is a tuple");
-  return push_as(p, HD_PICKLE_PERSISTENT, 0, id);
-}
-
-/* ---- The table ---- */
-
-/* All that a data-only pickle of protocols 0 to 5 needs. Not here: INST, OBJ, NEWOBJ_EX (other ways to call), EXT1 to EXT4 (a registry of
- * globals), PERSID, and the out-of-band buffers of protocol 5. */
-static hd_status (*const opcodes[256])(hd_pickle *p) = {
-    ['('] = op_mark,        ['.'] = op_stop,         ['0'] = op_pop,          ['1'] = op_pop_mark,      ['2'] = op_dup,
-    ['F'] = op_float,       ['I'] = op_int,          ['J'] = op_binint,       ['K'] = op_binint1,       ['L'] = op_long,
-    ['M'] = op_binint2,     ['N'] = op_none,         ['Q'] = op_persistent,   ['R'] = op_reduce,        ['S'] = op_string,
-    ['T'] = op_text,        ['U'] = op_short_text,   ['V'] = op_unicode,      ['X'] = op_text,          ['a'] = op_append,
-    ['b'] = op_build,       ['c'] = op_global,       ['d'] = op_dict,         ['}'] = op_empty_dict,    ['e'] = op_appends,
-    ['g'] = op_get,         ['h'] = op_binget,       ['j'] = op_long_binget,  ['l'] = op_list,          [']'] = op_empty_list,
-    ['p'] = op_put,         ['q'] = op_binput,       ['r'] = op_long_binput,  ['s'] = op_setitem,       ['t'] = op_tuple,
-    [')'] = op_empty_tuple, ['u'] = op_setitems,     ['G'] = op_binfloat,     ['B'] = op_bytes,         ['C'] = op_short_bytes,
-    [0x80] = op_proto,      [0x81] = op_reduce,      [0x85] = op_tuple1,      [0x86] = op_tuple2,       [0x87] = op_tuple3,
-    [0x88] = op_true,       [0x89] = op_false,       [0x8a] = op_long1,       [0x8b] = op_long4,        [0x8c] = op_short_text,
-    [0x8d] = op_long_text,  [0x8e] = op_long_bytes,  [0x8f] = op_empty_list,  [0x90] = op_appends,      [0x91] = op_list,
-    [0x93] = op_stack_global, [0x94] = op_memoize,   [0x95] = op_frame,       [0x96] = op_long_bytes};
+/* ---- Running ---- */
 
 static hd_status run_opcode(hd_pickle *p) {
   uint64_t opcode;
   char problem[64];
   p->opcode_at = p->at;
-  HD_TRY(take_number(p, 1, &opcode));
-  if (opcodes[opcode]) return opcodes[opcode](p);
+  HD_TRY(hd_machine_take_number(p, 1, &opcode));
+  if (hd_machine_opcodes[opcode]) return hd_machine_opcodes[opcode](p);
   snprintf(problem, sizeof problem, "expected an opcode that data needs, found 0x%02x", (unsigned)opcode);
-  return fail(p, problem);
+  return hd_machine_fail(p, problem);
 }
 
 /* The values that every pickle shares: numbers below 256, None, False, True, (). */
@@ -695,7 +207,7 @@ static hd_status share_values(hd_pickle *p) {
   hd_pickle_ref ref;
   hd_pickle_value *value;
   for (int i = 0; i < N_SHARED; i++) {
-    HD_TRY(new_value(p, i < SMALL_INTS ? HD_PICKLE_INT : (hd_pickle_kind)kinds[i - SMALL_INTS], &ref, &value));
+    HD_TRY(hd_machine_new_value(p, i < SMALL_INTS ? HD_PICKLE_INT : (hd_pickle_kind)kinds[i - SMALL_INTS], &ref, &value));
     if (i < SMALL_INTS) value->as.integer = i;
     if (i == TRUE_REF) value->as.integer = 1;
   }
