@@ -193,6 +193,27 @@ testOnEveryModule("F54 a checkpoint's model is loaded from the zip and from the 
   }
 });
 
+testOnEveryModule('F55, F46 the weights of TorchScript and C++ archives compute what PyTorch did with them', needs('fixtures/torch/pt/torchscript_mlp.pt'), async (runtime) => {
+  const mlp = (input, hidden, output) => ({ input_shape: [2, input], layers: [
+    { type: 'dense', name: 'fc1', in_features: input, out_features: hidden, activation: 'relu' },
+    { type: 'dense', name: 'fc2', in_features: hidden, out_features: hidden, activation: 'relu' },
+    { type: 'linear', name: 'fc3', in_features: hidden, out_features: output },
+  ] });
+  for (const file of ['torchscript_mlp', 'torchscript_trace']) {
+    const mirror = readSafetensors(pt(`${file}.safetensors`));
+    const model = await runtime.loadModel(pt(`${file}.pt`), { config: mlp(5, 7, 3) });
+    const scale = mirror.get('scale').data[0]; // the buffer its forward multiplies by
+    const output = (await model.forward(mirror.get('$in.x').data)).map((y) => y * scale);
+    assertClose(output, mirror.get('$out.y').data, 1e-6, file);
+    await model.free();
+  }
+  const mirror = readSafetensors(pt('torchscript_libtorch_like.safetensors'));
+  const model = await runtime.buildNetwork(mlp(4, 5, 2));
+  assert.equal(await model.loadWeights(pt('torchscript_libtorch_like.pt'), { strict: true }), 6);
+  for (const { name } of model.weights) assert.deepEqual(await model.readWeight(name), Float32Array.from(mirror.get(name).data), name);
+  await model.free();
+});
+
 // ---- Refusals ----
 
 testOnEveryModule('F54 a PyTorch file without a description is weights alone, and said to be', needs('fixtures/torch/pt/checkpoint.pt'), async (runtime) => {
@@ -285,6 +306,28 @@ testOnEveryModule('F45 torch.load(weights_only=True) reads what saveTorch writes
     assert.equal(status, 0, stdout + stderr);
   });
   await model.free();
+});
+
+/* The modules that LispeTorch saves, and the keys and shapes of their state dicts in PyTorch. */
+const modulesByKeys = [
+  [{ type: 'linear', in_features: 3, out_features: 2 }, [1, 3], { weight: [2, 3], bias: [2] }],
+  [{ type: 'embedding', vocab_size: 7, embedding_dim: 4 }, [3], { weight: [7, 4] }],
+  [{ type: 'torch_attention', embed_dim: 4, num_heads: 2 }, [3, 4], { in_proj_weight: [12, 4], in_proj_bias: [12], 'out_proj.weight': [4, 4], 'out_proj.bias': [4] }],
+  [{ type: 'layer_norm', normalized_shape: 5 }, [1, 5], { weight: [5], bias: [5] }],
+];
+
+testOnEveryModule('F45, F51 each kind of module is saved under the keys PyTorch loads it by, and comes back into a fresh one', async (runtime) => {
+  for (const [layer, inputShape, keys] of modulesByKeys) {
+    const config = { input_shape: inputShape, input_dtype: layer.type === 'embedding' ? 'I32' : 'F32', layers: [{ ...layer, weights: '' }] };
+    const [model, fresh] = [await runtime.buildNetwork(config, { seed: 1 }), await runtime.buildNetwork(config, { seed: 2 })];
+    const bytes = await model.saveTorch();
+    const { tensors, format } = await runtime.inspect(new Blob([bytes]));
+    assert.equal(format, 'PyTorch');
+    assert.deepEqual(Object.fromEntries(tensors.map(({ name, shape }) => [name, [...shape]])), keys, layer.type);
+    assert.equal(await fresh.loadWeights(bytes, { strict: true }), Object.keys(keys).length);
+    for (const name of Object.keys(keys)) assert.deepEqual(await fresh.readWeight(name), await model.readWeight(name), `${layer.type}: ${name}`);
+    await Promise.all([model.free(), fresh.free()]);
+  }
 });
 
 testOnEveryModule('F45, F46 a model comes back from its PyTorch file bit by bit, and rounded once in the shorter dtypes', async (runtime) => {
