@@ -52,6 +52,11 @@ typedef struct hd_writer {
   size_t unit_values;
   size_t all, first_row; /* values of the tensor; where it begins in the parameter */
   uint64_t seen;         /* bytes written so far */
+  /* A strided tensor comes whole, and then goes the others' way as `straight`, in row-major order. */
+  const hd_entry *view;  /* NULL for others */
+  hd_entry straight;
+  uint8_t *span;         /* the view's bytes of the file */
+  size_t span_held;
   size_t done;           /* values finished */
 } hd_writer;
 
@@ -86,6 +91,7 @@ hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err) {
 
 static void writer_free(hd_writer *w) {
   hd_free(w->buffer);
+  hd_free(w->span);
   hd_free(w->turned);
   hd_free(w->wide);
   *w = (hd_writer){0};
@@ -343,6 +349,20 @@ static hd_status prepare(hd_writer *w, hd_error *err) {
   return w->buffer && (w->wide || is_packed(w)) ? HD_OK : no_memory(err);
 }
 
+static hd_status begin_view(hd_writer *w, hd_error *err) {
+  size_t count, bytes;
+  if (!w->entry->strided) return HD_OK;
+  if (!hd_shape_count(w->entry->n_dims, w->entry->shape, &count) || !hd_dtype_bytes(w->entry->dtype, count, &bytes) || w->entry->end - w->entry->begin > SIZE_MAX)
+    return no_memory(err);
+  w->view = w->entry;
+  w->straight = *w->view;
+  w->straight.strided = false;
+  w->straight.end = w->straight.begin + bytes;
+  w->entry = &w->straight;
+  w->span = hd_alloc((size_t)(w->view->end - w->view->begin));
+  return w->span ? HD_OK : no_memory(err);
+}
+
 hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
   if (index >= loader->n_tensors || loader->tensors[index].parameter < 0)
     return hd_fail(err, HD_BAD_ARGUMENT, "tensor %zu of %zu is not wanted", index, loader->n_tensors);
@@ -358,6 +378,7 @@ hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
   size_t rows = w->parameter->value.rows / (wanted->part >= 0 ? w->parameter->slot.n_parts : 1);
   w->all = rows * w->parameter->value.cols;
   w->first_row = wanted->part >= 0 ? (size_t)wanted->part * rows : 0;
+  HD_TRY(begin_view(w, err));
   HD_TRY(prepare(w, err));
   loader->writing = true;
   return HD_OK;
@@ -413,17 +434,40 @@ static size_t copy_offset(const hd_writer *w) {
   return bytes;
 }
 
-hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_error *err) {
-  hd_writer *w = &loader->writer;
-  if (!loader->writing) return hd_fail(err, HD_BAD_STATE, "bytes without a tensor begun");
-  uint64_t all = w->entry->end - w->entry->begin;
+static hd_status refuse_more(const hd_writer *w, uint64_t all, hd_error *err) {
   char room[HD_NAME_ROOM];
-  if (n > all - w->seen)
-    return hd_fail(err, HD_BAD_FILE, "tensor %s: more bytes than the %llu its directory declares", hd_short_name(room, w->entry->name), (unsigned long long)all);
+  return hd_fail(err, HD_BAD_FILE, "tensor %s: more bytes than the %llu its directory declares", hd_short_name(room, w->entry->name), (unsigned long long)all);
+}
+
+static hd_status write_bytes(hd_writer *w, const uint8_t *bytes, size_t n, hd_error *err) {
   if (!is_copy(w)) return gather(w, bytes, n, err);
   memcpy((uint8_t *)w->parameter->value.data + copy_offset(w) + w->seen, bytes, n);
   w->seen += n;
   return HD_OK;
+}
+
+/* Once the view's bytes are all there, its values are written. */
+static hd_status write_view(hd_writer *w, const uint8_t *bytes, size_t n, hd_error *err) {
+  size_t all = (size_t)(w->view->end - w->view->begin), straight_bytes = (size_t)(w->straight.end - w->straight.begin);
+  if (n > all - w->span_held) return refuse_more(w, all, err);
+  if (n > 0) memcpy(w->span + w->span_held, bytes, n);
+  w->span_held += n;
+  if (w->span_held < all || n == 0) return HD_OK;
+  uint8_t *straight = hd_alloc(straight_bytes);
+  if (!straight) return no_memory(err);
+  hd_entry_gather(w->view, w->span, straight);
+  hd_status status = write_bytes(w, straight, straight_bytes, err);
+  hd_free(straight);
+  return status;
+}
+
+hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_error *err) {
+  hd_writer *w = &loader->writer;
+  if (!loader->writing) return hd_fail(err, HD_BAD_STATE, "bytes without a tensor begun");
+  if (w->view) return write_view(w, bytes, n, err);
+  uint64_t all = w->entry->end - w->entry->begin;
+  if (n > all - w->seen) return refuse_more(w, all, err);
+  return write_bytes(w, bytes, n, err);
 }
 
 /* Whether all parts of the parameter are there. */

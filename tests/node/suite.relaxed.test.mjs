@@ -28,6 +28,7 @@ import './simple-text.test.mjs';
 import './steps.test.mjs';
 import './stories.test.mjs';
 import './threads.test.mjs';
+import './torch-files.test.mjs';
 import './torch-layers.test.mjs';
 import './trace.test.mjs';
 import './training.test.mjs';
