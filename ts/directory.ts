@@ -4,6 +4,7 @@
 import { sized } from './bytes.js';
 import type { ByteSource } from './bytes.js';
 import { elements } from './core.js';
+import { elementBytes } from './strides.js';
 import type { Core } from './core.js';
 import { HeddleError } from './errors.js';
 import type { ErrorCode } from './errors.js';
@@ -66,21 +67,16 @@ function give(core: Core, reader: number, chunk: Uint8Array): void {
   }
 }
 
-/** The entry in the transfer area: [name, dtype, n_dims, begin, end, wanted, shape…]. */
+/** The entry in the transfer area: [name, dtype, n_dims, begin, end, wanted, shape (8), whether strided, strides (8)]. */
 export function entry(core: Core): TensorInfo & { wanted: boolean } {
   const { heap } = core;
   const shape = heap.transferShape(2, 6);
-  const [begin, end] = [heap.transfer(3), heap.transfer(4)];
-  return {
-    name: heap.text(heap.transfer(0)),
-    dtype: core.dtypes[heap.transfer(1)] ?? '?',
-    shape,
-    numel: elements(shape),
-    begin,
-    end,
-    byteSize: end - begin,
-    wanted: heap.transfer(5) !== 0,
-  };
+  const [begin, end, numel] = [heap.transfer(3), heap.transfer(4), elements(shape)];
+  const dtype = core.dtypes[heap.transfer(1)] ?? '?';
+  const strides = heap.transfer(14) === 0 ? undefined : heap.transferShape(2, 15);
+  const byteSize = strides ? numel * elementBytes(dtype) : end - begin;
+  const wanted = heap.transfer(5) !== 0;
+  return { name: heap.text(heap.transfer(0)), dtype, shape, numel, begin, end, byteSize, ...(strides && { strides }), wanted };
 }
 
 /** "SafeTensors", "GGUF". */

@@ -87,6 +87,11 @@ async function whole(weights: WeightFiles): Promise<WeightFiles> {
   return weights;
 }
 
+/** A GGUF file among them is a model by itself. */
+async function mayDescribeItself(set: FileSet): Promise<boolean> {
+  return (await set.list())?.some((name) => name.endsWith('.gguf')) ?? false;
+}
+
 async function openSet(set: FileSet, options: Opening): Promise<ModelFiles> {
   const files: ModelFiles = {};
   const text = async (name: string): Promise<string | undefined> => {
@@ -94,8 +99,7 @@ async function openSet(set: FileSet, options: Opening): Promise<ModelFiles> {
     return file && readText(file);
   };
   const config = options.config === undefined ? await text('config.json') : await describe(options.config, openOptions(options));
-  const mayDescribeItself = (await set.list())?.some((name) => name.endsWith('.gguf')) ?? false;
-  if (config === undefined && !mayDescribeItself) throw await missingFile(set, 'config.json');
+  if (config === undefined && !(await mayDescribeItself(set))) throw await missingFile(set, 'config.json');
   if (config !== undefined) files.config = config;
   const generationConfig = await text('generation_config.json');
   if (generationConfig !== undefined) files.generationConfig = generationConfig;
@@ -147,9 +151,10 @@ function isGguf(first: Uint8Array): boolean {
   return new TextDecoder('latin1').decode(first.subarray(0, 4)) === 'GGUF';
 }
 
-/** SafeTensors begins with its header's length, 8 bytes, which is no more than the file holds. */
+/** SafeTensors begins with its header's length, 8 bytes, which is no more than the file holds; PyTorch's files are zips, or pickles of protocol 2 and up. */
 function mayBeWeights(first: Uint8Array, fileBytes: number | undefined): boolean {
   if (first.byteLength < 8) return false;
+  if ((first[0] === 0x50 && first[1] === 0x4b) || (first[0] === 0x80 && (first[1] ?? 0) <= 5)) return true;
   const length = new DataView(first.buffer, first.byteOffset).getBigUint64(0, true);
   return length <= BigInt(Math.max((fileBytes ?? Number.MAX_SAFE_INTEGER) - 8, 0));
 }
