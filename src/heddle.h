@@ -51,8 +51,15 @@ typedef enum hd_dtype {
   HD_I64, HD_I32, HD_I16, HD_I8,
   HD_U64, HD_U32, HD_U16, HD_U8,
   HD_BOOL,
-  HD_Q8_0,        /* GGML's: blocks of 32 values, an F16 scale and 32 int8 */
+  HD_C64,         /* two F32: kept in files, no weight of ours */
+  HD_F8_E4M3, HD_F8_E5M2, HD_F8_E4M3FNUZ, HD_F8_E5M2FNUZ,
+  HD_F8_E8M0,     /* powers of two: scales */
+  HD_F6_E2M3, HD_F6_E3M2, /* four to three bytes */
   HD_F4,          /* E2M1, two to a byte, the first in the low half; an odd count ends in half a byte */
+  /* GGML's blocks (base/dtype_ggml.c says how they lie) of 32 values, and below, of 256. */
+  HD_Q4_0, HD_Q4_1, HD_Q5_0, HD_Q5_1, HD_Q8_0, HD_MXFP4, HD_IQ4_NL,
+  HD_Q2_K, HD_Q3_K, HD_Q4_K, HD_Q5_K, HD_Q6_K, HD_IQ4_XS,
+  HD_INT8,        /* a row of int8 with one F32 scale, value = code · scale: what weights may become, not what a file holds */
   HD_DTYPE_COUNT  /* also "no dtype" */
 } hd_dtype;
 
@@ -121,9 +128,15 @@ hd_status hd_directory_detect(char **json, const hd_directory *directory, const 
 typedef struct hd_model hd_model;
 typedef struct hd_loader hd_loader;
 
-/* A loader for one model. `weight_dtype` is what 2-D matmul weights become while they stream in: HD_DTYPE_COUNT keeps the
- * file's (F32, F16, BF16; anything else becomes F32); HD_Q8_0 quantises those whose rows are a multiple of 32 and keeps
- * the rest as F16. Vectors are F32 always. */
+/* A loader for one model. `weight_dtype` is what 2-D matmul weights become while they stream in.
+ *   HD_DTYPE_COUNT       keeps the file's F32, F16, BF16, Q8_0 and Q4_0; GGML's other blocks become Q8_0; what F16 holds exactly (F8, F6, F4, 8-bit
+ *                        integers) becomes F16; anything else F32
+ *   HD_Q8_0, HD_Q4_0     quantises those whose rows are a multiple of 32, the rest becomes F16. Embeddings and the head (the graph's last matrix)
+ *                        keep 8 bits at least: Q4_0 makes them Q8_0
+ *   HD_INT8              symmetric, a scale a row, of any width
+ *   HD_F32, HD_F16, HD_BF16
+ * Vectors, and whatever else no matmul multiplies, are F32 always. hd_model_describe says for every weight what it was and why it became what it
+ * is. */
 hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err);
 void hd_loader_free(hd_loader *loader);
 
@@ -176,9 +189,10 @@ hd_status hd_model_save_quantized(char **text, size_t *n, const hd_model *model,
 void hd_text_free(char *text);
 
 /* All weights as a SafeTensors file. In the loom dialect names, declared shapes and the order of values are Loom's ("layers.0.weight",
- * [out, in] over values that lie [in][out]); in the standard one they are what they say. Floats are rounded to nearest. Integers and F4 have
+ * [out, in] over values that lie [in][out]); in the standard one they are what they say. Floats are rounded to nearest; F8 has no
+ * scales: E4M3 ends at 448, and below 2^-6 it gets coarse. Integers, F4 and F6 have
  * scales fitted to each row of a matrix (to the whole of a vector), kept beside the codes: w = code · "<name>.scale" + "<name>.offset",
- * the offset for unsigned dtypes only; F4 leaves a tensor of an odd number of values F32. The caller frees *bytes with hd_bytes_free. */
+ * the offset for unsigned dtypes only; F4 and F6 leave a tensor that would end inside a byte F32. The caller frees *bytes with hd_bytes_free. */
 hd_status hd_model_save_weights(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, hd_error *err);
 /* Sets the weights that the file has, by name and shape, and leaves the rest; reads what hd_model_save_weights writes and, in the loom
  * dialect, Loom's own files. Nothing is changed when it fails: on a shape that does not fit, on a file without any weight of the model, and
@@ -194,7 +208,8 @@ hd_status hd_safetensors_serialize(uint8_t **bytes, size_t *n, const char *json,
 /* Fails with bad_state while sessions are open, and frees nothing then. */
 hd_status hd_model_free(hd_model *model, hd_error *err);
 
-/* A JSON description: family, dialect, inputs, layers, and every weight's name, shape, dtype and layout. The caller
+/* A JSON description: family, dialect, inputs, layers, and every weight's name, shape, dtype, layout and bytes; of loaded ones, the file's dtype
+ * ("fileDtype"), whether values were rounded on the way in ("lossy"), and why it is not the dtype that was asked for ("reason"). The caller
  * frees *json with hd_text_free. */
 hd_status hd_model_describe(char **json, const hd_model *model, hd_error *err);
 

@@ -10,6 +10,7 @@ import { TokenGeneration } from './generation.js';
 import { Lease, endWithOwner } from './lifetime.js';
 import { loadBundle } from './load.js';
 import type { TextSettings } from './load.js';
+import { reportOf } from './report.js';
 import { LocalAdapter, LocalSession, localHandle } from './session.js';
 import { openFile, readAll, readText } from './source.js';
 import { Tokenizer } from './tokenizer.js';
@@ -19,6 +20,7 @@ import type {
   FileInput,
   GenerateOptions,
   Generation,
+  LoadReport,
   MemoryReport,
   Model,
   ModelDescription,
@@ -47,6 +49,7 @@ export class LocalModel implements Model {
   readonly #sessions: Lease;
   readonly #extras: ModelExtras;
   #description: ModelDescription;
+  readonly report: LoadReport;
   #tokenizer: Tokenizer | undefined;
   /** The session `forward` keeps. */
   #kept: LocalSession | undefined;
@@ -67,6 +70,7 @@ export class LocalModel implements Model {
     endWithOwner(this, this.#lease);
     try {
       this.#description = this.#describe();
+      this.report = reportOf(this.#description.weights);
       this.#checkContext(extras.context);
     } catch (error) {
       this.#lease.end();

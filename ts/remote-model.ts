@@ -7,6 +7,7 @@ import { TokenGeneration } from './generation.js';
 import { isMade } from './protocol.js';
 import type { ObjectState, Reference, TokenBatch } from './protocol.js';
 import type { Answer, Connection } from './remote.js';
+import { reportOf } from './report.js';
 import { sendableFile, sendableJson } from './sendable.js';
 import type {
   Adapter,
@@ -15,6 +16,7 @@ import type {
   GenerateOptions,
   GenerateUsage,
   Generation,
+  LoadReport,
   MemoryReport,
   Model,
   ModelDescription,
@@ -199,9 +201,11 @@ export class RemoteSession implements Session {
 
 export class RemoteModel implements Model {
   readonly #remote: Remote;
+  readonly report: LoadReport;
 
   constructor(connection: Connection, made: Answer) {
     this.#remote = new Remote('model', connection, made);
+    this.report = reportOf(this.weights);
   }
 
   get weights(): readonly WeightInfo[] {

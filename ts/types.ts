@@ -49,8 +49,19 @@ export interface InitOptions {
 
 // ---- Loading ----
 
-/** How weights are kept. 'keep': as the file has them; 'q8_0': quantised while they stream in. */
-export type WeightType = 'keep' | 'f32' | 'f16' | 'bf16' | 'q8_0';
+/**
+ * What the matrices that are multiplied with become while they stream in, row block by row block. All else is float32.
+ *
+ * - 'keep': as the file has them: F32, F16, BF16, Q8_0 and Q4_0 stay; GGML's other blocks (K-quants, IQ4, Q4_1, Q5, MXFP4) become Q8_0; F8, F6, F4
+ *   and 8-bit integers become F16, which holds them exactly; anything else F32.
+ * - 'q8_0', 'q4_0': GGML's blocks of 32 values, 8.5 and 4.5 bits each in files. Rows that are no multiple of 32 become F16; with 'q4_0' embeddings and
+ *   the head (the last matrix) become Q8_0.
+ * - 'int8': symmetric, one scale a row: value = code · max|row| / 127.
+ * - 'f32', 'f16', 'bf16': rounded to nearest even.
+ *
+ * `model.report` says what became of each weight.
+ */
+export type WeightType = 'keep' | 'f32' | 'f16' | 'bf16' | 'q8_0' | 'q4_0' | 'int8';
 
 export interface LoadProgress {
   bytes: number;
@@ -231,11 +242,30 @@ export interface Generation extends AsyncIterableIterator<GeneratedToken> {
 export interface WeightInfo {
   name: string;
   shape: number[];
-  /** What it is kept as: "F32", "Q8_0". */
+  /** What it is kept as: "F32", "Q8_0", "INT8". */
   dtype: string;
   /** The order its kernel reads it in. */
   layout: string;
+  /** In memory. */
   bytes: number;
+  /** What the file it was loaded from had: "BF16", "Q4_K". Missing when no weight file had it. */
+  fileDtype?: string;
+  /** Whether values were rounded on their way in: `dtype` does not hold every value of `fileDtype`. */
+  lossy?: boolean;
+  /** Why it is not the dtype that was asked for: "row of 172 is no multiple of 32: became F16". Missing where it is, or where no matrix product needs it. */
+  reason?: string;
+}
+
+/** What loading made of a file's weights. Later changes (a merged adapter) are in `weights` and `describe`, not here. */
+export interface LoadReport {
+  /** Every weight that a file had. */
+  weights: readonly WeightInfo[];
+  /** In memory, all of them. */
+  bytes: number;
+  /** Names of those whose values were rounded. */
+  lossy: readonly string[];
+  /** "NAME: REASON" of those that are not the dtype that was asked for. */
+  fallbacks: readonly string[];
 }
 
 /** Loom's names of the encodings a bundle keeps weights in. */
@@ -298,7 +328,10 @@ export interface DetectedModel {
 }
 
 /** SafeTensors' dtypes for weights. */
-export type WeightDtype = 'F64' | 'F32' | 'F16' | 'BF16' | 'F4' | 'I64' | 'I32' | 'I16' | 'I8' | 'U64' | 'U32' | 'U16' | 'U8';
+export type WeightDtype =
+  | 'F64' | 'F32' | 'F16' | 'BF16'
+  | 'F8_E4M3' | 'F8_E5M2' | 'F8_E4M3FNUZ' | 'F8_E5M2FNUZ' | 'F6_E2M3' | 'F6_E3M2' | 'F4'
+  | 'I64' | 'I32' | 'I16' | 'I8' | 'U64' | 'U32' | 'U16' | 'U8';
 
 export interface SaveWeightsOptions {
   /** 'F32' by default. */
@@ -347,6 +380,8 @@ export interface ValidationProblem {
 /** Graph and weights. Weights do not change while sessions use them. */
 export interface Model {
   readonly weights: readonly WeightInfo[];
+  /** What loading made of the file's weights: dtypes, what was rounded, what could not be as asked. Empty for bundles and built networks. */
+  readonly report: LoadReport;
   /** Threads that share its work; 1 without a pool. */
   readonly threads: number;
   describe(): Promise<ModelDescription>;
@@ -364,7 +399,7 @@ export interface Model {
   detokenize(tokens: NumbersInput): Promise<string>;
   /** The model as a one-model Loom bundle. */
   saveToString(id: string, options?: SaveOptions): Promise<string>;
-  /** All weights as a SafeTensors file; integers and F4 with scales beside them. */
+  /** All weights as a SafeTensors file; integers, F6 and F4 with scales beside them, F8 as the nearest values it has. */
   saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array>;
   /** Sets the weights a SafeTensors file has, by name and shape; how many it had. Sessions must be closed. */
   loadWeights(file: FileInput): Promise<number>;

@@ -1,8 +1,11 @@
-/* base/dtype.c: the table of dtypes and the exact conversions to and from float32. Values are read and written byte-wise:
- * a tensor in a file may start anywhere. Nothing here is fast; kernels have their own loads for the dtypes they multiply. */
+/* base/dtype.c: the table of dtypes and the exact conversions to and from float32 of those that are one number after the other (dtype_small.c
+ * has the floats of a byte and less, dtype_ggml.c GGML's blocks). Values are read and written byte-wise: a tensor in a file may start
+ * anywhere. Nothing here is fast; kernels have their own loads for the dtypes they multiply. */
 #include "base/dtype.h"
 
+#include "base/dtype_families.h"
 #include "base/memory.h"
+#include "base/status.h"
 
 #include <math.h>
 #include <string.h>
@@ -18,12 +21,6 @@ float hd_f16_to_f32(uint16_t bits) {
   return sign ? -magnitude : magnitude;
 }
 
-/* The top bits of `magnitude` after a shift to the right, rounded to nearest even. */
-static uint32_t shift_right_even(uint32_t magnitude, unsigned shift) {
-  uint32_t kept = magnitude >> shift, dropped = magnitude & ((1u << shift) - 1u), half = 1u << (shift - 1);
-  return kept + (dropped > half || (dropped == half && (kept & 1u)));
-}
-
 uint16_t hd_f32_to_f16(float value) {
   uint32_t bits = hd_bits_of_f32(value), magnitude = bits & 0x7fffffffu, sign = bits >> 16 & 0x8000u;
   if (magnitude > 0x7f800000u) { /* NaN: keeps the payload's head, and never becomes infinity */
@@ -32,10 +29,10 @@ uint16_t hd_f32_to_f16(float value) {
   }
   if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);    /* from 65520: infinity */
   if (magnitude >= 0x38800000u)                                       /* normal: a carry runs into the exponent */
-    return (uint16_t)(sign | shift_right_even(magnitude - (112u << 23), 13));
+    return (uint16_t)(sign | hd_shift_right_even(magnitude - (112u << 23), 13));
   uint32_t exponent = magnitude >> 23;
   if (exponent < 102) return (uint16_t)sign;                          /* below half the smallest subnormal */
-  return (uint16_t)(sign | shift_right_even((magnitude & 0x7fffffu) | 0x800000u, 126 - exponent));
+  return (uint16_t)(sign | hd_shift_right_even((magnitude & 0x7fffffu) | 0x800000u, 126 - exponent));
 }
 
 float hd_bf16_to_f32(uint16_t bits) { return hd_f32_of_bits((uint32_t)bits << 16); }
@@ -88,98 +85,54 @@ CONVERSIONS(u16, uint16_t, (float)value, TO_INTEGER(uint16_t, 0.0f, 65535.0f, UI
 CONVERSIONS(u8, uint8_t, (float)value, TO_INTEGER(uint8_t, 0.0f, 255.0f, UINT8_MAX))
 CONVERSIONS(bool, uint8_t, value ? 1.0f : 0.0f, value != 0.0f)
 
-/* ---- Q8_0: per 32 values an F16 scale d, then 32 int8 q; the value is q · d ---- */
-
-enum { Q8_0_VALUES = 32, Q8_0_BYTES = 34 };
-
-static void q8_0_to_f32(const void *from, float *to, size_t n) {
-  for (size_t i = 0; i < n; i++) {
-    const unsigned char *block = (const unsigned char *)from + i / Q8_0_VALUES * Q8_0_BYTES;
-    float scale = hd_f16_to_f32((uint16_t)(block[0] | block[1] << 8));
-    to[i] = (float)(int8_t)block[2 + i % Q8_0_VALUES] * scale;
-  }
-}
-
-/* The largest magnitude, in four lanes that compilers turn into one vector. NaN counts for nothing. */
-static float largest(const float *x) {
-  float lane[4] = {0};
-  for (size_t i = 0; i < Q8_0_VALUES; i += 4)
-    for (size_t l = 0; l < 4; l++) {
-      float size = fabsf(x[i + l]);
-      lane[l] = lane[l] < size ? size : lane[l];
-    }
-  float a = lane[0] > lane[1] ? lane[0] : lane[1], b = lane[2] > lane[3] ? lane[2] : lane[3];
-  return a > b ? a : b;
-}
-
-/* roundf, halves away from zero, without a call: the part cut off decides. */
-static inline float round_away(float x) {
-  float whole = truncf(x), rest = x - whole;
-  return whole + (rest >= 0.5f ? 1.0f : 0.0f) - (rest <= -0.5f ? 1.0f : 0.0f);
-}
-
-/* GGML's reference quantiser, operation by operation: its rounding is away from zero, and by the reciprocal of the scale
- * before that became an F16. Its result for values that are not finite is undefined; here those codes are 0. */
-static void q8_0_block_from_f32(const float *from, unsigned char *block) {
-  float d = largest(from) / 127.0f, id = d != 0.0f ? 1.0f / d : 0.0f;
-  uint16_t scale = hd_f32_to_f16(d);
-  block[0] = (unsigned char)(scale & 0xffu);
-  block[1] = (unsigned char)(scale >> 8);
-  for (size_t i = 0; i < Q8_0_VALUES; i++) {
-    float q = round_away(from[i] * id);
-    block[2 + i] = (unsigned char)(int8_t)(q >= -127.0f && q <= 127.0f ? q : 0.0f);
-  }
-}
-
-static void q8_0_from_f32(const float *from, void *to, size_t n) {
-  for (size_t i = 0; i < n / Q8_0_VALUES; i++) q8_0_block_from_f32(from + i * Q8_0_VALUES, (unsigned char *)to + i * Q8_0_BYTES);
-}
-
-/* ---- F4: sign, two bits of exponent, one of mantissa. Nearest, ties to the even code; saturates; NaN is 0 ---- */
-
-static const float f4_values[8] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
-
-static void f4_to_f32(const void *from, float *to, size_t n) {
-  for (size_t i = 0; i < n; i++) {
-    int code = ((const unsigned char *)from)[i / 2] >> (i % 2 ? 4 : 0) & 15;
-    to[i] = code & 8 ? -f4_values[code & 7] : f4_values[code & 7];
-  }
-}
-
-static unsigned f4_code(float value) {
-  float magnitude = fabsf(value);
-  unsigned code = 0;
-  while (code < 7) {
-    float middle = (f4_values[code] + f4_values[code + 1]) / 2;
-    if (!(magnitude > middle || (magnitude == middle && code % 2 == 1))) break;
-    code++;
-  }
-  return signbit(value) && code ? code | 8u : code;
-}
-
-static void f4_from_f32(const float *from, void *to, size_t n) {
-  for (size_t i = 0; i < n; i += 2)
-    ((unsigned char *)to)[i / 2] = (unsigned char)(f4_code(from[i]) | (i + 1 < n ? f4_code(from[i + 1]) << 4 : 0));
-}
-
 /* ---- The table ---- */
 
+#define PLAIN(title, bytes, pair) \
+  {.name = title, .block_values = 1, .block_bytes = bytes, .safetensors = true, .to_f32 = pair##_to_f32, .from_f32 = pair##_from_f32}
+#define SMALL(title, values, bytes, pair) \
+  {.name = title, .block_values = values, .block_bytes = bytes, .safetensors = true, .to_f32 = hd_##pair##_to_f32, .from_f32 = hd_##pair##_from_f32}
+#define GGML(title, values, bytes, pair) \
+  {.name = title, .block_values = values, .block_bytes = bytes, .ggml = true, .to_f32 = hd_##pair##_to_f32, .from_f32 = hd_##pair##_from_f32}
+#define GGML_READ(title, values, bytes, pair) \
+  {.name = title, .block_values = values, .block_bytes = bytes, .ggml = true, .to_f32 = hd_##pair##_to_f32}
+
 static const hd_dtype_info dtypes[HD_DTYPE_COUNT] = {
-    [HD_F32] = {"F32", 1, 4, false, f32_to_f32, f32_from_f32},
-    [HD_F64] = {"F64", 1, 8, false, f64_to_f32, f64_from_f32},
-    [HD_F16] = {"F16", 1, 2, false, f16_to_f32, f16_from_f32},
-    [HD_BF16] = {"BF16", 1, 2, false, bf16_to_f32, bf16_from_f32},
-    [HD_I64] = {"I64", 1, 8, false, i64_to_f32, i64_from_f32},
-    [HD_I32] = {"I32", 1, 4, false, i32_to_f32, i32_from_f32},
-    [HD_I16] = {"I16", 1, 2, false, i16_to_f32, i16_from_f32},
-    [HD_I8] = {"I8", 1, 1, false, i8_to_f32, i8_from_f32},
-    [HD_U64] = {"U64", 1, 8, false, u64_to_f32, u64_from_f32},
-    [HD_U32] = {"U32", 1, 4, false, u32_to_f32, u32_from_f32},
-    [HD_U16] = {"U16", 1, 2, false, u16_to_f32, u16_from_f32},
-    [HD_U8] = {"U8", 1, 1, false, u8_to_f32, u8_from_f32},
-    [HD_BOOL] = {"BOOL", 1, 1, false, bool_to_f32, bool_from_f32},
-    [HD_Q8_0] = {"Q8_0", Q8_0_VALUES, Q8_0_BYTES, false, q8_0_to_f32, q8_0_from_f32},
-    [HD_F4] = {"F4", 2, 1, true, f4_to_f32, f4_from_f32},
+    [HD_F32] = PLAIN("F32", 4, f32),
+    [HD_F64] = PLAIN("F64", 8, f64),
+    [HD_F16] = PLAIN("F16", 2, f16),
+    [HD_BF16] = PLAIN("BF16", 2, bf16),
+    [HD_I64] = PLAIN("I64", 8, i64),
+    [HD_I32] = PLAIN("I32", 4, i32),
+    [HD_I16] = PLAIN("I16", 2, i16),
+    [HD_I8] = PLAIN("I8", 1, i8),
+    [HD_U64] = PLAIN("U64", 8, u64),
+    [HD_U32] = PLAIN("U32", 4, u32),
+    [HD_U16] = PLAIN("U16", 2, u16),
+    [HD_U8] = PLAIN("U8", 1, u8),
+    [HD_BOOL] = PLAIN("BOOL", 1, bool),
+    [HD_C64] = {.name = "C64", .block_values = 1, .block_bytes = 8, .safetensors = true}, /* two F32: no real number */
+    [HD_F8_E4M3] = SMALL("F8_E4M3", 1, 1, f8_e4m3),
+    [HD_F8_E5M2] = SMALL("F8_E5M2", 1, 1, f8_e5m2),
+    [HD_F8_E4M3FNUZ] = SMALL("F8_E4M3FNUZ", 1, 1, f8_e4m3fnuz),
+    [HD_F8_E5M2FNUZ] = SMALL("F8_E5M2FNUZ", 1, 1, f8_e5m2fnuz),
+    [HD_F8_E8M0] = SMALL("F8_E8M0", 1, 1, f8_e8m0),
+    [HD_F6_E2M3] = SMALL("F6_E2M3", 4, 3, f6_e2m3),
+    [HD_F6_E3M2] = SMALL("F6_E3M2", 4, 3, f6_e3m2),
+    [HD_F4] = {.name = "F4", .block_values = 2, .block_bytes = 1, .ragged = true, .safetensors = true, .to_f32 = hd_f4_to_f32, .from_f32 = hd_f4_from_f32},
+    [HD_Q4_0] = GGML("Q4_0", 32, 18, q4_0),
+    [HD_Q4_1] = GGML("Q4_1", 32, 20, q4_1),
+    [HD_Q5_0] = GGML("Q5_0", 32, 22, q5_0),
+    [HD_Q5_1] = GGML("Q5_1", 32, 24, q5_1),
+    [HD_Q8_0] = GGML("Q8_0", 32, 34, q8_0),
+    [HD_MXFP4] = GGML("MXFP4", 32, 17, mxfp4),
+    [HD_Q2_K] = GGML_READ("Q2_K", 256, 84, q2_k),
+    [HD_Q3_K] = GGML_READ("Q3_K", 256, 110, q3_k),
+    [HD_Q4_K] = GGML_READ("Q4_K", 256, 144, q4_k),
+    [HD_Q5_K] = GGML_READ("Q5_K", 256, 176, q5_k),
+    [HD_Q6_K] = GGML_READ("Q6_K", 256, 210, q6_k),
+    [HD_IQ4_NL] = GGML_READ("IQ4_NL", 32, 18, iq4_nl),
+    [HD_IQ4_XS] = GGML_READ("IQ4_XS", 256, 136, iq4_xs),
+    [HD_INT8] = {.name = "INT8", .block_values = 1, .block_bytes = 1},
 };
 
 const hd_dtype_info *hd_dtype_get(hd_dtype dtype) { return (unsigned)dtype < HD_DTYPE_COUNT ? &dtypes[dtype] : NULL; }
@@ -196,6 +149,27 @@ bool hd_dtype_bytes(hd_dtype dtype, size_t n, size_t *bytes) {
   const hd_dtype_info *info = hd_dtype_get(dtype);
   if (!info || (n % info->block_values != 0 && !info->ragged)) return false;
   return hd_mul_size(n / info->block_values + (n % info->block_values != 0), info->block_bytes, bytes);
+}
+
+/* By significant bits and range: an integer of b bits needs b (one less with a sign), 11 fit F16, 8 fit BF16, 24 fit F32. */
+bool hd_dtype_holds(hd_dtype to, hd_dtype from) {
+  static const hd_dtype into_both[] = {HD_I8, HD_U8, HD_BOOL, HD_F8_E4M3, HD_F8_E5M2, HD_F8_E4M3FNUZ, HD_F8_E5M2FNUZ, HD_F6_E2M3, HD_F6_E3M2, HD_F4};
+  static const hd_dtype not_into_f32[] = {HD_F64, HD_I64, HD_I32, HD_U64, HD_U32, HD_C64};
+  if (to == from) return true;
+  if (to == HD_F32) {
+    for (size_t i = 0; i < sizeof not_into_f32 / sizeof *not_into_f32; i++)
+      if (not_into_f32[i] == from) return false;
+    return true;
+  }
+  for (size_t i = 0; (to == HD_F16 || to == HD_BF16) && i < sizeof into_both / sizeof *into_both; i++)
+    if (into_both[i] == from) return true;
+  return false;
+}
+
+hd_status hd_dtype_decodes(hd_dtype dtype, const char *tensor, hd_error *err) {
+  char room[HD_NAME_ROOM];
+  if (hd_dtype_get(dtype) && hd_dtype_get(dtype)->to_f32) return HD_OK;
+  return hd_fail(err, HD_UNSUPPORTED, "tensor %s: values of %s cannot become float32", hd_short_name(room, tensor), hd_dtype_name(dtype));
 }
 
 bool hd_shape_count(int n_dims, const size_t *shape, size_t *count) {

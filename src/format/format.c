@@ -74,6 +74,24 @@ static int compare_name(const void *key, const void *item) {
   return strcmp(key, (*entry)->name);
 }
 
+static int compare_keys(const void *a, const void *b) { return strcmp(((const metadata_pair *)a)->key, ((const metadata_pair *)b)->key); }
+
+/* Sorted aside: the pairs stay in file order. */
+static hd_status refuse_repeated_keys(const hd_directory *directory, hd_error *err) {
+  size_t n = directory->n_pairs;
+  if (n < 2) return HD_OK;
+  metadata_pair *sorted = hd_alloc(n * sizeof *sorted);
+  if (!sorted) return no_memory(err);
+  memcpy(sorted, directory->pairs, n * sizeof *sorted);
+  qsort(sorted, n, sizeof *sorted, compare_keys);
+  size_t i = 1;
+  while (i < n && strcmp(sorted[i - 1].key, sorted[i].key) != 0) i++;
+  char room[HD_NAME_ROOM];
+  hd_status status = i == n ? HD_OK : hd_fail(err, HD_BAD_FILE, "metadata \"%s\": expected every key once, found it twice", hd_short_name(room, sorted[i].key));
+  hd_free(sorted);
+  return status;
+}
+
 hd_status hd_directory_seal(hd_directory *directory, hd_error *err) {
   size_t n = directory->n_entries;
   if (n > 0) qsort(directory->entries, n, sizeof *directory->entries, compare_places);
@@ -88,7 +106,7 @@ hd_status hd_directory_seal(hd_directory *directory, hd_error *err) {
     if (strcmp(directory->by_name[i - 1]->name, name) == 0)
       return hd_fail(err, HD_BAD_FILE, "tensor \"%s\": expected every name once, found it twice", hd_short_name(room, name));
   }
-  return HD_OK;
+  return refuse_repeated_keys(directory, err);
 }
 
 hd_directory *hd_directory_new(void) { return hd_alloc_zero(sizeof(hd_directory)); }

@@ -68,7 +68,7 @@ void hd_loom_decode(hd_dtype dtype, const void *from, float *values, size_t n);
 /* For readers: appends to a directory. Strings are copied. */
 hd_status hd_directory_append(hd_directory *directory, const hd_entry *entry, hd_error *err);
 hd_status hd_directory_append_metadata(hd_directory *directory, const char *key, const char *value, hd_error *err);
-/* Ends the appending: refuses a second tensor of one name, sorts by begin (then end, then name), makes lookup fast. */
+/* Ends the appending: refuses a second tensor of one name and a second metadata key, sorts by begin (then end, then name), makes lookup fast. */
 hd_status hd_directory_seal(hd_directory *directory, hd_error *err);
 hd_directory *hd_directory_copy(const hd_directory *directory); /* NULL when out of memory */
 

@@ -6,7 +6,8 @@
  *
  *   - "__metadata__" is no tensor: it maps strings to strings.
  *   - A shape [] is a scalar; a 0 in a shape makes an empty tensor, with BEGIN = END.
- *   - END − BEGIN is exactly the product of the shape times the dtype's size.
+ *   - END − BEGIN is exactly the product of the shape times the dtype's size. Tensors of F6 are whole bytes; one of F4 may end in half a
+ *     byte: Loom writes such files, though the reference reader refuses them.
  *   - The tensors cover all of the data: the first begins at 0, no holes, no overlap, nothing after the last.
  *   - Names are unique. White space may follow the header's JSON, as padding, and is accepted before it too: the format's
  *     text wants '{' first, its reference reader does not insist.
@@ -73,8 +74,7 @@ static void read_dtype(hd_json_reader *r, record *t) {
   size_t n;
   if (!hd_json_string(r, &name, &n)) return;
   t->dtype = hd_dtype_find(name, n);
-  /* Our own block dtypes are not the format's. */
-  if (t->dtype == HD_DTYPE_COUNT || (hd_dtype_get(t->dtype)->block_values != 1 && t->dtype != HD_F4)) {
+  if (t->dtype == HD_DTYPE_COUNT || !hd_dtype_get(t->dtype)->safetensors) {
     snprintf(problem, sizeof problem, "expected a dtype that we read, found \"%s\"", hd_short_name(room, name));
     fail_with(r, HD_UNSUPPORTED, problem);
   }
@@ -161,6 +161,14 @@ static bool record_bytes(const record *t, uint64_t *bytes) {
   return multiply_u64(count / info->block_values + (count % info->block_values != 0), info->block_bytes, bytes);
 }
 
+/* Values of less than a byte end where a byte does, as far as their dtype asks for it. */
+static bool ends_in_a_byte(const record *t) {
+  const hd_dtype_info *info = hd_dtype_get(t->dtype);
+  uint64_t rest = 1; /* of the count, by the block */
+  for (int i = 0; i < t->n_dims; i++) rest = rest * (t->shape[i] % info->block_values) % info->block_values;
+  return info->ragged || info->block_values == 1 || rest == 0;
+}
+
 /* The record against itself and against the data's size; `name` is fit for messages. */
 static hd_status check_record(const record *t, const char *name, uint64_t data_bytes, hd_error *err) {
   char shape[HD_SHAPE_ROOM];
@@ -169,6 +177,8 @@ static hd_status check_record(const record *t, const char *name, uint64_t data_b
   if (!record_bytes(t, &bytes))
     return hd_fail(err, HD_BAD_FILE, "tensor \"%s\": shape %s of %s needs more bytes than 64 bits can count", name,
                    record_shape(shape, t), dtype);
+  if (!ends_in_a_byte(t))
+    return hd_fail(err, HD_BAD_FILE, "tensor \"%s\": shape %s of %s does not end where a byte does", name, record_shape(shape, t), dtype);
   if (t->begin > t->end)
     return hd_fail(err, HD_BAD_FILE, "tensor \"%s\": expected data_offsets in order, found [%" PRIu64 ", %" PRIu64 "]", name,
                    t->begin, t->end);

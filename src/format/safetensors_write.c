@@ -22,10 +22,18 @@ static hd_status too_large(hd_error *err, const hd_stored *t) {
                  hd_shape_text(shape, t->n_dims, t->shape), hd_dtype_name(t->dtype));
 }
 
+static hd_status ends_inside_a_byte(hd_error *err, const hd_stored *t) {
+  char room[HD_NAME_ROOM], shape[HD_SHAPE_ROOM];
+  return hd_fail(err, HD_BAD_ARGUMENT, "tensor %s: shape %s of %s does not end where a byte does", hd_short_name(room, t->name),
+                 hd_shape_text(shape, t->n_dims, t->shape), hd_dtype_name(t->dtype));
+}
+
 /* One tensor's line; its place counts from the start of the data until the header's length is known. */
 static hd_status add_record(hd_text *header, hd_stored *t, size_t *end, hd_error *err) {
   size_t count, bytes;
-  if (!hd_shape_count(t->n_dims, t->shape, &count) || !hd_dtype_bytes(t->dtype, count, &bytes)) return too_large(err, t);
+  if (!hd_shape_count(t->n_dims, t->shape, &count)) return too_large(err, t);
+  if (!hd_dtype_get(t->dtype)->ragged && count % hd_dtype_get(t->dtype)->block_values) return ends_inside_a_byte(err, t);
+  if (!hd_dtype_bytes(t->dtype, count, &bytes)) return too_large(err, t);
   t->begin = *end;
   if (!hd_add_size(*end, bytes, end)) return too_large(err, t);
   hd_text_quoted(header, t->name);
@@ -129,8 +137,10 @@ static void read_tensor_list(const hd_json *list, hd_stored *tensors, size_t n) 
     size_t n_dims = hd_json_count(&item, "shape");
     t->name = hd_json_get_text(&item, "name", "");
     t->dtype = hd_dtype_find(dtype, strlen(dtype));
-    if (t->dtype == HD_DTYPE_COUNT || t->dtype == HD_Q8_0)
+    if (t->dtype == HD_DTYPE_COUNT || !hd_dtype_get(t->dtype)->safetensors)
       hd_json_refuse(&item, "dtype", HD_BAD_ARGUMENT, "SafeTensors has no dtype '%s'", hd_short_name(room, dtype));
+    else if (!hd_dtype_get(t->dtype)->from_f32)
+      hd_json_refuse(&item, "dtype", HD_UNSUPPORTED, "values cannot be written as '%s'", dtype);
     if (n_dims > HD_MAX_DIMS) hd_json_refuse(&item, "shape", HD_UNSUPPORTED, "expected at most %d dimensions, found %zu", HD_MAX_DIMS, n_dims);
     t->n_dims = n_dims > HD_MAX_DIMS ? 0 : (int)n_dims;
     for (int d = 0; d < t->n_dims; d++) {

@@ -140,7 +140,7 @@ static int parameter(hd_builder *b, const char *weights, const hd_slot *slot) {
     return -1;
   }
   if (!grow((void **)&m->parameters, m->n_parameters, sizeof *m->parameters)) return fail_memory(b);
-  m->parameters[m->n_parameters] = (hd_parameter){.name = name, .local = local, .owner = owner, .slot = *slot};
+  m->parameters[m->n_parameters] = (hd_parameter){.name = name, .local = local, .owner = owner, .slot = *slot, .file_dtype = HD_DTYPE_COUNT};
   return (int)m->n_parameters++;
 }
 
@@ -292,23 +292,20 @@ static float at(const float *values, bool in_out, size_t rows, size_t cols, size
   return in_out ? values[c * rows + r] : values[r * cols + c];
 }
 
-/* Packs row blocks from float32. Blocks are small; the buffers live for the call. */
+/* Packs row blocks from float32. Blocks are small; the buffer lives for the call. */
 hd_status hd_parameter_set(hd_parameter *p, const float *values, bool in_out, hd_error *err) {
-  const hd_matrix *m = &p->value;
-  size_t block = m->layout->row_block, bytes = 0;
+  hd_matrix *m = &p->value;
+  size_t block = m->layout->row_block;
   float *wide = hd_alloc(block * m->cols * sizeof *wide);
-  void *narrow = hd_dtype_bytes(m->layout->dtype, m->cols, &bytes) ? hd_alloc(block * bytes) : NULL;
-  for (size_t first = 0; wide && narrow && first < m->rows; first += block) {
+  if (!wide) return no_memory(err);
+  for (size_t first = 0; first < m->rows; first += block) {
     size_t n = m->rows - first < block ? m->rows - first : block;
     for (size_t r = 0; r < n; r++)
       for (size_t c = 0; c < m->cols; c++) wide[r * m->cols + c] = at(values, in_out, m->rows, m->cols, first + r, c);
-    hd_dtype_get(m->layout->dtype)->from_f32(wide, narrow, n * m->cols);
-    m->layout->pack(m, first, n, narrow);
+    m->layout->from_f32(m, first, n, wide);
   }
-  bool done = wide && narrow;
   hd_free(wide);
-  hd_free(narrow);
-  if (!done) return no_memory(err);
+  hd_matrix_settle(m);
   p->filled = true;
   return HD_OK;
 }

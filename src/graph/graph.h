@@ -15,6 +15,9 @@ typedef struct hd_parameter {
   hd_slot slot;
   hd_matrix value;          /* data owned by the model; NULL until allocated. Vectors: rows.f32, one row */
   bool filled;
+  hd_dtype file_dtype;      /* of the tensor it was loaded from; HD_DTYPE_COUNT: from none */
+  bool lossy;               /* that tensor's values were rounded on their way in */
+  const char *reason;       /* why it became another dtype than was asked for; NULL: it did not */
 } hd_parameter;
 
 typedef struct hd_node {

@@ -8,6 +8,8 @@
 #include "graph/arch.h"
 #include "graph/graph.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 /* A directory's tensor and the parameter it fills (−1: none). */
@@ -16,13 +18,13 @@ typedef struct hd_wanted {
   int parameter;
 } hd_wanted;
 
-/* The tensor being written. `buffer` gathers `unit` file bytes; each full one becomes rows (matrices) or values (vectors). */
+/* The tensor being written. `buffer` gathers `unit` file bytes; each full one becomes rows (matrices) or values (vectors): decoded to float32,
+ * then rounded to what the layout holds. */
 typedef struct hd_writer {
   hd_parameter *parameter;
   const hd_entry *entry;
   uint8_t *buffer;       /* unit bytes of the file */
-  float *wide;           /* the same as float32; NULL when no conversion is needed */
-  void *narrow;          /* the same in the layout's dtype; NULL likewise */
+  float *wide;           /* the same as float32; NULL when the layout takes the file's bytes */
   size_t unit, held;     /* bytes */
   size_t unit_values;
   uint64_t seen;         /* bytes written so far */
@@ -32,6 +34,7 @@ typedef struct hd_writer {
 struct hd_loader {
   hd_dtype weight_dtype;
   hd_model *model;
+  int head;              /* the parameter of the graph's last matrix; −1: none */
   hd_directory **directories;
   size_t n_directories;
   hd_wanted *tensors;
@@ -56,7 +59,6 @@ hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err) {
 static void writer_free(hd_writer *w) {
   hd_free(w->buffer);
   hd_free(w->wide);
-  hd_free(w->narrow);
   *w = (hd_writer){0};
 }
 
@@ -81,6 +83,15 @@ static hd_status describe_family(hd_model *model, const cJSON *json, hd_error *e
   return arch->build(model, &config, err);
 }
 
+static int last_matrix(const hd_model *model) {
+  for (size_t n = model->n_nodes; n-- > 0;)
+    for (size_t i = 0; i < model->nodes[n].n_weights; i++) {
+      int index = model->nodes[n].weight[i];
+      if (index >= 0 && model->parameters[index].slot.matrix) return index;
+    }
+  return -1;
+}
+
 hd_status hd_loader_describe(hd_loader *loader, const char *text, size_t n, hd_error *err) {
   if (loader->model) return hd_fail(err, HD_BAD_STATE, "the loader has its description already");
   cJSON *json = NULL;
@@ -95,6 +106,7 @@ hd_status hd_loader_describe(hd_loader *loader, const char *text, size_t n, hd_e
   }
   cJSON_Delete(json);
   if (status == HD_OK) status = hd_graph_expand(model, err);
+  if (status == HD_OK) loader->head = last_matrix(model);
   if (status == HD_OK) loader->model = model;
   else hd_model_discard(model);
   return status;
@@ -111,12 +123,51 @@ static hd_status check_shape(const hd_parameter *p, const hd_entry *e, hd_error 
                  hd_shape_text(room_a, p->slot.n_dims, p->slot.shape), hd_shape_text(room_b, e->n_dims, e->shape));
 }
 
-/* What a weight becomes: see hd_loader_new in heddle.h. */
-static hd_dtype target_dtype(const hd_loader *loader, const hd_parameter *p, hd_dtype file) {
-  if (!p->slot.matrix) return HD_F32;
-  hd_dtype want = loader->weight_dtype == HD_DTYPE_COUNT ? file : loader->weight_dtype;
-  if (!hd_layout_for(want)) return HD_F32;
-  return p->slot.shape[1] % hd_dtype_get(want)->block_values == 0 ? want : HD_F16;
+/* ---- What a weight becomes: see hd_loader_new in heddle.h ---- */
+
+/* A dtype, and why it is not the one before it; `reason` is empty where nothing gave way. */
+typedef struct hd_choice {
+  hd_dtype dtype;
+  char reason[160];
+} hd_choice;
+
+__attribute__((format(printf, 3, 4))) static void give_way(hd_choice *c, hd_dtype to, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(c->reason, sizeof c->reason, format, arguments);
+  va_end(arguments);
+  c->dtype = to;
+}
+
+/* The dtype asked for, or the file's own as far as something multiplies it. */
+static void choose(hd_choice *c, hd_dtype asked, hd_dtype file) {
+  const char *name = hd_dtype_name(file);
+  c->dtype = asked == HD_DTYPE_COUNT ? file : asked;
+  if (hd_layout_for(c->dtype)) return;
+  if (hd_dtype_get(file)->ggml) give_way(c, HD_Q8_0, "no kernel multiplies %s: became Q8_0", name);
+  else if (hd_dtype_holds(HD_F16, file)) give_way(c, HD_F16, "no kernel multiplies %s: became F16, which holds it exactly", name);
+  else give_way(c, HD_F32, "no kernel multiplies %s: became F32", name);
+}
+
+static hd_choice target(const hd_loader *loader, const hd_parameter *p, hd_dtype file) {
+  hd_choice c = {.dtype = HD_F32};
+  if (!p->slot.matrix) return c;
+  choose(&c, loader->weight_dtype, file);
+  bool head = loader->head >= 0 && p == &loader->model->parameters[loader->head];
+  if (c.dtype == HD_Q4_0 && file != HD_Q4_0 && (head || p->slot.lookup))
+    give_way(&c, HD_Q8_0, "%s: 8 bits at least, became Q8_0", p->slot.lookup ? "an embedding" : "the head");
+  size_t cols = p->slot.shape[1], block = hd_dtype_get(c.dtype)->block_values;
+  if (cols % block) give_way(&c, HD_F16, "row of %zu is no multiple of %zu: %s F16", cols, block, file == HD_F16 ? "kept" : "became");
+  return c;
+}
+
+static hd_status prepare_parameter(hd_loader *loader, hd_parameter *p, const hd_entry *entry, hd_error *err) {
+  hd_choice c = target(loader, p, entry->dtype);
+  p->file_dtype = entry->dtype;
+  p->lossy = !hd_dtype_holds(c.dtype, entry->dtype);
+  p->reason = c.reason[0] ? hd_arena_text(&loader->model->arena, c.reason) : NULL;
+  if (c.reason[0] && !p->reason) return no_memory(err);
+  return hd_parameter_allocate(p, c.dtype, err);
 }
 
 static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
@@ -127,7 +178,8 @@ static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) 
   hd_parameter *p = &loader->model->parameters[index];
   if (p->value.data) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, entry->name));
   HD_TRY(check_shape(p, entry, err));
-  return hd_parameter_allocate(p, target_dtype(loader, p, entry->dtype), err);
+  HD_TRY(hd_dtype_decodes(entry->dtype, entry->name, err));
+  return prepare_parameter(loader, p, entry, err);
 }
 
 static bool room_for(hd_loader *loader, size_t n_more) {
@@ -164,19 +216,24 @@ static bool is_copy(const hd_writer *w) {
   return layout->plain && layout->dtype == w->entry->dtype;
 }
 
+/* A matrix of the file's own dtype, packed from its bytes. */
+static bool is_packed(const hd_writer *w) { return w->parameter->slot.matrix && w->entry->dtype == w->parameter->value.layout->dtype; }
+
+/* Rows that end inside a block of the file's dtype share it with the next: such a tensor is taken whole. */
+static size_t unit_values(const hd_writer *w) {
+  const hd_matrix *m = &w->parameter->value;
+  size_t all = m->rows * m->cols, n = w->parameter->slot.matrix ? m->layout->row_block * m->cols : VECTOR_UNIT;
+  return n > all || n % hd_dtype_get(w->entry->dtype)->block_values ? all : n;
+}
+
 static hd_status prepare(hd_writer *w, hd_error *err) {
   if (is_copy(w)) return HD_OK;
-  const hd_matrix *m = &w->parameter->value;
-  size_t all = m->rows * m->cols, narrow_bytes;
-  w->unit_values = w->parameter->slot.matrix ? m->layout->row_block * m->cols : VECTOR_UNIT;
-  /* Rows of odd length share bytes in a ragged dtype: such a tensor is taken whole. */
-  if (w->unit_values > all || hd_dtype_get(w->entry->dtype)->ragged) w->unit_values = all;
-  if (!hd_dtype_bytes(w->entry->dtype, w->unit_values, &w->unit) || !hd_dtype_bytes(m->layout->dtype, w->unit_values, &narrow_bytes))
-    return hd_fail(err, HD_UNSUPPORTED, "tensor %s: rows of %zu do not fit blocks of %s", w->entry->name, m->cols, hd_dtype_name(w->entry->dtype));
+  w->unit_values = unit_values(w);
+  if (!hd_dtype_bytes(w->entry->dtype, w->unit_values, &w->unit))
+    return hd_fail(err, HD_BAD_FILE, "tensor %s: %zu values are no whole blocks of %s", w->entry->name, w->unit_values, hd_dtype_name(w->entry->dtype));
   w->buffer = hd_alloc(w->unit);
-  w->wide = hd_alloc(w->unit_values * sizeof(float));
-  w->narrow = hd_alloc(narrow_bytes);
-  return w->buffer && w->wide && w->narrow ? HD_OK : no_memory(err);
+  if (!is_packed(w)) w->wide = hd_alloc(w->unit_values * sizeof(float));
+  return w->buffer && (w->wide || is_packed(w)) ? HD_OK : no_memory(err);
 }
 
 hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
@@ -193,20 +250,18 @@ hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
   return HD_OK;
 }
 
-/* The first `bytes` of the buffer become values of the parameter. */
+/* What the buffer holds becomes values of the parameter. */
 static void flush(hd_writer *w) {
   const hd_matrix *m = &w->parameter->value;
   size_t n = w->unit_values;
   if (w->done + n > m->rows * m->cols) n = m->rows * m->cols - w->done;
   w->held = 0;
-  hd_dtype_get(w->entry->dtype)->to_f32(w->buffer, w->wide, n);
-  if (!w->parameter->slot.matrix) {
-    memcpy((float *)m->data + w->done, w->wide, n * sizeof(float));
-  } else if (w->entry->dtype == m->layout->dtype) {
+  if (is_packed(w)) {
     m->layout->pack(m, w->done / m->cols, n / m->cols, w->buffer);
   } else {
-    hd_dtype_get(m->layout->dtype)->from_f32(w->wide, w->narrow, n);
-    m->layout->pack(m, w->done / m->cols, n / m->cols, w->narrow);
+    hd_dtype_get(w->entry->dtype)->to_f32(w->buffer, w->wide, n);
+    if (w->parameter->slot.matrix) m->layout->from_f32(m, w->done / m->cols, n / m->cols, w->wide);
+    else memcpy((float *)m->data + w->done, w->wide, n * sizeof(float));
   }
   w->done += n;
 }
@@ -246,6 +301,7 @@ hd_status hd_tensor_end(hd_loader *loader, hd_error *err) {
   uint64_t all = w->entry->end - w->entry->begin, seen = w->seen;
   const char *name = w->entry->name;
   w->parameter->filled = seen == all;
+  hd_matrix_settle(&w->parameter->value);
   writer_free(w);
   loader->writing = false;
   char room[HD_NAME_ROOM];

@@ -209,6 +209,10 @@ static cJSON *weight_json(const hd_parameter *p) {
   cJSON_AddStringToObject(w, "dtype", hd_dtype_name(p->value.layout->dtype));
   cJSON_AddStringToObject(w, "layout", p->value.layout->name);
   cJSON_AddNumberToObject(w, "bytes", (double)bytes);
+  if (p->file_dtype == HD_DTYPE_COUNT) return w;
+  cJSON_AddStringToObject(w, "fileDtype", hd_dtype_name(p->file_dtype));
+  cJSON_AddBoolToObject(w, "lossy", p->lossy);
+  if (p->reason) cJSON_AddStringToObject(w, "reason", p->reason);
   return w;
 }
 

@@ -1,7 +1,7 @@
 /* weights.c: a network's weights as a SafeTensors file, and back into the network.
  *
  * The standard dialect's tensors are called as the parameters are and hold what their shapes say. Loom's are called after its own fields, and
- * declare an [out, in] over values that lie [in][out] (shared/formats/loom.md, section e). Integers and F4 need scales, which lie beside the
+ * declare an [out, in] over values that lie [in][out] (shared/formats/loom.md, section e). Integers, F4 and F6 need scales, which lie beside the
  * codes as "<name>.scale" and "<name>.offset"; Loom's own files have none, and an F4 without a scale is Loom's F4. */
 #include "base/dtype.h"
 #include "base/memory.h"
@@ -69,7 +69,7 @@ typedef struct hd_code_range {
 static const hd_code_range ranges[] = {
     {HD_I8, 127, false},          {HD_I16, 32767, false},     {HD_I32, 2147483520, false}, {HD_I64, 0x1.fffffep62f, false},
     {HD_U8, 255, true},           {HD_U16, 65535, true},      {HD_U32, 4294967040, true},  {HD_U64, 0x1.fffffep63f, true},
-    {HD_F4, 6, false},
+    {HD_F4, 6, false},            {HD_F6_E2M3, 7.5f, false},  {HD_F6_E3M2, 28, false},
 };
 
 /* NULL: the dtype holds values as they are. */
@@ -168,13 +168,17 @@ static hd_status add_side(hd_saving *s, const hd_parameter *p, const char *name,
   return HD_OK;
 }
 
-/* The safetensors library opens no F4 that ends in half a byte: such a tensor stays F32. */
-static bool is_coded(const hd_saving *s, const hd_parameter *p) { return s->range && !(s->dtype == HD_F4 && hd_parameter_count(p) % 2); }
+/* Readers open no F4 or F6 that ends inside a byte: such a tensor stays F32. */
+static hd_dtype stored_as(const hd_saving *s, const hd_parameter *p) {
+  return hd_parameter_count(p) % hd_dtype_get(s->dtype)->block_values ? HD_F32 : s->dtype;
+}
+
+static bool is_coded(const hd_saving *s, const hd_parameter *p) { return s->range && stored_as(s, p) == s->dtype; }
 
 static hd_status add_weight(hd_saving *s, const hd_parameter *p, hd_error *err) {
   hd_placed at;
   HD_TRY(place(&at, &s->arena, s->model, p, err));
-  hd_stored t = {.name = at.name, .dtype = s->range && !is_coded(s, p) ? HD_F32 : s->dtype, .n_dims = at.flat ? 1 : p->slot.n_dims, .from = p};
+  hd_stored t = {.name = at.name, .dtype = stored_as(s, p), .n_dims = at.flat ? 1 : p->slot.n_dims, .from = p};
   for (int d = 0; d < t.n_dims; d++) t.shape[d] = at.flat ? hd_parameter_count(p) : p->slot.shape[d];
   s->tensors[s->n++] = t;
   if (!is_coded(s, p)) return HD_OK;
@@ -237,7 +241,7 @@ static hd_status save(uint8_t **bytes, size_t *n, hd_saving *s, hd_error *err) {
 hd_status hd_model_save_weights(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, hd_error *err) {
   *bytes = NULL;
   *n = 0;
-  if (!hd_dtype_get(dtype) || dtype == HD_Q8_0 || dtype == HD_BOOL)
+  if (!hd_dtype_get(dtype) || !hd_dtype_get(dtype)->safetensors || !hd_dtype_get(dtype)->from_f32 || dtype == HD_BOOL || dtype == HD_F8_E8M0)
     return hd_fail(err, HD_BAD_ARGUMENT, "SafeTensors cannot hold weights as %s", hd_dtype_name(dtype));
   hd_saving s = {.model = model, .dtype = dtype, .range = range_of(dtype)};
   s.tensors = hd_alloc(model->n_parameters * MOST_PER_WEIGHT * sizeof *s.tensors);
@@ -294,6 +298,7 @@ static hd_status find_side(const float **out, hd_filling *f, const hd_parameter 
 static hd_status fill(hd_filling *f, hd_parameter *p, const hd_placed *at, const hd_entry *e, hd_error *err) {
   const float *scales, *offsets;
   size_t n = hd_parameter_count(p);
+  HD_TRY(hd_dtype_decodes(e->dtype, e->name, err));
   HD_TRY(find_side(&scales, f, p, at->name, "scale", err));
   HD_TRY(find_side(&offsets, f, p, at->name, "offset", err));
   float *values = hd_alloc(n * sizeof *values);

@@ -32,6 +32,10 @@ static void rows_unpack(const hd_matrix *w, size_t first, size_t n, void *to) {
   memcpy(to, row_at(w, first), (size_t)(row_at(w, first + n) - row_at(w, first)));
 }
 
+static void rows_from_f32(const hd_matrix *w, size_t first, size_t n, const float *from) {
+  hd_dtype_get(w->layout->dtype)->from_f32(from, row_at(w, first), n * w->cols);
+}
+
 static void rows_row(const hd_matrix *w, size_t index, float *to) {
   hd_dtype_get(w->layout->dtype)->to_f32(row_at(w, index), to, w->cols);
 }
@@ -47,22 +51,12 @@ static size_t rows_scratch_bytes(const hd_matrix *w, size_t n_x) {
 typedef struct element {
   size_t bytes;
   v_f32 (*load)(const void *from);               /* four of them; inlined */
-  void (*load_eight)(v_f32 to[2], const void *from);
 } element;
 
 INLINE v_f32 load_f32(const void *from) { return v_load(from); }
 INLINE v_f32 load_f16(const void *from) { return v_load_f16(from); }
+INLINE v_f32 load_f16_finite(const void *from) { return v_load_f16_finite(from); }
 INLINE v_f32 load_bf16(const void *from) { return v_load_bf16(from); }
-
-INLINE void load_eight_f32(v_f32 to[2], const void *from) {
-  to[0] = v_load(from);
-  to[1] = v_load((const float *)from + V_LANES);
-}
-INLINE void load_eight_f16(v_f32 to[2], const void *from) { v_load8_f16(to, from); }
-INLINE void load_eight_bf16(v_f32 to[2], const void *from) {
-  to[0] = v_load_bf16(from);
-  to[1] = v_load_bf16((const uint16_t *)from + V_LANES);
-}
 
 /* The first n (1 to 3) of four; the others are 0, whose bits are zeros in every type. */
 INLINE v_f32 load_part(element e, const char *from, size_t n) {
@@ -88,9 +82,8 @@ INLINE void dot_rows(element e, v_f32 y[2], const float *x, const char *const ro
   for (; c + 2 * V_LANES <= cols; c += 2 * V_LANES) {
     v_f32 values[2] = {v_load(x + c), v_load(x + c + V_LANES)};
     for (size_t r = 0; r < DOT_ROWS; r++) {
-      v_f32 weights[2];
-      e.load_eight(weights, row[r] + c * e.bytes);
-      sum[r] = v_madd(weights[1], values[1], v_madd(weights[0], values[0], sum[r]));
+      const char *weights = row[r] + c * e.bytes;
+      sum[r] = v_madd(e.load(weights + V_LANES * e.bytes), values[1], v_madd(e.load(weights), values[0], sum[r]));
     }
   }
   for (; c + V_LANES <= cols; c += V_LANES) {
@@ -189,8 +182,8 @@ static void rows_matmul_grad(float *d_x, const float *d_y, size_t n_x, const hd_
 
 /* ---- The layouts ---- */
 
-#define ROWS_OF(type, DTYPE, element_bytes)                                                                              \
-  static const element type = {element_bytes, load_##type, load_eight_##type};                                                              \
+#define ROWS_OF(type, DTYPE, element_bytes, title)                                                                       \
+  static const element type = {element_bytes, load_##type};                                                             \
   static void dots_##type(void *context, size_t begin, size_t end, size_t thread) {                                      \
     (void)thread;                                                                                                        \
     dot_range(type, context, begin, end);                                                                                \
@@ -210,20 +203,31 @@ static void rows_matmul_grad(float *d_x, const float *d_y, size_t n_x, const hd_
   }                                                                                                                      \
   static bool bytes_##type(size_t rows, size_t cols, size_t *bytes) { return rows_bytes(DTYPE, rows, cols, bytes); }     \
   const hd_layout hd_layout_rows_##type = {                                                                              \
-      .name = "rows." #type, .dtype = DTYPE, .row_block = 1, .plain = true, .bytes = bytes_##type, .pack = rows_pack,    \
-      .unpack = rows_unpack, .row = rows_row, .matmul = matmul_##type, .scratch_bytes = rows_scratch_bytes,              \
-      .matmul_grad = matmul_grad_##type};
+      .name = "rows." title, .dtype = DTYPE, .row_block = 1, .plain = true, .bytes = bytes_##type, .pack = rows_pack,    \
+      .unpack = rows_unpack, .from_f32 = rows_from_f32, .row = rows_row, .matmul = matmul_##type,                        \
+      .scratch_bytes = rows_scratch_bytes, .matmul_grad = matmul_grad_##type};
 
-ROWS_OF(f32, HD_F32, 4)
-ROWS_OF(f16, HD_F16, 2)
-ROWS_OF(bf16, HD_BF16, 2)
+ROWS_OF(f32, HD_F32, 4, "f32")
+ROWS_OF(f16, HD_F16, 2, "f16")
+ROWS_OF(f16_finite, HD_F16, 2, "f16.finite")
+ROWS_OF(bf16, HD_BF16, 2, "bf16")
 
-static const hd_layout *const layouts[] = {&hd_layout_rows_f32, &hd_layout_rows_f16, &hd_layout_rows_bf16, &hd_layout_q8_0_x4};
+static const hd_layout *const layouts[] = {&hd_layout_rows_f32, &hd_layout_rows_f16, &hd_layout_rows_bf16,
+                                         &hd_layout_q8_0_x4, &hd_layout_q4_0_x4,   &hd_layout_int8_x4};
 
 const hd_layout *hd_layout_for(hd_dtype dtype) {
   for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++)
     if (layouts[i]->dtype == dtype) return layouts[i];
   return NULL;
+}
+
+/* An F16's exponent of 31 is infinity's and NaN's. */
+void hd_matrix_settle(hd_matrix *w) {
+  if (w->layout != &hd_layout_rows_f16 && w->layout != &hd_layout_rows_f16_finite) return;
+  const uint16_t *values = w->data;
+  uint32_t special = 0;
+  for (size_t i = 0; i < w->rows * w->cols; i++) special |= ((uint32_t)values[i] & 0x7c00u) + 0x400u;
+  w->layout = special & 0x8000u ? &hd_layout_rows_f16 : &hd_layout_rows_f16_finite;
 }
 
 void k_matmul_weight_grad(float *d_w, const float *d_y, const float *x, size_t n_x, size_t rows, size_t cols) {

@@ -1,4 +1,4 @@
-/* kernels/reference.c: plain loops in double, and the exact definition of the q8_0.x4 product. For tests. */
+/* kernels/reference.c: plain loops in double, and the exact definitions of the quantised products. For tests. */
 #include "kernels/reference.h"
 
 #include "base/dtype.h"
@@ -129,9 +129,9 @@ void k_reference_attention(double *context, double *probs, const float *q, const
   free(scores);
 }
 
-/* ---- q8_0.x4 ---- */
+/* ---- Quantised products ---- */
 
-enum { BLOCK = 32, BLOCK_BYTES = 34 };
+enum { BLOCK = 32 };
 
 /* a = round(x / d), nearest even, d = max|x| / 127. Values that are not finite make d so, and all a are 0 then: the product
  * becomes NaN. (A d that is itself rounded far, being subnormal, may give more than 127: held there.) */
@@ -151,23 +151,72 @@ static float quantise(int8_t *a, const float *x) {
   return d;
 }
 
-static float dot_block(const int8_t *a, float d_a, const unsigned char *block) {
+/* One row's dot with a block of quantised activations. `codes` are the row's 32, as int8. */
+static float dot_block(const int8_t *a, float d_a, const int8_t *codes) {
   int32_t sum = 0;
-  for (size_t i = 0; i < BLOCK; i++) sum += a[i] * (int8_t)block[2 + i];
-  return (float)sum * d_a * hd_f16_to_f32((uint16_t)(block[0] | block[1] << 8));
+  for (size_t i = 0; i < BLOCK; i++) sum += a[i] * codes[i];
+  return (float)sum * d_a;
 }
 
-void k_reference_matmul_q8_0(float *y, const float *x, size_t n_x, const hd_matrix *w) {
+/* A block's codes and scale, from the file's bytes. */
+typedef float (*open_block)(int8_t *codes, const unsigned char *block);
+
+static float open_q8_0(int8_t *codes, const unsigned char *block) {
+  memcpy(codes, block + 2, BLOCK);
+  return hd_f16_to_f32((uint16_t)(block[0] | block[1] << 8));
+}
+
+static float open_q4_0(int8_t *codes, const unsigned char *block) {
+  for (size_t i = 0; i < BLOCK / 2; i++) {
+    codes[i] = (int8_t)((block[2 + i] & 15) - 8);
+    codes[i + BLOCK / 2] = (int8_t)((block[2 + i] >> 4) - 8);
+  }
+  return hd_f16_to_f32((uint16_t)(block[0] | block[1] << 8));
+}
+
+static void matmul_blocks(float *y, const float *x, size_t n_x, const hd_matrix *w, size_t block_bytes, open_block open) {
   size_t n_blocks = w->cols / BLOCK;
-  unsigned char *blocks = malloc(w->rows * n_blocks * BLOCK_BYTES + 1);
+  unsigned char *blocks = malloc(w->rows * n_blocks * block_bytes + 1);
   w->layout->unpack(w, 0, w->rows, blocks);
   for (size_t t = 0; t < n_x; t++) {
     for (size_t r = 0; r < w->rows; r++) y[t * w->rows + r] = 0.0f;
     for (size_t b = 0; b < n_blocks; b++) {
-      int8_t a[BLOCK];
+      int8_t a[BLOCK], codes[BLOCK];
       float d = quantise(a, x + t * w->cols + b * BLOCK);
-      for (size_t r = 0; r < w->rows; r++) y[t * w->rows + r] += dot_block(a, d, blocks + (r * n_blocks + b) * BLOCK_BYTES);
+      for (size_t r = 0; r < w->rows; r++) {
+        float scale = open(codes, blocks + (r * n_blocks + b) * block_bytes);
+        y[t * w->rows + r] += dot_block(a, d, codes) * scale;
+      }
     }
   }
   free(blocks);
+}
+
+void k_reference_matmul_q8_0(float *y, const float *x, size_t n_x, const hd_matrix *w) { matmul_blocks(y, x, n_x, w, 34, open_q8_0); }
+
+void k_reference_matmul_q4_0(float *y, const float *x, size_t n_x, const hd_matrix *w) { matmul_blocks(y, x, n_x, w, 18, open_q4_0); }
+
+/* One output: the row's bytes are its scale and its codes. */
+static float dot_int8_row(const float *x, const unsigned char *row, size_t cols) {
+  float y = 0.0f, scale;
+  memcpy(&scale, row, sizeof scale);
+  for (size_t first = 0; first < cols; first += BLOCK) {
+    size_t n = cols - first < BLOCK ? cols - first : BLOCK;
+    float padded[BLOCK] = {0};
+    int8_t a[BLOCK], codes[BLOCK] = {0};
+    memcpy(padded, x + first, n * sizeof *padded);
+    memcpy(codes, row + sizeof scale + first, n);
+    float d = quantise(a, padded);
+    y += dot_block(a, d, codes);
+  }
+  return y * scale;
+}
+
+void k_reference_matmul_int8(float *y, const float *x, size_t n_x, const hd_matrix *w) {
+  size_t row_bytes = sizeof(float) + w->cols;
+  unsigned char *rows = malloc(w->rows * row_bytes + 1);
+  w->layout->unpack(w, 0, w->rows, rows);
+  for (size_t t = 0; t < n_x; t++)
+    for (size_t r = 0; r < w->rows; r++) y[t * w->rows + r] = dot_int8_row(x + t * w->cols, rows + r * row_bytes, w->cols);
+  free(rows);
 }

@@ -1,5 +1,5 @@
 /* kernels/reference.h: what a textbook says, in double, as an oracle for the kernels' tests. No shipped module links it. The
- * functions take the kernels' own arguments; k_reference_matmul_q8_0 is declared in matrix.h, whose contract it is. */
+ * functions take the kernels' own arguments; those of the quantised products are declared in matrix.h, whose contract they are. */
 #ifndef HD_KERNELS_REFERENCE_H
 #define HD_KERNELS_REFERENCE_H
 

@@ -16,8 +16,8 @@
  *   v_zip_low/high       a0 b0 a1 b1, a2 b2 a3 b3
  *   vi_…                 the same on int32, wrapping; vi_shift_right keeps the sign
  *   vi_load_u16/i16/i8   four small integers, widened
- *   v_load8_normal_f16   eight F16 to two vectors; false, and nothing done, unless all are normal numbers (or never done)
  *   v8_load v8_splat4    16 int8; four int8 repeated four times.  v16_splat4: four int16 repeated twice
+ *   v8_low/high_nibbles  the lower (upper) four bits of each byte, 0…15
  *   v_dot_i8(acc, a, b)  lane += sum of its four products; a is signed, b must be 0…127
  *   v_dot_i16_low/high(acc, a, b)  lane += sum of two products of a's low (high) eight int8 and b's int16: no such limit
  *   vi_add_pairs(a, b)   a0+a1 a2+a3 b0+b1 b2+b3
@@ -94,11 +94,10 @@ static inline v_f32 v_load_f16(const uint16_t *from) {
   return v_as_f32(vi_or(v_as_i32(v_select(subnormal, small, v_as_f32(moved))), sign));
 }
 
-/* Eight, exactly; quicker than two times four where all are normal numbers, as most weights are. */
-static inline void v_load8_f16(v_f32 to[2], const uint16_t *from) {
-  if (v_load8_normal_f16(to, from)) return;
-  to[0] = v_load_f16(from);
-  to[1] = v_load_f16(from + V_LANES);
+/* Four F16 values of which none is infinite or NaN, exactly: the product moves the exponent's bias, and makes subnormals normal. */
+static inline v_f32 v_load_f16_finite(const uint16_t *from) {
+  v_i32 signs_extended = vi_load_i16((const int16_t *)from);
+  return v_mul(v_as_f32(vi_and(vi_shift_left(signs_extended, 13), vi_splat((int32_t)0x8fffe000u))), v_splat(0x1p112f));
 }
 
 /* Four BF16 values, exactly. */

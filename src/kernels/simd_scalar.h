@@ -67,6 +67,14 @@ static inline v_i8 v8_splat4(const int8_t *from) {
   for (int i = 0; i < 16; i++) r.at[i] = from[i % 4];
   return r;
 }
+static inline v_i8 v8_low_nibbles(v_i8 x) {
+  for (int i = 0; i < 16; i++) x.at[i] = (int8_t)(x.at[i] & 15);
+  return x;
+}
+static inline v_i8 v8_high_nibbles(v_i8 x) {
+  for (int i = 0; i < 16; i++) x.at[i] = (int8_t)((uint8_t)x.at[i] >> 4);
+  return x;
+}
 static inline v_i16 v16_splat4(const int16_t *from) {
   v_i16 r;
   for (int i = 0; i < 8; i++) r.at[i] = from[i % 4];
@@ -87,13 +95,6 @@ static inline v_i32 v_dot_i16_high(v_i32 acc, v_i8 a, v_i16 b) {
 }
 static inline v_i32 vi_add_pairs(v_i32 a, v_i32 b) {
   return (v_i32){{a.at[0] + a.at[1], a.at[2] + a.at[3], b.at[0] + b.at[1], b.at[2] + b.at[3]}};
-}
-
-/* No quick way here. */
-static inline bool v_load8_normal_f16(v_f32 to[2], const uint16_t *from) {
-  (void)to;
-  (void)from;
-  return false;
 }
 
 #endif

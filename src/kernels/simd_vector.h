@@ -67,6 +67,8 @@ static inline v_i8 v8_splat4(const int8_t *from) {
   memcpy(&four, from, sizeof four);
   return (v_i8)vi_splat(four);
 }
+static inline v_i8 v8_low_nibbles(v_i8 x) { return (v_i8)vi_and((v_i32)x, vi_splat(0x0f0f0f0f)); }
+static inline v_i8 v8_high_nibbles(v_i8 x) { return v8_low_nibbles((v_i8)vi_shift_right((v_i32)x, 4)); }
 static inline v_i16 v16_splat4(const int16_t *from) {
   int16_t h[4];
   memcpy(h, from, sizeof h);
@@ -92,13 +94,6 @@ static inline v_i32 v_dot_i16_high(v_i32 acc, v_i8 a, v_i16 b) {
 }
 static inline v_i32 vi_add_pairs(v_i32 a, v_i32 b) {
   return (v_i32){a[0] + a[1], a[2] + a[3], b[0] + b[1], b[2] + b[3]};
-}
-
-/* No quick way here. */
-static inline bool v_load8_normal_f16(v_f32 to[2], const uint16_t *from) {
-  (void)to;
-  (void)from;
-  return false;
 }
 
 #endif

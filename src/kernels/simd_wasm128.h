@@ -55,6 +55,8 @@ static inline v_i32 vi_load_i8(const int8_t *from) {
 
 static inline v_i8 v8_load(const int8_t *from) { return (v_i8){wasm_v128_load(from)}; }
 static inline v_i8 v8_splat4(const int8_t *from) { return (v_i8){wasm_v128_load32_splat(from)}; }
+static inline v_i8 v8_low_nibbles(v_i8 x) { return (v_i8){wasm_v128_and(x.v, wasm_i8x16_splat(15))}; }
+static inline v_i8 v8_high_nibbles(v_i8 x) { return (v_i8){wasm_u8x16_shr(x.v, 4)}; }
 static inline v_i16 v16_splat4(const int16_t *from) { return (v_i16){wasm_v128_load64_splat(from)}; }
 
 static inline v_i32 v_dot_i16_low(v_i32 acc, v_i8 a, v_i16 b) {
@@ -65,20 +67,6 @@ static inline v_i32 v_dot_i16_high(v_i32 acc, v_i8 a, v_i16 b) {
 }
 static inline v_i32 vi_add_pairs(v_i32 a, v_i32 b) {
   return V_I32(wasm_i32x4_add(wasm_i32x4_shuffle(a.v, b.v, 0, 2, 4, 6), wasm_i32x4_shuffle(a.v, b.v, 1, 3, 5, 7)));
-}
-
-/* Upper and lower 16 bits of the eight floats are made apart, eight at a time, and zipped. */
-static inline bool v_load8_normal_f16(v_f32 to[2], const uint16_t *from) {
-  v128_t bits = wasm_v128_load(from), exponent = wasm_v128_and(bits, wasm_i16x8_splat(0x7c00));
-  /* One more in the exponent makes a subnormal's 1 and infinity's 32: neither has one of the four bits between. */
-  v128_t between = wasm_v128_and(wasm_i16x8_add(exponent, wasm_i16x8_splat(0x0400)), wasm_i16x8_splat(0x7800));
-  if (!wasm_i16x8_all_true(between)) return false;
-  v128_t magnitude = wasm_u16x8_shr(wasm_i16x8_shl(bits, 1), 4);
-  v128_t sign = wasm_v128_and(bits, wasm_i16x8_splat(INT16_MIN));
-  v128_t upper = wasm_v128_or(wasm_i16x8_add(magnitude, wasm_i16x8_splat(112 << 7)), sign), lower = wasm_i16x8_shl(bits, 13);
-  to[0] = V_F32(wasm_i16x8_shuffle(lower, upper, 0, 8, 1, 9, 2, 10, 3, 11));
-  to[1] = V_F32(wasm_i16x8_shuffle(lower, upper, 4, 12, 5, 13, 6, 14, 7, 15));
-  return true;
 }
 
 #ifndef HD_RELAXED

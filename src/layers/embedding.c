@@ -41,7 +41,7 @@ static hd_status infer(hd_infer *i, hd_error *err) {
 
 static size_t slots(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
   const hd_embedding_config *c = config;
-  slot[0] = (hd_slot){.role = "weight", .n_dims = 2, .shape = {c->vocab_size, c->embedding_dim}, .matrix = true,
+  slot[0] = (hd_slot){.role = "weight", .n_dims = 2, .shape = {c->vocab_size, c->embedding_dim}, .matrix = true, .lookup = true,
                       .init = HD_INIT_NORMAL, .init_scale = 1};
   return 1;
 }

@@ -148,6 +148,7 @@ typedef struct hd_slot {
   size_t shape[HD_MAX_DIMS]; /* a matrix is [out_features, in_features] whatever a file's order */
   hd_lack lack;           /* what Loom makes of a bundle that has none, or not all of it */
   bool matrix;            /* goes through the layouts of kernels/matrix.h (n_dims 2); else plain F32 */
+  bool lookup;            /* a matrix whose rows are looked up: conversions leave it 8 bits at least */
   bool optional;          /* may be missing from a file: stays NULL */
   hd_init init;           /* at build from a spec without weights */
   float init_scale;       /* HD_INIT_UNIFORM_FAN_IN: ±init_scale/√fan_in; HD_INIT_NORMAL: σ */

@@ -5,7 +5,9 @@
 #define HD_SIMD_SCALAR
 #define hd_layout_rows_f32 twin_rows_f32
 #define hd_layout_rows_f16 twin_rows_f16
+#define hd_layout_rows_f16_finite twin_rows_f16_finite
 #define hd_layout_rows_bf16 twin_rows_bf16
+#define hd_matrix_settle twin_settle
 #define hd_layout_for twin_layout_for
 #define k_matmul_weight_grad twin_weight_grad
 #define k_panels_add twin_panels_add
@@ -14,19 +16,26 @@
 #include "kernels/matrix.c"
 #undef hd_layout_rows_f32
 #undef hd_layout_rows_f16
+#undef hd_layout_rows_f16_finite
 #undef hd_layout_rows_bf16
+#undef hd_matrix_settle
 #undef hd_layout_for
 #undef k_matmul_weight_grad
 #undef k_panels_add
+extern const hd_layout hd_layout_rows_f32, hd_layout_rows_f16, hd_layout_rows_f16_finite, hd_layout_rows_bf16;
 const hd_layout *hd_layout_for(hd_dtype dtype);
+void hd_matrix_settle(hd_matrix *w);
 void k_matmul_weight_grad(float *d_w, const float *d_y, const float *x, size_t n_x, size_t rows, size_t cols);
 
 #include "kernels/reference.h"
 
-static const hd_dtype dtypes[] = {HD_F32, HD_F16, HD_BF16};
+static const struct { const hd_layout *layout, *twin; } pairs[] = {{&hd_layout_rows_f32, &twin_rows_f32},
+                                                                  {&hd_layout_rows_f16, &twin_rows_f16},
+                                                                  {&hd_layout_rows_f16_finite, &twin_rows_f16_finite},
+                                                                  {&hd_layout_rows_bf16, &twin_rows_bf16}};
 static const size_t inputs[] = {0, 1, 2, 3, 4, 6, 7, 13};
 static const struct { size_t rows, cols; } sizes[] = {{1, 1}, {3, 5}, {4, 4}, {8, 3}, {9, 17}, {16, 64}, {23, 259}, {7, 600}, {0, 4}, {40, 520}};
-enum { N_INPUTS = sizeof inputs / sizeof *inputs, N_SIZES = sizeof sizes / sizeof *sizes };
+enum { N_INPUTS = sizeof inputs / sizeof *inputs, N_SIZES = sizeof sizes / sizeof *sizes, N_LAYOUTS = sizeof pairs / sizeof *pairs };
 
 typedef struct example {
   hd_matrix w;
@@ -36,15 +45,15 @@ typedef struct example {
   size_t n_x, n_y, n_in;
 } example;
 
-static example example_of(hd_dtype dtype, size_t rows, size_t cols, size_t n_x) {
+static example example_of(const hd_layout *layout, size_t rows, size_t cols, size_t n_x) {
   example e = {.n_x = n_x, .n_y = n_x * rows, .n_in = n_x * cols};
   size_t bytes = 0;
-  e.w = (hd_matrix){hd_layout_for(dtype), rows, cols, NULL};
-  CHECK(e.w.layout->bytes(rows, cols, &bytes) && bytes == rows * cols * hd_dtype_get(dtype)->block_bytes);
+  e.w = (hd_matrix){layout, rows, cols, NULL};
+  CHECK(e.w.layout->bytes(rows, cols, &bytes) && bytes == rows * cols * hd_dtype_get(layout->dtype)->block_bytes);
   e.w.data = malloc(bytes);
   e.values = test_random_floats(rows * cols);
-  hd_dtype_get(dtype)->from_f32(e.values, e.w.data, rows * cols);
-  hd_dtype_get(dtype)->to_f32(e.w.data, e.values, rows * cols);
+  layout->from_f32(&e.w, 0, rows, e.values);
+  hd_dtype_get(layout->dtype)->to_f32(e.w.data, e.values, rows * cols);
   e.x = test_random_floats(e.n_in);
   e.y = test_random_floats(e.n_y);
   e.should = calloc(e.n_y + e.n_in + rows * cols, sizeof *e.should);
@@ -60,10 +69,10 @@ static void free_example(example *e) {
 }
 
 #define EACH_EXAMPLE(e)                                                               \
-  for (size_t d = 0; d < 3; d++)                                                      \
+  for (size_t d = 0; d < N_LAYOUTS; d++)                                              \
     for (size_t s = 0; s < N_SIZES; s++)                                              \
       for (size_t t = 0; t < N_INPUTS; t++)                                           \
-        for (example e = example_of(dtypes[d], sizes[s].rows, sizes[s].cols, inputs[t]), *once = &e; once; free_example(&e), once = NULL)
+        for (example e = example_of(pairs[d].layout, sizes[s].rows, sizes[s].cols, inputs[t]), *once = &e; once; free_example(&e), once = NULL)
 
 /* Half an ulp a step in one chain of n sums of products below 1 (far below the worst case, which is n times that). */
 static double tolerance(size_t n) { return 0x1p-24 * (8 + (double)n); }
@@ -121,7 +130,7 @@ TEST(scalar_twins_give_the_same_bits) {
 #endif
   EACH_EXAMPLE(e) {
     float *twin = malloc((e.n_y + e.n_in + e.w.rows * e.w.cols) * sizeof *twin);
-    const hd_layout *layout = dtypes[d] == HD_F32 ? &twin_rows_f32 : dtypes[d] == HD_F16 ? &twin_rows_f16 : &twin_rows_bf16;
+    const hd_layout *layout = pairs[d].twin;
     layout->matmul(twin, e.x, e.n_x, &(hd_matrix){layout, e.w.rows, e.w.cols, e.w.data}, NULL);
     e.w.layout->matmul(e.y, e.x, e.n_x, &e.w, NULL);
     CHECK_EQ_BITS(e.y, twin, e.n_y * sizeof *twin);
@@ -142,7 +151,7 @@ TEST(any_number_of_threads_gives_the_same_bits) {
   SKIP("WebAssembly's workers are made by JavaScript");
 #else
   for (size_t n_x = 1; n_x < 12; n_x += 5) {
-    example e = example_of(HD_BF16, 1003, 515, n_x);
+    example e = example_of(&hd_layout_rows_bf16, 1003, 515, n_x);
     float *alone = malloc(e.n_y * sizeof *alone), *d_alone = malloc(e.n_in * sizeof *d_alone);
     e.w.layout->matmul(alone, e.x, n_x, &e.w, NULL);
     memcpy(d_alone, e.x, e.n_in * sizeof *d_alone);
@@ -160,13 +169,35 @@ TEST(any_number_of_threads_gives_the_same_bits) {
 #endif
 }
 
+TEST(f16_rows_settle_on_the_quicker_layout_unless_a_value_is_not_finite) {
+  uint16_t values[3 * 5];
+  hd_matrix w = {&hd_layout_rows_f16, 3, 5, values};
+  for (size_t i = 0; i < 15; i++) values[i] = (uint16_t)(i * 0x7bfu % 0x7c00u);
+  values[3] = 0xfbff;
+  hd_matrix_settle(&w);
+  CHECK(w.layout == &hd_layout_rows_f16_finite);
+  static const uint16_t special[] = {0x7c00, 0xfc00, 0x7c01, 0xffff};
+  for (size_t i = 0; i < 4; i++) {
+    values[14] = special[i];
+    hd_matrix_settle(&w);
+    CHECK(w.layout == &hd_layout_rows_f16);
+  }
+  float y[3], x[5] = {1, 1, 1, 1, 1};
+  w.layout->matmul(y, x, 1, &w, NULL);
+  CHECK(isfinite(y[1]) && isnan(y[2]));
+  values[14] = 0;
+  hd_matrix_settle(&w);
+  CHECK(w.layout == &hd_layout_rows_f16_finite);
+}
+
 TEST(layouts_are_found_by_dtype_and_refuse_overflow) {
   size_t bytes;
   CHECK(hd_layout_for(HD_F64) == NULL && hd_layout_for(HD_DTYPE_COUNT) == NULL);
   CHECK(hd_layout_for(HD_Q8_0) && !hd_layout_for(HD_Q8_0)->bytes(4, 33, &bytes));
-  for (size_t d = 0; d < 3; d++) {
-    CHECK(hd_layout_for(dtypes[d])->dtype == dtypes[d]);
-    CHECK(!hd_layout_for(dtypes[d])->bytes(SIZE_MAX / 2, 3, &bytes));
-    CHECK(!hd_layout_for(dtypes[d])->bytes(SIZE_MAX / 2 + 1, 1, &bytes) || dtypes[d] != HD_F32);
+  for (size_t d = 0; d < N_LAYOUTS; d++) {
+    hd_dtype dtype = pairs[d].layout->dtype;
+    CHECK(hd_layout_for(dtype)->dtype == dtype);
+    CHECK(!pairs[d].layout->bytes(SIZE_MAX / 2, 3, &bytes));
+    CHECK(!pairs[d].layout->bytes(SIZE_MAX / 2 + 1, 1, &bytes) || dtype != HD_F32);
   }
 }

@@ -100,14 +100,17 @@ TEST(safetensors_reads_scalars_and_empty_tensors) {
   hd_directory_free(d);
 }
 
-TEST(safetensors_reads_all_plain_dtypes) {
-  static const char *const names[] = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"};
-  static const size_t bytes[] = {8, 4, 2, 2, 8, 4, 2, 1, 8, 4, 2, 1, 1};
-  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+TEST(safetensors_reads_all_dtypes_of_the_format) {
+  static const struct { const char *name; size_t bits; } dtypes[] = {
+      {"F64", 64}, {"F32", 32}, {"F16", 16}, {"BF16", 16}, {"I64", 64}, {"I32", 32}, {"I16", 16}, {"I8", 8}, {"U64", 64}, {"U32", 32}, {"U16", 16},
+      {"U8", 8}, {"BOOL", 8}, {"C64", 64}, {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"F8_E8M0", 8},
+      {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4}};
+  for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++) {
     char header[200];
-    snprintf(header, sizeof header, "{\"t\":{\"dtype\":\"%s\",\"shape\":[3],\"data_offsets\":[0,%zu]}}", names[i], bytes[i] * 3);
-    hd_directory *d = read_header(header, bytes[i] * 3);
-    if (d) CHECK_EQ_TEXT(hd_dtype_name(hd_directory_entry(d, 0)->dtype), names[i]);
+    size_t bytes = 12 * dtypes[i].bits / 8;
+    snprintf(header, sizeof header, "{\"t\":{\"dtype\":\"%s\",\"shape\":[3,4],\"data_offsets\":[0,%zu]}}", dtypes[i].name, bytes);
+    hd_directory *d = read_header(header, bytes);
+    if (d) CHECK_EQ_TEXT(hd_dtype_name(hd_directory_entry(d, 0)->dtype), dtypes[i].name);
     hd_directory_free(d);
   }
 }
@@ -117,6 +120,14 @@ TEST(safetensors_reads_all_plain_dtypes) {
 TEST(safetensors_refuses_a_size_that_is_not_the_shapes) {
   check_refused("{" TENSOR("model.layers.0.mlp.up_proj.weight", "BF16", "[2816,1024]", "[0,5767160]") "}", 0, HD_BAD_FILE,
                 "tensor \"model.layers.0.mlp.up_proj.weight\": shape [2816, 1024] of BF16 needs 5767168 bytes, data_offsets span 5767160");
+}
+
+TEST(safetensors_refuses_codes_that_end_inside_a_byte) {
+  check_refused("{" TENSOR("a", "F6_E2M3", "[3]", "[0,3]") "}", 3, HD_BAD_FILE, "tensor \"a\": shape [3] of F6_E2M3 does not end where a byte does");
+  check_refused("{" TENSOR("a", "F6_E3M2", "[3,3,2]", "[0,14]") "}", 14, HD_BAD_FILE,
+                "tensor \"a\": shape [3, 3, 2] of F6_E3M2 does not end where a byte does");
+  check_refused("{" TENSOR("a", "F6_E3M2", "[2,6]", "[0,8]") "}", 8, HD_BAD_FILE,
+                "tensor \"a\": shape [2, 6] of F6_E3M2 needs 9 bytes, data_offsets span 8");
 }
 
 TEST(safetensors_refuses_overlapping_offsets) {
@@ -180,7 +191,7 @@ TEST(safetensors_refuses_incomplete_and_strange_records) {
 }
 
 TEST(safetensors_refuses_dtypes_it_does_not_know_by_name) {
-  static const char *const names[] = {"F8_E4M3", "F8_E5M2", "F6", "C64", "f32", "Q8_0", "", "F32 "};
+  static const char *const names[] = {"F6", "F8", "f32", "Q8_0", "Q4_K", "", "F32 "};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     char header[200], message[300];
     snprintf(header, sizeof header, "{\"t\":{\"dtype\":\"%s\",\"shape\":[],\"data_offsets\":[0,1]}}", names[i]);
@@ -206,6 +217,10 @@ TEST(safetensors_refuses_metadata_that_is_not_strings) {
                 "__metadata__: SafeTensors header: byte 24: expected an object ('{'), found '['");
   check_refused("{\"__metadata__\":{},\"__metadata__\":{}}", 0, HD_BAD_FILE,
                 "SafeTensors header: byte 42: expected __metadata__ once, found it twice");
+}
+
+TEST(safetensors_refuses_metadata_keys_that_come_twice) {
+  check_refused("{\"__metadata__\":{\"b\":\"1\",\"a\":\"2\",\"b\":\"1\"}}", 0, HD_BAD_FILE, "metadata \"b\": expected every key once, found it twice");
 }
 
 TEST(safetensors_refuses_headers_that_are_not_json_objects) {

@@ -28,8 +28,8 @@ for (const [where, runtime] of [['in this thread', here], ['in a worker', there]
 
   test(`a weight type is checked, for bundles too, whose weights stay F32 (${where})`, async () => {
     for (const source of [storyFolder, bundle]) {
-      await refused(runtime.loadModel(source, { dtype: 'int7' }), "dtype 'int7' is not known; known: keep, f32, f16, bf16, q8_0");
-      await refused(runtime.loadModel(source, { dtype: 'i32' }), "dtype 'i32' is not known; known: keep, f32, f16, bf16, q8_0");
+      await refused(runtime.loadModel(source, { dtype: 'int7' }), "dtype 'int7' is not known; known: keep, f32, f16, bf16, q4_0, q8_0, int8");
+      await refused(runtime.loadModel(source, { dtype: 'i32' }), "dtype 'i32' is not known; known: keep, f32, f16, bf16, q4_0, q8_0, int8");
       await refused(runtime.loadModel(source, { dtype: 8 }), 'dtype: expected a string, found 8');
     }
     await refused(runtime.loadModel(bundle, { dtype: 'q8_0' }), "dtype 'q8_0': a bundle's weights are kept as F32", 'unsupported');

@@ -23,13 +23,19 @@ export function readSafetensors(path) {
 
 /** A file of float32 tensors from { name: { shape, data } }. */
 export function writeSafetensors(tensors) {
+  const encoded = Object.entries(tensors).map(([name, { shape, data }]) => [name, { dtype: 'F32', shape, bytes: Buffer.from(Float32Array.from(data).buffer) }]);
+  return writeEncoded(Object.fromEntries(encoded));
+}
+
+/** A file of tensors of any dtype from { name: { dtype, shape, bytes } }. */
+export function writeEncoded(tensors) {
   const header = {};
   let end = 0;
-  for (const [name, { shape, data }] of Object.entries(tensors)) header[name] = { dtype: 'F32', shape, data_offsets: [end, (end += 4 * data.length)] };
+  for (const [name, { dtype, shape, bytes }] of Object.entries(tensors)) header[name] = { dtype, shape, data_offsets: [end, (end += bytes.length)] };
   const text = Buffer.from(JSON.stringify(header));
   const length = Buffer.alloc(8);
   length.writeBigUInt64LE(BigInt(text.length));
-  return new Uint8Array(Buffer.concat([length, text, ...Object.values(tensors).map(({ data }) => Buffer.from(Float32Array.from(data).buffer))]));
+  return new Uint8Array(Buffer.concat([length, text, ...Object.values(tensors).map(({ bytes }) => bytes)]));
 }
 
 /** The tensors whose names begin with `prefix`, without it. */

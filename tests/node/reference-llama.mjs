@@ -1,7 +1,7 @@
 /**
  * reference-llama.mjs: a Llama in double precision, written from the published formulas (Touvron et al., 2023; RoPE: Su et al., 2021;
- * grouped heads: Ainslie et al., 2023) and sharing nothing with the package. Its weights may be quantised to GGML's Q8_0, its
- * activations treated in three ways before they meet a quantised weight: exactly as they are, rounded to 8 bits per 32, or with
+ * grouped heads: Ainslie et al., 2023) and sharing nothing with the package. Its weights may be quantised to GGML's Q8_0 and Q4_0, to symmetric
+ * int8 by row, or rounded to F16, its activations treated in three ways before they meet a quantised weight: exactly as they are, rounded to 8 bits per 32, or with
  * random noise of the rounding's size.
  */
 
@@ -39,6 +39,29 @@ export function throughQ8(values) {
   return out;
 }
 
+/** Q4_0 as the gguf package does it, dequantised: d = (first value of largest size) / −8, q = min(15, trunc(x · (1/d) + 8.5)), (q − 8) · F16(d). */
+export function throughQ4(values) {
+  const out = new Float64Array(values.length);
+  for (let at = 0; at < values.length; at += block) {
+    let far = 0;
+    for (let i = at; i < at + block; i++) if (Math.abs(values[i]) > Math.abs(far)) far = values[i];
+    const d = Math.fround(far / -8);
+    const inverse = d === 0 ? 0 : Math.fround(1 / d);
+    for (let i = at; i < at + block; i++) out[i] = (Math.min(15, Math.trunc(values[i] * inverse + 8.5)) - 8) * toF16(d);
+  }
+  return out;
+}
+
+/** Symmetric int8 of each row of `cols`, dequantised: d = max|x| / 127, rint(x / d) · d, in float32. */
+export function throughInt8(values, cols) {
+  const out = new Float64Array(values.length);
+  for (let at = 0; at < values.length; at += cols) {
+    const d = Math.fround(values.slice(at, at + cols).reduce((a, b) => Math.max(a, Math.abs(b)), 0) / 127);
+    for (let i = at; i < at + cols; i++) out[i] = d === 0 ? 0 : Math.fround((roundEven(Math.fround(values[i] / d)) + 0) * d); // an integer has no −0
+  }
+  return out;
+}
+
 // ---- What happens to activations before a quantised weight ----
 
 export const exact = (x) => x;
@@ -69,12 +92,20 @@ export function noisy(seed) {
 
 // ---- The model ----
 
-/** The weights as Q8_0 (rows that are no multiple of 32: as F16), dequantised, with `quantised` set; vectors stay. */
-export function quantiseWeights(tensors) {
+/** What a matrix becomes where 'q8_0', 'q4_0', 'int8' or 'f16' is asked for: rows that are no multiple of 32 stay F16, the embedding 8 bits at least. */
+function kindOf(name, cols, asked) {
+  if (asked === 'int8' || cols % block === 0) return asked === 'q4_0' && /embed|head/.test(name) ? 'q8_0' : asked;
+  return 'f16';
+}
+
+const through = { q8_0: throughQ8, q4_0: throughQ4, int8: throughInt8, f16: (values) => Float64Array.from(values, toF16) };
+
+/** The weights as what is asked for, dequantised, with `kind`, and `quantised` where activations are; vectors stay. */
+export function quantiseWeights(tensors, asked = 'q8_0') {
   const out = new Map();
   for (const [name, { shape, data }] of tensors) {
-    const quantised = shape.length === 2 && shape[1] % block === 0;
-    out.set(name, { shape, quantised, data: quantised ? throughQ8(data) : shape.length === 2 ? Float64Array.from(data, toF16) : data });
+    const kind = shape.length === 2 ? kindOf(name, shape[1], asked) : 'f32';
+    out.set(name, { shape, kind, quantised: kind !== 'f16' && kind !== 'f32', data: kind === 'f32' ? data : through[kind](data, shape[1]) });
   }
   return out;
 }

@@ -1,0 +1,121 @@
+/* kernels/matmul_q4.c: the layout q4_0.x4, Q4_0 blocks repacked for the integer dot of quads.h.
+ *
+ * Four rows' blocks of the same 32 columns lie together (80 bytes, 0.625 a weight): the file's 16 bytes of nibbles of each row, four bytes of
+ * every row after the other, so that the low nibbles of one vector are four rows by columns 4j … 4j + 3, the high ones by the columns 16
+ * further; and the four scales as float32. Codes stay 0…15, which is what the fast dot wants; 8 · (sum of activations) is taken off. */
+#include "kernels/quads.h"
+
+enum { FILE_BLOCK_BYTES = 18, NIBBLE_BYTES = BLOCK / 2, PAIRS = VECTORS / 2, MIDDLE = 8 };
+
+typedef struct quad_block {
+  int8_t nibbles[PAIRS][ROWS][COLUMNS];
+  float scales[ROWS];
+} quad_block;
+
+_Static_assert(sizeof(quad_block) == 80, "no padding");
+
+INLINE void dot_q4(v_i32 *sums, const void *const *w, size_t n_q, const input_block *const *in, size_t n_t) {
+#if V_DOT_I8_IS_FAST
+  for (size_t i = 0; i < n_q * n_t; i++) sums[i] = vi_splat(-MIDDLE * in[i % n_t]->sum);
+  for (size_t j = 0; j < PAIRS; j++)
+    for (size_t q = 0; q < n_q; q++) {
+      v_i8 pair = v8_load(((const quad_block *)w[q])->nibbles[j][0]), first = v8_low_nibbles(pair), second = v8_high_nibbles(pair);
+      for (size_t t = 0; t < n_t; t++) {
+        sums[q * n_t + t] = v_dot_i8(sums[q * n_t + t], v8_splat4(in[t]->as.codes + j * COLUMNS), first);
+        sums[q * n_t + t] = v_dot_i8(sums[q * n_t + t], v8_splat4(in[t]->as.codes + NIBBLE_BYTES + j * COLUMNS), second);
+      }
+    }
+#else
+  v_i32 low[TILE], high[TILE];
+  for (size_t i = 0; i < n_q * n_t; i++) low[i] = high[i] = vi_splat(0);
+  for (size_t j = 0; j < PAIRS; j++)
+    for (size_t q = 0; q < n_q; q++) {
+      v_i8 pair = v8_load(((const quad_block *)w[q])->nibbles[j][0]), first = v8_low_nibbles(pair), second = v8_high_nibbles(pair);
+      for (size_t t = 0; t < n_t; t++) {
+        v_i16 a = v16_splat4(in[t]->as.values + j * COLUMNS), b = v16_splat4(in[t]->as.values + NIBBLE_BYTES + j * COLUMNS);
+        low[q * n_t + t] = v_dot_i16_low(v_dot_i16_low(low[q * n_t + t], first, a), second, b);
+        high[q * n_t + t] = v_dot_i16_high(v_dot_i16_high(high[q * n_t + t], first, a), second, b);
+      }
+    }
+  for (size_t i = 0; i < n_q * n_t; i++) sums[i] = vi_add(vi_add_pairs(low[i], high[i]), vi_splat(-MIDDLE * in[i % n_t]->sum));
+#endif
+}
+
+INLINE v_f32 scales_q4(const void *block) { return v_load(((const quad_block *)block)->scales); }
+
+QUAD_FORM(form_q4, dot_q4, scales_q4, sizeof(quad_block), 0, true)
+
+static bool bytes_q4(size_t rows, size_t cols, size_t *bytes) { return cols % BLOCK == 0 && bytes_of(&form_q4, rows, cols, bytes); }
+
+static quad_block *block_at(const hd_matrix *w, size_t row, size_t block) { return (quad_block *)(void *)quad_at(w, &form_q4, row) + block; }
+
+/* ---- To and from the file's blocks ---- */
+
+static void pack_block(quad_block *to, size_t r, const unsigned char *from) {
+  for (size_t i = 0; i < NIBBLE_BYTES; i++) to->nibbles[i / COLUMNS][r][i % COLUMNS] = (int8_t)from[2 + i];
+  to->scales[r] = hd_f16_to_f32((uint16_t)(from[0] | from[1] << 8));
+}
+
+static void pack_q4(const hd_matrix *w, size_t first, size_t n, const void *from) {
+  static const unsigned char zero[FILE_BLOCK_BYTES];
+  const unsigned char *blocks = from;
+  size_t n_blocks = w->cols / BLOCK;
+  for (size_t row = first; row < first + quads_of(n) * ROWS; row++)
+    for (size_t b = 0; b < n_blocks; b++)
+      pack_block(block_at(w, row, b), row % ROWS, row < first + n ? blocks + ((row - first) * n_blocks + b) * FILE_BLOCK_BYTES : zero);
+}
+
+static void from_f32_q4(const hd_matrix *w, size_t first, size_t n, const float *from) {
+  unsigned char block[FILE_BLOCK_BYTES];
+  for (size_t row = first; row < first + quads_of(n) * ROWS; row++)
+    for (size_t b = 0; b < w->cols / BLOCK; b++) {
+      if (row < first + n) hd_dtype_get(HD_Q4_0)->from_f32(from + (row - first) * w->cols + b * BLOCK, block, BLOCK);
+      else memset(block, 0, sizeof block);
+      pack_block(block_at(w, row, b), row % ROWS, block);
+    }
+}
+
+static void unpack_block(const quad_block *from, size_t r, unsigned char *to) {
+  uint16_t scale = hd_f32_to_f16(from->scales[r]);
+  to[0] = (unsigned char)(scale & 0xffu);
+  to[1] = (unsigned char)(scale >> 8);
+  for (size_t i = 0; i < NIBBLE_BYTES; i++) to[2 + i] = (unsigned char)from->nibbles[i / COLUMNS][r][i % COLUMNS];
+}
+
+static void unpack_q4(const hd_matrix *w, size_t first, size_t n, void *to) {
+  unsigned char *out = to;
+  for (size_t row = first; row < first + n; row++)
+    for (size_t b = 0; b < w->cols / BLOCK; b++, out += FILE_BLOCK_BYTES) unpack_block(block_at(w, row, b), row % ROWS, out);
+}
+
+static void row_q4(const hd_matrix *w, size_t index, float *to) {
+  unsigned char block[FILE_BLOCK_BYTES];
+  for (size_t b = 0; b < w->cols / BLOCK; b++) {
+    unpack_block(block_at(w, index, b), index % ROWS, block);
+    hd_dtype_get(HD_Q4_0)->to_f32(block, to + b * BLOCK, BLOCK);
+  }
+}
+
+/* ---- Products ---- */
+
+static void matmul_q4(float *y, const float *x, size_t n_x, const hd_matrix *w, void *scratch) { matmul_of(&form_q4, y, x, n_x, w, scratch); }
+
+static void pack_columns_q4(float *panel, const void *b, size_t first_k, size_t n_k, size_t first_c, size_t n_c) {
+  const hd_matrix *w = b;
+  size_t column = first_c % BLOCK, vector = column % NIBBLE_BYTES / COLUMNS;
+  unsigned shift = column >= NIBBLE_BYTES ? 4 : 0;
+  for (size_t k = 0; k < n_k; k++, panel += K_PANEL_COLUMNS) {
+    const quad_block *block = block_at(w, first_k + k, first_c / BLOCK);
+    size_t r = (first_k + k) % ROWS;
+    for (size_t c = 0; c < n_c; c++) {
+      int code = (uint8_t)block->nibbles[vector + c / COLUMNS][r][c % COLUMNS] >> shift & 15;
+      panel[c] = (float)(code - MIDDLE) * block->scales[r];
+    }
+  }
+}
+
+static void matmul_grad_q4(float *d_x, const float *d_y, size_t n_x, const hd_matrix *w) { matmul_grad_of(d_x, d_y, n_x, w, pack_columns_q4); }
+
+const hd_layout hd_layout_q4_0_x4 = {
+    .name = "q4_0.x4", .dtype = HD_Q4_0, .row_block = ROWS, .bytes = bytes_q4, .pack = pack_q4, .unpack = unpack_q4, .from_f32 = from_f32_q4,
+    .row = row_q4, .matmul = matmul_q4, .scratch_bytes = scratch_bytes_of, .matmul_grad = matmul_grad_q4};
