@@ -5,7 +5,7 @@
  * Each set of options has a table with a check for every option of its type: the compiler knows when one is missing.
  */
 import { HeddleError } from './errors.js';
-import type { GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveOptions, SessionOptions, TrainOptions, ValidateOptions } from './types.js';
+import type { CacheOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveOptions, SessionOptions, TensorOptions, TensorsOptions, TrainOptions, ValidateOptions } from './types.js';
 
 type Check = (value: unknown, name: string) => void;
 type Checks<T> = { readonly [K in keyof Required<T>]: Check };
@@ -165,14 +165,43 @@ export const initOptions: Checks<InitOptions> = {
   log: checkFunction,
 };
 
+export const cacheOptions: Checks<CacheOptions> = { folder: checkText, revalidate: checkBoolean, verify: checkBoolean };
+
+export const fetchOptions: Checks<FetchOptions> = {
+  headers: (value, name) => {
+    if (!isRecord(value) || value instanceof Headers) throw expected(name, 'an object of header names and values', value);
+    for (const [header, text] of Object.entries(value)) checkText(text, `${name}['${header}']`);
+  },
+  fetch: checkFunction,
+  revision: checkText,
+  cache: (value, name) => {
+    if (typeof value === 'boolean') return;
+    if (!isRecord(value)) throw expected(name, 'true, false or an object', value);
+    checkOptions<CacheOptions>(value, cacheOptions);
+  },
+  signal: checkSignal,
+};
+
+export const tensorOptions: Checks<TensorOptions> = { as: named('stored', 'f32') };
+
+export const tensorsOptions: Checks<TensorsOptions> = {
+  ...tensorOptions,
+  names: (value, name) => {
+    if (!Array.isArray(value)) throw expected(name, 'an array of names', value);
+    value.forEach((each, i) => checkText(each, `${name}[${i}]`));
+  },
+  progress: checkFunction,
+  signal: checkSignal,
+};
+
 export const loadOptions: Checks<LoadOptions> = {
+  ...fetchOptions,
   dtype: checkText,
   id: checkText,
   config: anything,
   tokenizer: checkTokenizerFiles,
   context: checkPositive,
   progress: checkFunction,
-  signal: checkSignal,
 };
 
 export const seedOptions: Checks<{ seed?: number }> = { seed: checkSeed };

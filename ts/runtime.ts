@@ -2,12 +2,14 @@
  * runtime.ts: picks a module the host can run, compiles it once and starts an instance of it for each model, so that freeing a model
  * gives its memory back and a trap ends one model only.
  */
-import { checkOptions, checkText, checkTextOrBytes, initOptions, jsonText, loadOptions, seedOptions } from './arguments.js';
+import { checkOptions, checkText, checkTextOrBytes, fetchOptions, initOptions, jsonText, loadOptions, seedOptions } from './arguments.js';
 import { compileModule } from './compile.js';
 import { Core } from './core.js';
 import { HeddleError } from './errors.js';
 import { processors, whyNoThreads } from './host.js';
-import { describe, detectFile, inspectFile, loadFiles, openModel, standardDialect, textSettings } from './load.js';
+import { fromBytes, readAll } from './bytes.js';
+import { detectFile, inspectFiles } from './directory.js';
+import { closeModel, describe, loadFiles, openModel, openWeightsOf, standardDialect, textSettings } from './load.js';
 import { hasThreads } from './loader.js';
 import { LocalModel } from './model.js';
 import { buildNetworkFromJSON, loadModelWithDType, loadNetworkFromString, serializeSafetensors } from './names.js';
@@ -16,9 +18,14 @@ import type { LoadedGeneric, LoadedWithDType } from './names.js';
 import type { startPool } from './pool.js';
 import { sayOnce } from './notices.js';
 import { hostFeatures } from './probe.js';
-import { isByteSource, missingFile, openFile, openSource, readAll, sized } from './source.js';
-import type { FileSet } from './source.js';
-import type { DetectedModel, FileInfo, FileInput, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, StoredDtype, TensorInput, WasmInput } from './types.js';
+import { closeAll } from './shards.js';
+import { openFile } from './source.js';
+import { openWeights } from './weights.js';
+import type { LocalWeights } from './weights.js';
+import type {
+  DetectedModel, FetchOptions, FileInfo, FileInput, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, StoredDtype, TensorInput, TensorOptions,
+  WasmInput, WeightTensor,
+} from './types.js';
 
 /** What an entry of the package brings to its runtimes. */
 export interface Platform {
@@ -108,16 +115,17 @@ export class LocalRuntime implements Runtime {
   /** `complete`: what config.json leaves out is read off the tensors. */
   async #load(source: SourceInput, options: LoadOptions, complete: boolean): Promise<LocalModel> {
     options.signal?.throwIfAborted();
-    const files = await openModel(source, options);
+    const files = await openModel(source, { ...options, say: (text) => this.#notice(text) });
     try {
-      const lent = await this.#lendFor(files.weights?.size ?? files.bundle?.bytes.byteLength ?? 0);
+      const bytes = files.weights?.files.reduce((sum, { size = 0 }) => sum + size, 0) ?? files.bundle?.bytes.byteLength;
+      const lent = await this.#lendFor(bytes ?? 0);
       return await made(lent, async (core) => {
         options.signal?.throwIfAborted();
         const handle = await loadFiles(core, files, options, complete);
         return new LocalModel(core, handle, { ...textSettings(files), tokenizer: files.tokenizer, context: options.context }, lent.release);
       });
     } finally {
-      await files.weights?.close();
+      await closeModel(files);
     }
   }
 
@@ -131,18 +139,22 @@ export class LocalRuntime implements Runtime {
     });
   }
 
-  async inspect(source: SourceInput): Promise<FileInfo> {
-    const opened = await openSource(source);
-    const found = isByteSource(opened) ? opened : await opened.open('model.safetensors');
-    if (!found) throw await missingFile(opened as FileSet, 'model.safetensors');
-    const file = await sized(found);
+  async inspect(source: SourceInput, options: FetchOptions = {}): Promise<FileInfo> {
+    checkOptions(options, fetchOptions);
+    const weights = await openWeightsOf(source, { ...options, keep: false });
     const { core, release } = this.#lend();
     try {
-      return await inspectFile(core, file);
+      return (await inspectFiles(core, weights)).info;
     } finally {
       release();
-      await file.close();
+      await closeAll(weights.files);
     }
+  }
+
+  async openWeights(source: SourceInput, options: FetchOptions = {}): Promise<LocalWeights> {
+    checkOptions(options, fetchOptions);
+    const weights = await openWeightsOf(source, { ...options, keep: false });
+    return made(this.#lend(), (core, release) => openWeights(core, weights, release));
   }
 
   // ---- Their Loom names: see names.ts ----
@@ -199,12 +211,23 @@ export class LocalRuntime implements Runtime {
     return new Network(await this.#load(await readAll(await openFile(weights)), { config }, true));
   }
 
+  /** A weight file's tensors by name, as float32 (or as the file has them); `file` may also be a folder of several. */
+  async LoadSafeTensors(file: SourceInput, options: TensorOptions = {}): Promise<Record<string, WeightTensor>> {
+    const weights = await this.openWeights(file);
+    try {
+      const tensors = Object.create(null) as Record<string, WeightTensor>; // a tensor may be called __proto__
+      for await (const tensor of weights.all({ as: 'f32', ...options })) tensors[tensor.name] = tensor;
+      return tensors;
+    } finally {
+      await weights.close();
+    }
+  }
+
   async #detect(bytes: Uint8Array, config: FileInput | object | undefined): Promise<DetectedModel & { network: object | null }> {
-    const text = config === undefined ? undefined : await describe(config, undefined);
-    const file = await sized(await openFile(bytes));
+    const text = config === undefined ? undefined : await describe(config);
     const { core, release } = this.#lend();
     try {
-      return await detectFile(core, file, text);
+      return await detectFile(core, fromBytes(bytes, 'the bytes given'), text);
     } finally {
       release();
     }
@@ -244,9 +267,9 @@ export class LocalRuntime implements Runtime {
 }
 
 /** Takes the instance back unless the making succeeds. */
-async function made<T>(lent: Lent, make: (core: Core) => Promise<T>): Promise<T> {
+async function made<T>(lent: Lent, make: (core: Core, release: () => void) => Promise<T>): Promise<T> {
   try {
-    return await make(lent.core);
+    return await make(lent.core, lent.release);
   } catch (error) {
     lent.release();
     throw error;

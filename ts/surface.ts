@@ -3,6 +3,8 @@
  */
 export { computeCorrelation, computeSilhouetteScore, kmeansCluster } from './analysis.js';
 export type { Clustering, RowsInput } from './analysis.js';
+export { openCache } from './cache.js';
+export type { ModelCache } from './cache.js';
 export { HeddleError } from './errors.js';
 export type { ErrorCode } from './errors.js';
 export { LocalModel } from './model.js';
@@ -18,3 +20,4 @@ export { TweenState } from './tween.js';
 export { TextStream, Tokenizer } from './tokenizer.js';
 export type { TokenizerFiles } from './tokenizer.js';
 export type * from './types.js';
+export { LocalWeights } from './weights.js';
