@@ -259,6 +259,12 @@ hd_status hd_session_reserve(hd_session *session, size_t positions, hd_error *er
 size_t hd_session_position(const hd_session *session);
 /* Forgets everything from `position` on. Recurrent state can only go to 0. */
 hd_status hd_session_rewind(hd_session *session, size_t position, hd_error *err);
+/* The state as bytes, for another session over the same model, here or elsewhere. `n` is hd_session_state_bytes. Machine order: little-endian. */
+size_t hd_session_state_bytes(const hd_session *session);
+hd_status hd_session_save_state(const hd_session *session, void *to, size_t n, hd_error *err);
+/* Makes a saved state the session's; there is no output until the next forward. Nothing is changed when it fails: bad_file when the bytes are no state
+ * or another model's, bad_state when the context is too small. */
+hd_status hd_session_load_state(hd_session *session, const void *from, size_t n, hd_error *err);
 
 /* The graph's output of the last forward. */
 hd_status hd_session_output(const hd_session *session, hd_tensor *out, hd_error *err);

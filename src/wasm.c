@@ -265,6 +265,9 @@ int w_forward(hd_session *session, size_t rows) {
 int w_session_reserve(hd_session *session, size_t positions) { return (int)hd_session_reserve(session, positions, &error); }
 size_t w_session_position(const hd_session *session) { return hd_session_position(session); }
 int w_session_rewind(hd_session *session, size_t position) { return (int)hd_session_rewind(session, position, &error); }
+size_t w_session_state_bytes(const hd_session *session) { return hd_session_state_bytes(session); }
+int w_session_save_state(const hd_session *session, void *to, size_t n) { return (int)hd_session_save_state(session, to, n, &error); }
+int w_session_load_state(hd_session *session, const void *from, size_t n) { return (int)hd_session_load_state(session, from, n, &error); }
 
 /* transfer: tensor */
 int w_session_output(const hd_session *session) {

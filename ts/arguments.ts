@@ -5,10 +5,11 @@
  * Each set of options has a table with a check for every option of its type: the compiler knows when one is missing.
  */
 import { HeddleError } from './errors.js';
-import type { CacheOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveOptions, SessionOptions, TensorOptions, TensorsOptions, TrainOptions, ValidateOptions } from './types.js';
+import type { SamplingOptions } from './sampling.js';
+import type { CacheOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveOptions, SessionGenerateOptions, SessionOptions, TensorOptions, TensorsOptions, TrainOptions, ValidateOptions } from './types.js';
 
 type Check = (value: unknown, name: string) => void;
-type Checks<T> = { readonly [K in keyof Required<T>]: Check };
+export type Checks<T> = { readonly [K in keyof Required<T>]: Check };
 
 // ---- Saying what was found ----
 
@@ -242,16 +243,74 @@ export const validateOptions: Checks<ValidateOptions> = { shape: (value, name) =
 
 export const mergeOptions: Checks<{ dequantize?: boolean }> = { dequantize: checkBoolean };
 
-export const generateOptions: Checks<GenerateOptions> = {
-  maxTokens: limit(0),
-  temperature: (value, name) => {
-    if (!(typeof value === 'number' && value >= 0 && value < Infinity)) throw expected(name, 'a finite number from 0', value);
-  },
+/** A number within bounds. */
+function within(least: number, most: number, open: 'above least' | 'below most' | 'closed' = 'closed') {
+  return (value: unknown, name: string): void => {
+    const inside = typeof value === 'number' && value >= least && value <= most && !(open === 'above least' && value === least) && !(open === 'below most' && value === most);
+    const bounds = `${open === 'above least' ? 'above' : 'from'} ${least}${most === Infinity ? '' : ` ${open === 'below most' ? 'below' : 'to'} ${most}`}`;
+    if (!inside || value === Infinity) throw expected(name, `a finite number ${bounds}`, value);
+  };
+}
+
+function checkBadWords(value: unknown, name: string): void {
+  if (!Array.isArray(value)) throw expected(name, 'an array of arrays of token ids', value);
+  for (const [i, words] of value.entries()) {
+    if (!Array.isArray(words) || words.length === 0) throw expected(`${name}[${i}]`, 'an array of token ids', words);
+    checkWholeNumbers(words, `${name}[${i}]`);
+  }
+}
+
+function checkBias(value: unknown, name: string): void {
+  if (!isRecord(value)) throw expected(name, 'an object of numbers by token id', value);
+  for (const [id, bias] of Object.entries(value)) {
+    if (!/^\d+$/.test(id)) throw expected(name, 'token ids as keys', id);
+    if (typeof bias !== 'number' || Number.isNaN(bias) || bias === Infinity) throw expected(`${name}[${id}]`, 'a number', bias);
+  }
+}
+
+function checkStop(value: unknown, name: string): void {
+  for (const each of Array.isArray(value) ? (value as unknown[]) : [value]) if (typeof each !== 'string') throw expected(name, 'a string or an array of strings', each);
+}
+
+function checkLogprobs(value: unknown, name: string): void {
+  if (typeof value !== 'boolean' && !(Number.isInteger(value) && Number(value) >= 0)) throw expected(name, 'true, false or a whole number from 0', value);
+}
+
+/** What a draw takes: see SamplingOptions. */
+const samplingOptions: Checks<SamplingOptions> = {
+  temperature: within(0, Infinity),
   topK: limit(1),
+  topP: within(0, 1, 'above least'),
+  minP: within(0, 1),
+  typicalP: within(0, 1, 'above least'),
+  epsilonCutoff: within(0, 1, 'below most'),
+  repetitionPenalty: within(0, Infinity, 'above least'),
+  presencePenalty: checkFinite,
+  frequencyPenalty: checkFinite,
+  noRepeatNgram: checkCount,
+  badWords: checkBadWords,
+  minTokens: checkCount,
+  suppressTokens: checkWholeNumbers,
+  logitBias: checkBias,
+  onLogits: checkFunction,
   seed: checkSeed,
+};
+
+export const sessionGenerateOptions: Checks<SessionGenerateOptions> = {
+  ...samplingOptions,
+  maxTokens: limit(0),
   stopTokens: checkWholeNumbers,
-  context: checkPositive,
-  adapter: anything,
+  stop: checkStop,
+  jsonSchema: anything, // json-schema.ts says what is wrong, and where
+  ignoreEnd: checkBoolean,
+  logprobs: checkLogprobs,
+  whenFull: named('stop', 'error', 'slide'),
+  keep: checkCount,
+  reuse: checkBoolean,
   onToken: checkFunction,
   signal: checkSignal,
 };
+
+const { reuse: _, ...ownSession } = sessionGenerateOptions;
+
+export const generateOptions: Checks<GenerateOptions> = { ...ownSession, context: checkPositive, adapter: anything };

@@ -61,6 +61,9 @@ export interface CoreExports extends HeapExports {
   w_session_reserve(session: Pointer, positions: number): Status;
   w_session_position(session: Pointer): number;
   w_session_rewind(session: Pointer, position: number): Status;
+  w_session_state_bytes(session: Pointer): number;
+  w_session_save_state(session: Pointer, to: Pointer, n: number): Status;
+  w_session_load_state(session: Pointer, from: Pointer, n: number): Status;
   w_session_output(session: Pointer): Status;
   w_session_value(session: Pointer, name: Pointer): Status;
   w_session_value_name(session: Pointer, index: number): Pointer;

@@ -2,13 +2,17 @@
  * generate.ts: the loop that makes text: prefill the prompt, choose a token, decode it, again. The loop is JavaScript's, each call
  * into the core is short, and the event loop gets a turn every few milliseconds, so that a page can paint and abort.
  */
-import { checkOptions, checkWholeNumbers, generateOptions } from './arguments.js';
+import { checkOptions, checkWholeNumbers, generateOptions, sessionGenerateOptions } from './arguments.js';
+import { JsonConstraint, TokenTree } from './constraint.js';
 import { HeddleError } from './errors.js';
 import { Breather, seconds } from './host.js';
 import { seeded } from './random.js';
+import { changesLogits, drawFrom, filterLogits, largestId, logProbabilities, processLogits } from './sampling.js';
+import type { History } from './sampling.js';
 import type { LocalSession } from './session.js';
+import { StopStrings } from './stops.js';
 import type { TextStream, Tokenizer } from './tokenizer.js';
-import type { GeneratedToken, GenerateOptions, GenerateUsage, NumbersInput, SessionOptions } from './types.js';
+import type { GeneratedToken, GenerateOptions, GenerateUsage, NumbersInput, SessionGenerateOptions, SessionOptions } from './types.js';
 
 /** Tokens a prefill computes at once: a good batch for the kernels, a short call for the page. */
 export const prefillTokens = 64;
@@ -24,14 +28,13 @@ export interface TextModel {
   readonly maxContext: number;
 }
 
-export async function* generateTokens(model: TextModel, prompt: string | NumbersInput, options: GenerateOptions): AsyncGenerator<GeneratedToken, GenerateUsage, void> {
+type Tokens = AsyncGenerator<GeneratedToken, GenerateUsage, void>;
+
+/** A text in a session of its own. */
+export async function* generateTokens(model: TextModel, prompt: string | NumbersInput, options: GenerateOptions): Tokens {
   checkOptions(options, generateOptions);
-  const { maxTokens = Infinity, signal } = options;
-  signal?.throwIfAborted();
-  const ids = promptIds(model, prompt);
-  const ends = new Set([...model.endTokens, ...(options.stopTokens ?? [])]);
-  const choose = chooser(options);
-  const text = model.tokenizer?.stream(ids);
+  options.signal?.throwIfAborted();
+  const ids = promptIds(model, prompt, true);
   const context = options.context ?? model.context;
   const positions = Math.min(context || Infinity, model.maxContext || Infinity);
   if (ids.length > positions) throw new HeddleError('bad_argument', `the prompt is ${ids.length} tokens, the context ${positions}`);
@@ -39,103 +42,236 @@ export async function* generateTokens(model: TextModel, prompt: string | Numbers
   const session = model.createSessionSync({ input, outputRows: 1, ...(context > 0 && { context }) });
   try {
     if (options.adapter) session.useAdapterSync(options.adapter);
-    const breather = new Breather();
-    const pause = async (): Promise<void> => {
-      await breather.breathe();
-      signal?.throwIfAborted();
-    };
-    const prefillStart = seconds();
-    for (let i = 0; i < ids.length; i += prefillTokens) {
-      session.decodeSync(ids.slice(i, i + prefillTokens));
-      await pause();
-    }
-    const start = seconds();
-    const usage: GenerateUsage = { tokens: 0, tokensPerSecond: 0, prefillTokens: ids.length, prefillSeconds: start - prefillStart, stop: 'max_tokens' };
-    let waited = 0; // seconds the reader of this generator took
-    while (usage.tokens < maxTokens) {
-      const token = choose(session);
-      if (ends.has(token)) {
-        usage.stop = 'end';
-        break;
-      }
-      usage.tokens++;
-      const made = { token, text: text?.push(token) ?? '' };
-      options.onToken?.(made);
-      const given = seconds();
-      yield made;
-      waited += seconds() - given;
-      if (usage.tokens < maxTokens && !decodeOne(session, token)) {
-        usage.stop = 'context';
-        break;
-      }
-      await pause();
-    }
-    usage.tokensPerSecond = usage.tokens / Math.max(seconds() - start - waited, 1e-9);
-    yield* heldBack(text, options);
-    return usage;
+    return yield* new Writing(model, session, ids, 0, options).run(false);
   } finally {
     session.freeSync();
   }
 }
 
-/** Text that never became whole is given out at the end, with the last token's place: −1 is no token. */
-function* heldBack(text: TextStream | undefined, options: GenerateOptions): Generator<GeneratedToken, void, void> {
-  const rest = text?.end() ?? '';
-  if (rest === '') return;
-  const made = { token: -1, text: rest };
-  options.onToken?.(made);
-  yield made;
+/** A text that goes on in a session. */
+export async function* generateInSession(model: TextModel, session: LocalSession, prompt: string | NumbersInput, options: SessionGenerateOptions): Tokens {
+  checkOptions(options, sessionGenerateOptions);
+  options.signal?.throwIfAborted();
+  const held = session.tokens;
+  const given = promptIds(model, prompt, options.reuse === true || held.length === 0);
+  const all = options.reuse === true ? given : [...held, ...given];
+  // The logits of the last token choose the next: without them it is computed again.
+  const same = Math.min(commonLength(held, all), all.length - (session.hasOutput && held.length === all.length ? 0 : 1));
+  if (same < held.length) session.rewindSync(same);
+  return yield* new Writing(model, session, all, same, options).run(true);
 }
 
-/** False when the context is full. */
-function decodeOne(session: LocalSession, token: number): boolean {
-  try {
-    session.decodeSync([token]);
+function commonLength(a: readonly number[], b: readonly number[]): number {
+  let n = 0;
+  while (n < a.length && n < b.length && a[n] === b[n]) n++;
+  return n;
+}
+
+// ---- The loop ----
+
+/** One text being written into a session that holds the first `held` of its ids. */
+class Writing {
+  readonly #session: LocalSession;
+  readonly #options: SessionGenerateOptions;
+  readonly #text: TextStream | undefined;
+  readonly #stops: StopStrings;
+  readonly #constraint: JsonConstraint | undefined;
+  readonly #choose: Chooser;
+  readonly #breather = new Breather();
+  readonly #started = seconds();
+  /** Prompt and text. */
+  readonly #ids: number[];
+  readonly #promptLength: number;
+  readonly #ends: ReadonlySet<number>;
+  #held: number;
+  readonly #usage: GenerateUsage;
+
+  constructor(model: TextModel, session: LocalSession, ids: readonly number[], held: number, options: SessionGenerateOptions) {
+    const stops = typeof options.stop === 'string' ? [options.stop] : (options.stop ?? []);
+    if (stops.length > 0 && !model.tokenizer) throw new HeddleError('bad_state', 'stop: the model has no tokenizer, so there is no text to find strings in');
+    this.#session = session;
+    this.#options = options;
+    this.#ids = [...ids];
+    this.#held = held;
+    this.#promptLength = ids.length;
+    this.#text = model.tokenizer?.stream(ids);
+    this.#stops = new StopStrings(stops);
+    this.#ends = new Set([...(options.ignoreEnd ? [] : model.endTokens), ...(options.stopTokens ?? [])]);
+    if (options.jsonSchema !== undefined) this.#constraint = new JsonConstraint(options.jsonSchema, treeFinder(model, session), this.#ends);
+    this.#choose = chooser(options, this.#constraint);
+    this.#usage = {
+      tokens: 0, tokensPerSecond: 0, prefillTokens: ids.length - held, reusedTokens: held, prefillSeconds: 0, firstTokenSeconds: 0, stop: 'max_tokens',
+    };
+  }
+
+  /** `goesOn`: the session is wanted afterwards, so it gets the last token too, which nothing here needs. */
+  async *run(goesOn: boolean): Tokens {
+    const { maxTokens = Infinity, onToken } = this.#options;
+    const usage = this.#usage;
+    await this.#prefill();
+    const start = seconds();
+    usage.prefillSeconds = start - this.#started;
+    let waited = 0; // seconds the reader of this generator took
+    while (usage.tokens < maxTokens) {
+      const made = this.#next();
+      if (!made) break;
+      if (usage.tokens === 1) usage.firstTokenSeconds = seconds() - this.#started;
+      onToken?.(made);
+      const given = seconds();
+      yield made;
+      waited += seconds() - given;
+      const ended = usage.stop !== 'max_tokens' || usage.tokens >= maxTokens;
+      if (ended && goesOn) this.#append(made.token);
+      if (ended || !(await this.#decode(made.token))) break;
+      await this.#pause();
+    }
+    usage.tokensPerSecond = usage.tokens / Math.max(seconds() - start - waited, 1e-9);
+    yield* this.#heldBack();
+    return usage;
+  }
+
+  async #pause(): Promise<void> {
+    await this.#breather.breathe();
+    this.#options.signal?.throwIfAborted();
+  }
+
+  /** Computes what the session does not hold yet. */
+  async #prefill(): Promise<void> {
+    while (this.#held < this.#ids.length) {
+      const piece = this.#ids.slice(this.#held, this.#held + prefillTokens);
+      this.#session.decodeSync(piece);
+      this.#held += piece.length;
+      await this.#pause();
+    }
+  }
+
+  /** The next token, undefined when it ends the text. */
+  #next(): GeneratedToken | undefined {
+    const history: History = { ids: this.#ids, promptLength: this.#promptLength, ends: this.#ends };
+    const { token, ...logprobs } = this.#choose(this.#session, history);
+    const usage = this.#usage;
+    if (this.#ends.has(token)) {
+      usage.stop = 'end';
+      usage.stoppedBy = token;
+      return undefined;
+    }
+    usage.tokens++;
+    this.#ids.push(token);
+    const text = this.#stops.push(this.#text?.push(token) ?? '');
+    if (this.#stops.found !== undefined) {
+      usage.stop = 'stop_string';
+      usage.stoppedBy = this.#stops.found;
+    }
+    this.#constraint?.accept(token);
+    if (this.#constraint?.complete) usage.stop = 'complete';
+    return { token, text, ...logprobs };
+  }
+
+  /** Adds the last token to the session; false when there is no position left for it. */
+  #append(token: number): boolean {
+    try {
+      this.#session.decodeSync([token]);
+      this.#held++;
+      return true;
+    } catch (error) {
+      if (error instanceof HeddleError && error.code === 'bad_state' && this.#session.alive) return false;
+      throw error;
+    }
+  }
+
+  /** The same, and what is to be done when there is none; false when the text ends there. */
+  async #decode(token: number): Promise<boolean> {
+    if (this.#append(token)) return true;
+    const { whenFull = 'stop' } = this.#options;
+    if (whenFull === 'error') throw new HeddleError('bad_state', `the context of ${this.#session.position} tokens is full`);
+    if (whenFull === 'slide') return this.#slide();
+    this.#usage.stop = 'context';
+    return false;
+  }
+
+  /** Forgets the older half of what may be forgotten, and computes the rest at its new positions. */
+  async #slide(): Promise<boolean> {
+    const { keep = 0 } = this.#options;
+    const full = this.#session.position;
+    const drop = Math.ceil((full - keep) / 2);
+    if (drop < 1) throw new HeddleError('bad_argument', `keep: ${keep} of the context's ${full} tokens leave no room for text`);
+    const left = [...this.#ids.slice(0, keep), ...this.#ids.slice(keep + drop)];
+    this.#ids.splice(keep, drop);
+    this.#session.rewindSync(0);
+    for (let i = 0; i < left.length; i += prefillTokens) {
+      this.#session.decodeSync(left.slice(i, i + prefillTokens));
+      await this.#pause();
+    }
+    this.#held = left.length;
     return true;
-  } catch (error) {
-    if (error instanceof HeddleError && error.code === 'bad_state' && session.alive) return false;
-    throw error;
+  }
+
+  /** Text that never became whole, or no stop string, is given out at the end. */
+  *#heldBack(): Generator<GeneratedToken, void, void> {
+    if (this.#stops.found !== undefined) return;
+    const rest = this.#stops.push(this.#text?.end() ?? '') + this.#stops.end();
+    if (rest === '') return;
+    const made = { token: -1, text: rest };
+    this.#options.onToken?.(made);
+    yield made;
   }
 }
 
-function promptIds(model: TextModel, prompt: string | NumbersInput): readonly number[] {
+// ---- Prompts ----
+
+/** The prompt's ids. `whole`: nothing comes before it, so it is a text of its own and may not be empty. */
+function promptIds(model: TextModel, prompt: string | NumbersInput, whole: boolean): readonly number[] {
   if (typeof prompt !== 'string') {
     checkWholeNumbers(prompt, 'prompt');
-    return checked(Array.from(prompt));
+    return checked(Array.from(prompt), whole);
   }
   if (!model.tokenizer) throw new HeddleError('bad_state', 'the model has no tokenizer: give token ids, or load it with tokenizer.json');
+  if (!whole) return model.tokenizer.encodeOn(prompt);
   const ids = model.tokenizer.encode(prompt);
-  return checked(ids.length === 0 && model.beginToken !== undefined ? [model.beginToken] : ids);
+  return checked(ids.length === 0 && model.beginToken !== undefined ? [model.beginToken] : ids, true);
 }
 
-function checked(ids: readonly number[]): readonly number[] {
-  if (ids.length === 0) throw new HeddleError('bad_argument', 'the prompt is empty and the model has no begin token');
+function checked(ids: readonly number[], whole: boolean): readonly number[] {
+  if (whole && ids.length === 0) throw new HeddleError('bad_argument', 'the prompt is empty and the model has no begin token');
   return ids;
 }
 
 // ---- Choosing ----
 
+type Choice = Pick<GeneratedToken, 'token' | 'logprob' | 'top'>;
+type Chooser = (session: LocalSession, history: History) => Choice;
+
 /** How the next token is chosen from a session's last logits. */
-function chooser(options: GenerateOptions): (session: LocalSession) => number {
-  const { temperature = 0, topK = Infinity, seed } = options;
-  if (temperature === 0 || topK === 1) return (session) => session.argmaxSync();
+function chooser(options: SessionGenerateOptions, constraint: JsonConstraint | undefined): Chooser {
+  const { temperature = 0, topK = Infinity, seed, logprobs = false } = options;
+  const greedy = temperature === 0 || topK === 1;
+  if (greedy && logprobs === false && !constraint && !changesLogits(options)) return (session) => ({ token: session.argmaxSync() });
   const random = seed === undefined ? Math.random : seeded(seed);
-  return (session) => draw(session.logitsSync(), temperature, topK, random());
+  return (session, history) => {
+    const logits = session.logitsSync();
+    processLogits(logits, options, history);
+    let token = greedy ? largestId(logits) : -1;
+    // The likeliest token mostly fits: the others need not be looked at.
+    if (constraint && !(greedy && constraint.allows(token))) {
+      constraint.mask(logits);
+      token = largestId(logits);
+    }
+    if (!greedy) token = drawFrom(filterLogits(logits, options), random());
+    if (logprobs === false) return { token };
+    const { logprob, top } = logProbabilities(logits, token, Number(logprobs === true ? 0 : logprobs));
+    return { token, logprob, ...(top.length > 0 && { top }) };
+  };
 }
 
-/** Draws from softmax(logits / temperature) over the k largest; `at` in [0, 1) picks. */
-function draw(logits: Float32Array, temperature: number, topK: number, at: number): number {
-  const order = Array.from(logits.keys());
-  if (topK < logits.length) {
-    order.sort((a, b) => (logits[b] ?? 0) - (logits[a] ?? 0));
-    order.length = topK;
-  }
-  const top = order.reduce((most, i) => Math.max(most, logits[i] ?? 0), -Infinity);
-  const weights = order.map((i) => Math.exp(((logits[i] ?? 0) - top) / temperature));
-  let left = at * weights.reduce((sum, w) => sum + w, 0);
-  for (let i = 0; i < order.length; i++) {
-    left -= weights[i] ?? 0;
-    if (left < 0) return order[i] ?? 0;
-  }
-  return order.at(-1) ?? 0;
+// ---- Vocabularies as trees, one a tokenizer ----
+
+const trees = new WeakMap<Tokenizer, TokenTree>();
+
+function treeFinder({ tokenizer }: TextModel, session: LocalSession): () => TokenTree {
+  if (!tokenizer) throw new HeddleError('bad_state', 'jsonSchema: the model has no tokenizer, so its tokens are no text');
+  return () => {
+    let tree = trees.get(tokenizer);
+    if (!tree) trees.set(tokenizer, (tree = new TokenTree(tokenizer.tokenTexts(session.outputShape.at(-1) ?? 0))));
+    return tree;
+  };
 }

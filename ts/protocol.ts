@@ -45,6 +45,8 @@ export interface Made {
 export interface TokenBatch {
   tokens: GeneratedToken[];
   usage?: GenerateUsage | undefined;
+  /** Where a session that is written into is now. */
+  position?: number | undefined;
 }
 
 export function isMade(value: unknown): value is Made {

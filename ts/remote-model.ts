@@ -1,7 +1,8 @@
 /**
  * remote-model.ts: models, sessions and adapters that live in a worker, under the same names and types as in this thread.
  */
-import { checkOptions, generateOptions, lossOptions, mergeOptions, sessionOptions, shown, trainOptions, validateOptions } from './arguments.js';
+import { checkOptions, generateOptions, lossOptions, mergeOptions, sessionGenerateOptions, sessionOptions, shown, trainOptions, validateOptions } from './arguments.js';
+import type { Checks } from './arguments.js';
 import { HeddleError } from './errors.js';
 import { TokenGeneration } from './generation.js';
 import { isMade } from './protocol.js';
@@ -22,6 +23,7 @@ import type {
   ModelDescription,
   NumbersInput,
   Session,
+  SessionGenerateOptions,
   SessionMemory,
   SaveOptions,
   SaveWeightsOptions,
@@ -114,11 +116,57 @@ function referenceOf(adapter: Adapter, connection: Connection): Reference {
   throw new HeddleError('bad_argument', 'the adapter belongs to another runtime');
 }
 
+/** Pulls what the worker's model or session makes in batches, and gives it out token by token. */
+async function* remoteTokens<T extends GenerateOptions>(
+  owner: Remote, prompt: string | NumbersInput, options: T, checks: Checks<T>,
+): AsyncGenerator<GeneratedToken, GenerateUsage, void> {
+  checkOptions(options, checks);
+  const { signal, onToken, adapter, onLogits, ...rest } = options;
+  if (onLogits) throw new HeddleError('unsupported', 'onLogits: a function cannot go to a worker; use a runtime in the same thread');
+  signal?.throwIfAborted();
+  const sent = { ...rest, ...(adapter && { adapter: referenceOf(adapter, owner.connection) }) };
+  const generation = new Remote('generation', owner.connection, await owner.make('generate', [prompt, sent]), owner);
+  const abort = (): void => generation.connection.abort(generation.handle);
+  signal?.addEventListener('abort', abort);
+  try {
+    for (;;) {
+      signal?.throwIfAborted();
+      const { tokens, usage, position } = await generation.call<TokenBatch>('pull').catch((error: unknown) => {
+        throw signal?.aborted ? signal.reason : error;
+      });
+      if (position !== undefined) owner.state = { ...owner.state, position };
+      for (const token of tokens) {
+        signal?.throwIfAborted();
+        onToken?.(token);
+        yield token;
+      }
+      if (usage) return usage;
+    }
+  } finally {
+    signal?.removeEventListener('abort', abort);
+    await generation.free();
+  }
+}
+
 export class RemoteSession implements Session {
   readonly #remote: Remote;
+  readonly #owner: Remote;
 
   constructor(owner: Remote, made: Answer) {
+    this.#owner = owner;
     this.#remote = new Remote('session', owner.connection, made, owner);
+  }
+
+  saveState(): Promise<Uint8Array> {
+    return this.#remote.call('saveState');
+  }
+
+  loadState(state: Uint8Array): Promise<void> {
+    return this.#remote.call('loadState', [state]);
+  }
+
+  async fork(): Promise<Session> {
+    return new RemoteSession(this.#owner, await this.#remote.make('fork', []));
   }
 
   get position(): number {
@@ -186,6 +234,11 @@ export class RemoteSession implements Session {
     return this.#remote.call('rewind', [position]);
   }
 
+  generate(prompt: string | NumbersInput, options: SessionGenerateOptions = {}): Generation {
+    this.#remote.check();
+    return new TokenGeneration(remoteTokens(this.#remote, prompt, options, sessionGenerateOptions));
+  }
+
   memory(): Promise<SessionMemory> {
     return this.#remote.call('memory');
   }
@@ -240,35 +293,7 @@ export class RemoteModel implements Model {
 
   generate(prompt: string | NumbersInput, options: GenerateOptions = {}): Generation {
     this.#remote.check();
-    return new TokenGeneration(this.#tokens(prompt, options));
-  }
-
-  /** Pulls what the worker makes in batches, and gives it out token by token. */
-  async *#tokens(prompt: string | NumbersInput, options: GenerateOptions): AsyncGenerator<GeneratedToken, GenerateUsage, void> {
-    checkOptions(options, generateOptions);
-    const { signal, onToken, adapter, ...rest } = options;
-    signal?.throwIfAborted();
-    const sent = { ...rest, ...(adapter && { adapter: referenceOf(adapter, this.#remote.connection) }) };
-    const generation = new Remote('generation', this.#remote.connection, await this.#remote.make('generate', [prompt, sent]), this.#remote);
-    const abort = (): void => generation.connection.abort(generation.handle);
-    signal?.addEventListener('abort', abort);
-    try {
-      for (;;) {
-        signal?.throwIfAborted();
-        const { tokens, usage } = await generation.call<TokenBatch>('pull').catch((error: unknown) => {
-          throw signal?.aborted ? signal.reason : error;
-        });
-        for (const token of tokens) {
-          signal?.throwIfAborted();
-          onToken?.(token);
-          yield token;
-        }
-        if (usage) return usage;
-      }
-    } finally {
-      signal?.removeEventListener('abort', abort);
-      await generation.free();
-    }
+    return new TokenGeneration(remoteTokens(this.#remote, prompt, options, generateOptions));
   }
 
   tokenize(text: string): Promise<number[]> {

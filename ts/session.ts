@@ -8,8 +8,11 @@ import { checkCount, checkFinite, checkNumbers, checkOptions, checkShape, checkT
 import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
 import { HeddleError } from './errors.js';
+import { generateInSession } from './generate.js';
+import type { TextModel } from './generate.js';
+import { TokenGeneration } from './generation.js';
 import { Lease, endWithOwner } from './lifetime.js';
-import type { Adapter, Loss, Mode, NumbersInput, Session, SessionMemory, SessionOptions, TensorValue, TrainOptions } from './types.js';
+import type { Adapter, Generation, Loss, Mode, NumbersInput, Session, SessionGenerateOptions, SessionMemory, SessionOptions, TensorValue, TrainOptions } from './types.js';
 
 /** In the order of hd_mode and hd_loss_kind (src/heddle.h): the core has no table of these to ask for. */
 const modes: readonly Mode[] = ['infer', 'trace', 'train'];
@@ -54,16 +57,39 @@ export function localHandle(adapter: Adapter, core: Core): number {
   throw new HeddleError('bad_argument', 'the adapter belongs to another runtime');
 }
 
+// ---- Saved states: the number of tokens, the tokens, and the core's bytes. Little-endian. ----
+
+function withTokens(tokens: readonly number[], bytes: Uint8Array): Uint8Array {
+  const all = new Uint8Array(4 * (tokens.length + 1) + bytes.byteLength);
+  const view = new DataView(all.buffer);
+  [tokens.length, ...tokens].forEach((token, i) => view.setInt32(4 * i, token, true));
+  all.set(bytes, 4 * (tokens.length + 1));
+  return all;
+}
+
+function splitTokens(state: unknown): { tokens: number[]; bytes: Uint8Array } {
+  if (!(state instanceof Uint8Array)) throw new HeddleError('bad_argument', `state: expected a Uint8Array, found ${shown(state)}`);
+  const view = new DataView(state.buffer, state.byteOffset, state.byteLength);
+  const n = state.byteLength >= 4 ? view.getUint32(0, true) : Infinity;
+  if (4 * (n + 1) > state.byteLength) throw new HeddleError('bad_file', `these ${state.byteLength} bytes are no session's state`);
+  return { tokens: Array.from({ length: n }, (_, i) => view.getInt32(4 * (i + 1), true)), bytes: state.subarray(4 * (n + 1)) };
+}
+
 export class LocalSession implements Session {
   readonly #core: Core;
   readonly #handle: number;
   readonly #lease: Lease;
   /** The model: a session in use keeps it from being collected. */
-  readonly model: object;
+  readonly model: TextModel;
   readonly #input: { shape: readonly number[]; ints: boolean };
   #outputShape: readonly number[] = [];
+  /** The ids its state is of. */
+  #tokens: number[] = [];
+  #adapter: Adapter | null = null;
+  /** What it was made with, for a fork. In a field, not in a closure: those of a constructor share what they hold, and the lease's must not hold the session. */
+  readonly #made: { modelHandle: number; parent: Lease; options: SessionOptions };
 
-  constructor(core: Core, modelHandle: number, model: object, parent: Lease, options: SessionOptions) {
+  constructor(core: Core, modelHandle: number, model: TextModel, parent: Lease, options: SessionOptions) {
     const { mode = 'infer', input, context = 0, outputRows = 0 } = options;
     const shape = input?.shape ?? [];
     const dtype = core.dtypeNumber(input?.dtype ?? 'f32');
@@ -73,6 +99,7 @@ export class LocalSession implements Session {
     );
     this.#core = core;
     this.#handle = handle;
+    this.#made = { modelHandle, parent, options };
     this.model = model;
     this.#lease = new Lease('session', () => {
       if (core.alive) core.call((x) => x.w_session_free(handle));
@@ -99,6 +126,11 @@ export class LocalSession implements Session {
 
   get position(): number {
     return this.#call((x, session) => x.w_session_position(session)) >>> 0;
+  }
+
+  /** The ids it was given since it was new or reset, as far as it was not rewound. */
+  get tokens(): readonly number[] {
+    return this.#tokens;
   }
 
   /** Whether it can still be called: neither freed nor in an instance that died. */
@@ -130,6 +162,7 @@ export class LocalSession implements Session {
     if (this.#input.ints) heap.writeInts(pointer, input);
     else heap.writeFloats(pointer, input);
     this.#check((x, session) => x.w_forward(session, rows));
+    if (this.#input.ints) for (const token of input) this.#tokens.push(token);
   }
 
   /** How many rows of the planned input these are; throws `bad_argument` when they do not fit it. */
@@ -237,21 +270,84 @@ export class LocalSession implements Session {
     this.#lease.check();
     const handle = adapter === null ? 0 : localHandle(adapter, this.#core);
     this.#check((x, session) => x.w_session_use(session, handle));
+    this.#adapter = adapter;
   }
 
   /** `reset`, at once. */
   resetSync(): void {
-    this.#check((x, session) => x.w_session_rewind(session, 0));
+    this.rewindSync(0);
   }
 
   async reset(): Promise<void> {
     this.resetSync();
   }
 
-  async rewind(position: number): Promise<void> {
+  /** `rewind`, at once. */
+  rewindSync(position: number): void {
     this.#lease.check();
     checkCount(position, 'position');
     this.#check((x, session) => x.w_session_rewind(session, position));
+    this.#tokens.length = Math.min(this.#tokens.length, position);
+    this.#outputShape = [];
+  }
+
+  async rewind(position: number): Promise<void> {
+    this.rewindSync(position);
+  }
+
+  /** Whether the state's last logits are there: not after a rewind or a load. */
+  get hasOutput(): boolean {
+    return this.#outputShape.length > 0;
+  }
+
+  /** `saveState`, at once. */
+  saveStateSync(): Uint8Array {
+    const n = this.#call((x, session) => x.w_session_state_bytes(session)) >>> 0;
+    const { heap } = this.#core;
+    const pointer = heap.alloc(n);
+    try {
+      this.#check((x, session) => x.w_session_save_state(session, pointer, n));
+      return withTokens(this.#tokens, heap.bytes(pointer, n));
+    } finally {
+      heap.free(pointer);
+    }
+  }
+
+  async saveState(): Promise<Uint8Array> {
+    return this.saveStateSync();
+  }
+
+  /** `loadState`, at once. */
+  loadStateSync(state: Uint8Array): void {
+    this.#lease.check();
+    const { tokens, bytes } = splitTokens(state);
+    this.#core.heap.with(bytes, (p, n) => this.#check((x, session) => x.w_session_load_state(session, p, n)));
+    this.#tokens = tokens;
+    this.#outputShape = [];
+  }
+
+  async loadState(state: Uint8Array): Promise<void> {
+    this.loadStateSync(state);
+  }
+
+  async fork(): Promise<LocalSession> {
+    this.#lease.check();
+    const { modelHandle, parent, options } = this.#made;
+    const copy = new LocalSession(this.#core, modelHandle, this.model, parent, options);
+    try {
+      if (this.#adapter) copy.useAdapterSync(this.#adapter);
+      copy.loadStateSync(this.saveStateSync());
+      return copy;
+    } catch (error) {
+      copy.freeSync();
+      throw error;
+    }
+  }
+
+  generate(prompt: string | NumbersInput, options: SessionGenerateOptions = {}): Generation {
+    this.#lease.check();
+    if (!this.#input.ints) throw new HeddleError('bad_argument', 'generate is for models that read token ids; this one reads numbers');
+    return new TokenGeneration(generateInSession(this.model, this, prompt, options));
   }
 
   // ---- Training ----

@@ -5,11 +5,12 @@
 import { checkLargeCount } from './arguments.js';
 import type { WeightDtype } from './types.js';
 
-/** Bytes of one weight. Q8_0 is GGML's: 34 bytes for 32 weights. */
+/** Bytes of one weight. Q8_0 and Q4_0 are GGML's: 34 and 18 bytes for 32 weights. */
 const bytesPerWeight = {
-  F64: 8, F32: 4, F16: 2, BF16: 2, F4: 0.5, Q8_0: 34 / 32,
+  F64: 8, F32: 4, F16: 2, BF16: 2, Q8_0: 34 / 32, Q4_0: 18 / 32,
+  F8_E4M3: 1, F8_E5M2: 1, F8_E4M3FNUZ: 1, F8_E5M2FNUZ: 1, F6_E2M3: 0.75, F6_E3M2: 0.75, F4: 0.5,
   I64: 8, I32: 4, I16: 2, I8: 1, U64: 8, U32: 4, U16: 2, U8: 1,
-} as const satisfies Record<WeightDtype | 'Q8_0', number>;
+} as const satisfies Record<WeightDtype | 'Q8_0' | 'Q4_0', number>;
 
 export interface WeightSize {
   bytes: number;
@@ -17,7 +18,7 @@ export interface WeightSize {
   text: string;
 }
 
-export type WeightSizes = Record<WeightDtype | 'Q8_0', WeightSize>;
+export type WeightSizes = Record<WeightDtype | 'Q8_0' | 'Q4_0', WeightSize>;
 
 const units = ['B', 'KB', 'MB', 'GB', 'TB', 'PB'];
 

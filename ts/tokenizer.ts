@@ -67,10 +67,26 @@ export class Tokenizer {
     return this.#begin !== undefined && ids[0] !== this.#begin ? [this.#begin, ...ids] : ids;
   }
 
+  /** Ids of text that follows other text: without the special tokens around one. */
+  encodeOn(text: string): number[] {
+    checkText(text, 'text');
+    return this.#library.encode(text, { add_special_tokens: false }).ids;
+  }
+
   /** Text of the ids, special tokens left out. */
   decode(ids: readonly number[]): string {
     checkWholeNumbers(ids, 'ids');
     return ids.length === 0 ? '' : this.#library.decode([...ids], { skip_special_tokens: true });
+  }
+
+  /** What each of the first n ids adds to a text: '' for special tokens and unknown ids, U+FFFD where it is part of a character. */
+  tokenTexts(n: number): string[] {
+    const anchor = this.encodeOn('a').at(-1) ?? 0; // some decoders strip a text's first space
+    const before = this.decode([anchor]);
+    return Array.from({ length: n }, (_, id) => {
+      const all = this.decode([anchor, id]);
+      return all.startsWith(before) ? all.slice(before.length) : '';
+    });
   }
 
   /** Decodes token by token, in whole characters. `prompt` are the ids that came before: some decoders strip a text's first space. */

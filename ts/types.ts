@@ -5,6 +5,8 @@
  * Everything is asynchronous, so that a program does not change when its runtime moves into a worker. What is synchronous as
  * well, because a small forward costs microseconds, exists only on a runtime in this thread: see names.ts and the `…Sync` methods.
  */
+import type { JsonSchema } from './json-schema.js';
+import type { SamplingOptions } from './sampling.js';
 import type { TokenizerFiles } from './tokenizer.js';
 
 // ---- Where bytes come from ----
@@ -280,6 +282,14 @@ export interface Session {
   memory(): Promise<SessionMemory>;
   /** Positions decoded so far. */
   readonly position: number;
+  /** Everything it remembers (KV cache, recurrent state, the tokens it was given) as bytes, for `loadState` of a session over the same weights. */
+  saveState(): Promise<Uint8Array>;
+  /** Goes on from a saved state; there are no logits until the next token. Throws `bad_file` for another model's, and changes nothing then. */
+  loadState(state: Uint8Array): Promise<void>;
+  /** A session of its own that goes on from the same state, with the same adapter. */
+  fork(): Promise<Session>;
+  /** Makes text from here on, in this session: its state afterwards is that of prompt and text. One generation at a time. */
+  generate(prompt: string | NumbersInput, options?: SessionGenerateOptions): Generation;
   /** The shape of the last forward's output. */
   readonly outputShape: readonly number[];
   free(): Promise<void>;
@@ -293,38 +303,73 @@ export interface Adapter {
   [Symbol.dispose](): void;
 }
 
-export interface GenerateOptions {
+/** How a text is made; how its tokens are chosen is SamplingOptions. */
+export interface GenerateOptions extends SamplingOptions {
   /** Most tokens to make; by default up to the context. */
   maxTokens?: number;
-  /** 0 (the default): always the likeliest token. */
-  temperature?: number;
-  /** Only the k likeliest are drawn from; by default all. */
-  topK?: number;
-  /** Makes the draw repeatable. */
-  seed?: number;
   /** Token ids that end the text, besides the model's own; they are not given out. */
   stopTokens?: readonly number[];
+  /** Strings that end the text; neither they nor what follows is given out. */
+  stop?: string | readonly string[];
+  /**
+   * The text is JSON that fits this schema, and ends when it is complete; true: any JSON. See json-schema.ts for the keywords that are read; others are
+   * refused by name.
+   */
+  jsonSchema?: JsonSchema;
+  /** Goes on past the model's own end tokens. */
+  ignoreEnd?: boolean;
+  /** Gives each token's log probability, and those of so many likeliest ones; true: of none. Taken after penalties and bans, before temperature and filters. */
+  logprobs?: boolean | number;
   /** Positions for prompt and text; by default what the model was loaded with. */
   context?: number;
+  /**
+   * What to do when they are used up. 'stop' (the default) ends the text; 'error' throws `bad_state`; 'slide' forgets the older half of what comes after
+   * the first `keep` tokens and computes the rest anew.
+   */
+  whenFull?: 'stop' | 'error' | 'slide';
+  /** Tokens that 'slide' never forgets; 0 by default. */
+  keep?: number;
   adapter?: Adapter;
   onToken?: (token: GeneratedToken) => void;
   signal?: AbortSignal;
 }
 
-export interface GeneratedToken {
+/** A generation that goes on from what a session holds. */
+export interface SessionGenerateOptions extends Omit<GenerateOptions, 'context' | 'adapter'> {
+  /** The prompt is the whole text: what the session holds of it is kept, what it holds besides is forgotten. Otherwise the prompt follows what it holds. */
+  reuse?: boolean;
+}
+
+export interface TokenLogprob {
   token: number;
-  /** Text that is now complete: '' while a character still lacks bytes. */
+  logprob: number;
+}
+
+export interface GeneratedToken {
+  /** −1: no token, only text that was held back until the end. */
+  token: number;
+  /** Text that is now certain: '' while a character still lacks bytes, or while it may be the beginning of a stop string. */
   text: string;
+  /** Its log probability; there with `logprobs`. */
+  logprob?: number;
+  /** Those of the likeliest tokens, likeliest first; there when `logprobs` is a number from 1. */
+  top?: readonly TokenLogprob[];
 }
 
 export interface GenerateUsage {
   /** Tokens made; a token that ended the text is not among them. */
   tokens: number;
   tokensPerSecond: number;
+  /** Tokens of the prompt that were computed, and those that the session held already. */
   prefillTokens: number;
+  reusedTokens: number;
   prefillSeconds: number;
-  /** Why it ended. */
-  stop: 'end' | 'max_tokens' | 'context';
+  /** From the start to the first token. */
+  firstTokenSeconds: number;
+  /** Why it ended: an end or stop token, a stop string, JSON that is complete, as many tokens as were asked for, no more positions. */
+  stop: 'end' | 'stop_string' | 'complete' | 'max_tokens' | 'context';
+  /** The token or string that ended it. */
+  stoppedBy?: number | string;
 }
 
 /** Tokens as they are made, and how it went. */

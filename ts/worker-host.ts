@@ -29,6 +29,8 @@ class Pull {
   constructor(
     readonly generation: Generation,
     readonly abort: AbortController,
+    /** The session it is written into, where that is the page's. */
+    readonly session?: LocalSession,
   ) {}
 
   /** Some tokens, at least one unless it has ended. */
@@ -37,10 +39,10 @@ class Pull {
     const tokens: GeneratedToken[] = [];
     do {
       const { done, value } = await this.generation.next();
-      if (done) return { tokens, usage: this.generation.usage };
+      if (done) return { tokens, usage: this.generation.usage, position: this.session?.position };
       tokens.push(value);
     } while (seconds() - start < batchSeconds);
-    return { tokens };
+    return { tokens, position: this.session?.position };
   }
 
   async free(): Promise<void> {
@@ -91,7 +93,7 @@ async function answer({ call, target, method, args, progress }: ToWorker & { kin
   try {
     const extras = { signal: abort.signal, ...(progress && { progress: (value: unknown) => post({ kind: 'progress', call, value }) }) };
     const result = await perform(target, method, args.map(resolved), extras);
-    const value = keep(result, target);
+    const value = keep(result, method === 'fork' ? (parents.get(target) ?? 0) : target);
     const state = stateOf(isObject(result) ? result : objects.get(target), method);
     if (method === 'free') forget(target);
     post({ kind: 'reply', call, value, ...(state && { state }) }, buffersOf(value));
@@ -120,9 +122,10 @@ async function perform(target: number, method: string, args: unknown[], extras: 
   if (target === 0 && method === 'init') return start((args[0] ?? {}) as InitOptions);
   const object = objects.get(target);
   if (!object) throw new HeddleError('bad_state', 'it was freed');
-  if (object instanceof LocalModel && method === 'generate') {
+  if ((object instanceof LocalModel || object instanceof LocalSession) && method === 'generate') {
     const abort = new AbortController();
-    return new Pull(object.generate(args[0] as string | number[], { ...(args[1] as object), signal: abort.signal }), abort);
+    const generation = object.generate(args[0] as string | number[], { ...(args[1] as object), signal: abort.signal });
+    return new Pull(generation, abort, object instanceof LocalSession ? object : undefined);
   }
   if (object instanceof LocalWeights) return method === 'free' ? object.close() : ownTensor(await object.tensor(args[0] as string, args[1] as object));
   if (method === 'inspect' || method === 'openWeights') args[1] = { ...(args[1] as object), signal: extras.signal };

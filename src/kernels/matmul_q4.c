@@ -14,9 +14,10 @@ typedef struct quad_block {
 
 _Static_assert(sizeof(quad_block) == 80, "no padding");
 
+/* Without the fast dot, nibbles become int16 where they lie: those of even columns and of odd ones, in a lane for each row. */
 INLINE void dot_q4(v_i32 *sums, const void *const *w, size_t n_q, const input_block *const *in, size_t n_t) {
-#if V_DOT_I8_IS_FAST
   for (size_t i = 0; i < n_q * n_t; i++) sums[i] = vi_splat(-MIDDLE * in[i % n_t]->sum);
+#if V_DOT_I8_IS_FAST
   for (size_t j = 0; j < PAIRS; j++)
     for (size_t q = 0; q < n_q; q++) {
       v_i8 pair = v8_load(((const quad_block *)w[q])->nibbles[j][0]), first = v8_low_nibbles(pair), second = v8_high_nibbles(pair);
@@ -26,18 +27,16 @@ INLINE void dot_q4(v_i32 *sums, const void *const *w, size_t n_q, const input_bl
       }
     }
 #else
-  v_i32 low[TILE], high[TILE];
-  for (size_t i = 0; i < n_q * n_t; i++) low[i] = high[i] = vi_splat(0);
   for (size_t j = 0; j < PAIRS; j++)
     for (size_t q = 0; q < n_q; q++) {
-      v_i8 pair = v8_load(((const quad_block *)w[q])->nibbles[j][0]), first = v8_low_nibbles(pair), second = v8_high_nibbles(pair);
+      v_i8 pair = v8_load(((const quad_block *)w[q])->nibbles[j][0]);
+      v_i16 even = v16_nibbles(pair, 0), odd = v16_nibbles(pair, 2), even_high = v16_nibbles(pair, 1), odd_high = v16_nibbles(pair, 3);
       for (size_t t = 0; t < n_t; t++) {
-        v_i16 a = v16_splat4(in[t]->as.values + j * COLUMNS), b = v16_splat4(in[t]->as.values + NIBBLE_BYTES + j * COLUMNS);
-        low[q * n_t + t] = v_dot_i16_low(v_dot_i16_low(low[q * n_t + t], first, a), second, b);
-        high[q * n_t + t] = v_dot_i16_high(v_dot_i16_high(high[q * n_t + t], first, a), second, b);
+        const int16_t *low = in[t]->as.values + j * COLUMNS, *high = low + NIBBLE_BYTES;
+        v_i32 sum = v_dot_i16(v_dot_i16(sums[q * n_t + t], even, v16_splat2(low)), odd, v16_splat2(low + 2));
+        sums[q * n_t + t] = v_dot_i16(v_dot_i16(sum, even_high, v16_splat2(high)), odd_high, v16_splat2(high + 2));
       }
     }
-  for (size_t i = 0; i < n_q * n_t; i++) sums[i] = vi_add(vi_add_pairs(low[i], high[i]), vi_splat(-MIDDLE * in[i % n_t]->sum));
 #endif
 }
 

@@ -16,9 +16,11 @@
  *   v_zip_low/high       a0 b0 a1 b1, a2 b2 a3 b3
  *   vi_…                 the same on int32, wrapping; vi_shift_right keeps the sign
  *   vi_load_u16/i16/i8   four small integers, widened
- *   v8_load v8_splat4    16 int8; four int8 repeated four times.  v16_splat4: four int16 repeated twice
+ *   v8_load v8_splat4    16 int8; four int8 repeated four times.  v16_splat4, v16_splat2: four int16 repeated twice, two four times
  *   v8_low/high_nibbles  the lower (upper) four bits of each byte, 0…15
+ *   v16_nibbles(x, n)    bits 4n … 4n + 3 of each 16, as eight int16; n is a constant
  *   v_dot_i8(acc, a, b)  lane += sum of its four products; a is signed, b must be 0…127
+ *   v_dot_i16(acc, a, b) lane += sum of two products of int16
  *   v_dot_i16_low/high(acc, a, b)  lane += sum of two products of a's low (high) eight int8 and b's int16: no such limit
  *   vi_add_pairs(a, b)   a0+a1 a2+a3 b0+b1 b2+b3
  *   V_DOT_I8_IS_FAST     whether v_dot_i8 is one instruction, so that two of them beat the int16 dots */

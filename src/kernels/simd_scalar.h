@@ -75,6 +75,16 @@ static inline v_i8 v8_high_nibbles(v_i8 x) {
   for (int i = 0; i < 16; i++) x.at[i] = (int8_t)((uint8_t)x.at[i] >> 4);
   return x;
 }
+static inline v_i16 v16_nibbles(v_i8 x, int n) {
+  v_i16 r;
+  for (int i = 0; i < 8; i++) r.at[i] = (int16_t)(((uint8_t)x.at[2 * i] | (uint8_t)x.at[2 * i + 1] << 8) >> 4 * n & 15);
+  return r;
+}
+static inline v_i16 v16_splat2(const int16_t *from) {
+  v_i16 r;
+  for (int i = 0; i < 8; i++) r.at[i] = from[i % 2];
+  return r;
+}
 static inline v_i16 v16_splat4(const int16_t *from) {
   v_i16 r;
   for (int i = 0; i < 8; i++) r.at[i] = from[i % 4];
@@ -83,6 +93,10 @@ static inline v_i16 v16_splat4(const int16_t *from) {
 
 static inline v_i32 v_dot_i8(v_i32 acc, v_i8 a, v_i8 b) {
   for (int i = 0; i < 16; i++) acc.at[i / 4] += a.at[i] * b.at[i];
+  return acc;
+}
+static inline v_i32 v_dot_i16(v_i32 acc, v_i16 a, v_i16 b) {
+  for (int i = 0; i < 8; i++) acc.at[i / 2] += a.at[i] * b.at[i];
   return acc;
 }
 static inline v_i32 v_dot_i16_low(v_i32 acc, v_i8 a, v_i16 b) {

@@ -69,6 +69,12 @@ static inline v_i8 v8_splat4(const int8_t *from) {
 }
 static inline v_i8 v8_low_nibbles(v_i8 x) { return (v_i8)vi_and((v_i32)x, vi_splat(0x0f0f0f0f)); }
 static inline v_i8 v8_high_nibbles(v_i8 x) { return v8_low_nibbles((v_i8)vi_shift_right((v_i32)x, 4)); }
+static inline v_i16 v16_nibbles(v_i8 x, int n) { return (v_i16)vi_and(vi_shift_right((v_i32)x, 4 * n), vi_splat(0x000f000f)); }
+static inline v_i16 v16_splat2(const int16_t *from) {
+  int32_t two;
+  memcpy(&two, from, sizeof two);
+  return (v_i16)vi_splat(two);
+}
 static inline v_i16 v16_splat4(const int16_t *from) {
   int16_t h[4];
   memcpy(h, from, sizeof h);

@@ -56,9 +56,15 @@ static inline v_i32 vi_load_i8(const int8_t *from) {
 static inline v_i8 v8_load(const int8_t *from) { return (v_i8){wasm_v128_load(from)}; }
 static inline v_i8 v8_splat4(const int8_t *from) { return (v_i8){wasm_v128_load32_splat(from)}; }
 static inline v_i8 v8_low_nibbles(v_i8 x) { return (v_i8){wasm_v128_and(x.v, wasm_i8x16_splat(15))}; }
-static inline v_i8 v8_high_nibbles(v_i8 x) { return (v_i8){wasm_u8x16_shr(x.v, 4)}; }
+static inline v_i8 v8_high_nibbles(v_i8 x) { return (v_i8){wasm_v128_and(wasm_u16x8_shr(x.v, 4), wasm_i8x16_splat(15))}; }
+static inline v_i16 v16_nibbles(v_i8 x, uint32_t n) {
+  v128_t moved = n ? wasm_u16x8_shr(x.v, 4 * n) : x.v;
+  return (v_i16){n == 3 ? moved : wasm_v128_and(moved, wasm_i16x8_splat(15))};
+}
+static inline v_i16 v16_splat2(const int16_t *from) { return (v_i16){wasm_v128_load32_splat(from)}; }
 static inline v_i16 v16_splat4(const int16_t *from) { return (v_i16){wasm_v128_load64_splat(from)}; }
 
+static inline v_i32 v_dot_i16(v_i32 acc, v_i16 a, v_i16 b) { return V_I32(wasm_i32x4_add(acc.v, wasm_i32x4_dot_i16x8(a.v, b.v))); }
 static inline v_i32 v_dot_i16_low(v_i32 acc, v_i8 a, v_i16 b) {
   return V_I32(wasm_i32x4_add(acc.v, wasm_i32x4_dot_i16x8(wasm_i16x8_extend_low_i8x16(a.v), b.v)));
 }

@@ -6,8 +6,6 @@
 
 #include <string.h>
 
-enum { STATE_PAGE = 256 }; /* positions */
-
 static hd_status no_memory(hd_error *err, const char *what, size_t bytes) {
   return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the session's %s (%zu bytes)", what, bytes);
 }
@@ -49,15 +47,11 @@ static void fill_call(hd_session *s, size_t n, hd_view *in) {
   }
 }
 
-static size_t state_bytes(const hd_node *node, size_t context) {
-  return node->layer->state_bytes ? node->layer->state_bytes(node->config, context) : 0;
-}
-
 static void find_state(hd_session *s) {
   s->can_rewind = true;
   for (size_t n = 0; n < s->model->n_nodes; n++) {
     const hd_node *node = &s->model->nodes[n];
-    if (state_bytes(node, 1) == 0) continue;
+    if (hd_state_bytes(node, 1) == 0) continue;
     s->has_state = true;
     s->can_rewind = s->can_rewind && node->layer->can_rewind;
   }
@@ -105,7 +99,7 @@ static hd_status prepare(hd_session *s, const hd_session_options *o, hd_error *e
   s->run.past = 0;
   s->run.context = 0;
   HD_TRY(allocate(s, err));
-  HD_TRY(hd_session_reserve(s, s->max_context < STATE_PAGE ? s->max_context : STATE_PAGE, err));
+  HD_TRY(hd_session_reserve(s, s->max_context < HD_STATE_PAGE ? s->max_context : HD_STATE_PAGE, err));
   return s->mode == HD_TRAIN ? hd_train_prepare(s, err) : HD_OK;
 }
 
@@ -137,59 +131,6 @@ void hd_session_free(hd_session *s) {
     s->model->exclusive = false;
   }
   hd_free(s);
-}
-
-/* ---- State ---- */
-
-/* The node's state moved to a block for `context` positions. */
-static void move_state(hd_session *s, size_t n, void *block, size_t context) {
-  const hd_node *node = &s->model->nodes[n];
-  if (s->state[n] && node->layer->move_state)
-    node->layer->move_state(node->config, block, context, s->state[n], s->run.context, s->run.past);
-  else if (s->state[n]) memcpy(block, s->state[n], state_bytes(node, s->run.context));
-  hd_free(s->state[n]);
-  s->state[n] = block;
-  s->calls[n].state = block;
-}
-
-/* All blocks are there before the first is used, so that a failure leaves the session as it was. */
-static hd_status grow_states(hd_session *s, size_t context, hd_error *err) {
-  size_t n_nodes = s->model->n_nodes, wanted = 0;
-  void **blocks = hd_alloc_zero(n_nodes * sizeof *blocks);
-  bool complete = blocks != NULL;
-  for (size_t n = 0; n < n_nodes && complete; n++) {
-    size_t bytes = state_bytes(&s->model->nodes[n], context);
-    wanted += bytes;
-    if (bytes) complete = (blocks[n] = hd_alloc_zero(bytes)) != NULL;
-  }
-  for (size_t n = 0; n < n_nodes && blocks; n++) {
-    if (!complete) hd_free(blocks[n]);
-    else if (blocks[n]) move_state(s, n, blocks[n], context);
-  }
-  hd_free(blocks);
-  if (!complete) return no_memory(err, "state", wanted);
-  s->run.context = context;
-  return HD_OK;
-}
-
-hd_status hd_session_reserve(hd_session *s, size_t positions, hd_error *err) {
-  if (!s->has_state) return HD_OK;
-  if (positions > s->max_context)
-    return hd_fail(err, HD_BAD_STATE, "%zu positions are more than the session's context of %zu", positions, s->max_context);
-  if (positions <= s->run.context) return HD_OK;
-  size_t context = (positions + STATE_PAGE - 1) / STATE_PAGE * STATE_PAGE;
-  return grow_states(s, context < s->max_context ? context : s->max_context, err);
-}
-
-size_t hd_session_position(const hd_session *s) { return s->run.past; }
-
-hd_status hd_session_rewind(hd_session *s, size_t position, hd_error *err) {
-  if (position > s->run.past) return hd_fail(err, HD_BAD_ARGUMENT, "cannot rewind to %zu, the session is at %zu", position, s->run.past);
-  if (position > 0 && !s->can_rewind) return hd_fail(err, HD_UNSUPPORTED, "recurrent state can only go back to 0");
-  for (size_t n = 0; position == 0 && n < s->model->n_nodes; n++)
-    if (s->state[n] && !s->model->nodes[n].layer->can_rewind) memset(s->state[n], 0, state_bytes(&s->model->nodes[n], s->run.context));
-  s->run.past = position;
-  return HD_OK;
 }
 
 /* ---- Forward ---- */
@@ -280,7 +221,7 @@ hd_memory_report hd_session_memory(const hd_session *s) {
     if (m->data && m->layout->bytes(m->rows, m->cols, &bytes)) r.weights += bytes;
   }
   for (size_t n = 0; n < s->model->n_nodes; n++)
-    if (s->state[n]) r.state += state_bytes(&s->model->nodes[n], s->run.context);
+    if (s->state[n]) r.state += hd_state_bytes(&s->model->nodes[n], s->run.context);
   return r;
 }
 

@@ -40,6 +40,11 @@ static inline size_t hd_session_input_count(const hd_session *s) {
   return count;
 }
 
+enum { HD_STATE_PAGE = 256 }; /* positions that a state grows by */
+
+/* state.c: bytes of a node's state for so many positions; 0: it has none. */
+size_t hd_state_bytes(const hd_node *node, size_t context);
+
 /* train.c */
 hd_status hd_train_prepare(hd_session *s, hd_error *err);
 void hd_train_free(hd_session *s);

@@ -122,6 +122,22 @@ TEST(nibbles_are_the_halves_of_bytes) {
   for (int i = 0; i < 16; i++) CHECK(low[i] == ((uint8_t)bytes[i] & 15) && high[i] == (uint8_t)bytes[i] >> 4);
 }
 
+TEST(int16_of_nibbles_are_bits_of_each_16_and_their_dot_is_exact) {
+  int8_t bytes[16];
+  const int16_t two[2] = {-127, 1001};
+  for (int i = 0; i < 16; i++) bytes[i] = (int8_t)(uint8_t)(29 * i + 7);
+  v_i8 x = v8_load(bytes);
+  const v_i16 nibbles[4] = {v16_nibbles(x, 0), v16_nibbles(x, 1), v16_nibbles(x, 2), v16_nibbles(x, 3)};
+  for (int n = 0; n < 4; n++) {
+    int32_t is[4];
+    vi_store(is, v_dot_i16(vi_splat(-5), nibbles[n], v16_splat2(two)));
+    for (int lane = 0; lane < 4; lane++) {
+      int first = (uint8_t)bytes[4 * lane + n / 2] >> n % 2 * 4 & 15, second = (uint8_t)bytes[4 * lane + 2 + n / 2] >> n % 2 * 4 & 15;
+      CHECK(is[lane] == -5 + first * -127 + second * 1001);
+    }
+  }
+}
+
 TEST(horizontal_sums_have_one_order) {
   float a[4] = {1e8f, 1.0f, -1e8f, 3.0f}, b[4] = {0.1f, 0.2f, 0.3f, 0.4f}, c[4] = {1, 2, 3, 4}, d[4] = {-1, 1e-3f, 7, 1e5f};
   lanes four = lanes_of(v_sum4(v_load(a), v_load(b), v_load(c), v_load(d)));

@@ -42,7 +42,7 @@ for (const [where, runtime] of [['in this thread', here], ['in a worker', there]
     const model = await runtime.buildNetwork(spec);
     await refused(model.createSession({ shape: [1, 3] }), 'shape: no such option; known: mode, input, context, outputRows');
     await refused(model.createSession({ input: { rows: 1 } }), 'rows: no such option; known: dtype, shape');
-    await refused(model.generate([1], { max_tokens: 3 }).text(), 'max_tokens: no such option; known: maxTokens, temperature, topK, seed, stopTokens, context, adapter, onToken, signal');
+    await refused(model.generate([1], { max_tokens: 3 }).text(), /^max_tokens: no such option; known: temperature, topK, .*maxTokens, .*context, adapter$/);
     const session = await model.createSession({ mode: 'train', input: { shape: [1, 3] } });
     await refused(session.trainStep([1, 2, 3], [1, 2], { learningRate: 1 }), 'learningRate: no such option; known: loss, lr');
     await refused(session.backward([1, 2, 3], [1, 2], { lr: 1 }), 'lr: no such option; known: loss');
