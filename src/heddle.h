@@ -122,7 +122,8 @@ const hd_entry *hd_directory_find(const hd_directory *directory, const char *nam
 bool hd_directory_metadata(const hd_directory *directory, size_t index, const char **key, const char **value);
 
 /* What Loom's generic loader takes the tensors for, as JSON: "detected", its list; "layers", what it would build; "input_size"; "parameters"; and
- * "network", a spec for hd_loader_describe, or null where names and shapes do not say how to run them. `config` (a config.json) may be NULL and is
+ * "network", a spec for hd_loader_describe, with "warnings", texts of what it assumes, lacks or leaves out; or null where names and shapes do not say
+ * how to run them, with "refusal", a "code" and a "message" of why. `config` (a config.json) may be NULL and is
  * ignored when it is broken. The caller frees *json with hd_text_free. */
 hd_status hd_directory_detect(char **json, const hd_directory *directory, const char *config, size_t n_config, hd_error *err);
 

@@ -1,11 +1,12 @@
 /**
  * What esbuild does to the compiled package. tools/build.mjs calls it after the TypeScript compiler.
  *
- *   dist/tokenizer.js   gets the tokenizer library inside: a page without a bundler cannot resolve the names of packages, and a worker in it not even
- *                       with an import map
- *   dist/inline.js      gets the plain simd128 module inside, for hosts that can fetch nothing
+ *   dist/tokenizer-library.js   gets the tokenizer library inside: a page without a bundler cannot resolve the names of packages, and a worker in it
+ *                               not even with an import map
+ *   dist/jinja.js               gets the template engine inside, likewise; it is loaded with the first conversation
+ *   dist/inline.js              gets the plain simd128 module inside, for hosts that can fetch nothing
  *
- * Everything else stays as it was compiled, and these two keep their relative imports, so that all entries share one class of errors,
+ * Everything else stays as it was compiled, and these keep their relative imports, so that all entries share one class of errors,
  * models and runtimes.
  */
 import { copyFileSync, existsSync, readFileSync } from 'node:fs';
@@ -13,7 +14,13 @@ import { join } from 'node:path';
 import { Stop, projectDir } from './step.mjs';
 
 /** The files of the package that are bundled rather than copied. */
-export const bundled = ['tokenizer.js', 'inline.js'];
+export const bundled = ['tokenizer-library.js', 'jinja.js', 'inline.js'];
+
+/** The package's file that gets a library inside, and the library. */
+const libraries = [
+  ['tokenizer-library', '@huggingface/tokenizers', 'Copyright The HuggingFace Team, Apache License 2.0'],
+  ['jinja', '@huggingface/jinja', 'Copyright (c) 2023 Hugging Face, MIT License'],
+];
 
 /** Writes the bundled files of dist/ from the compiler's output. */
 export async function bundle({ compiledDir, distDir, wasmDir }) {
@@ -22,11 +29,13 @@ export async function bundle({ compiledDir, distDir, wasmDir }) {
     bundle: true, format: 'esm', platform: 'neutral', target: 'es2022', mainFields: ['module', 'main'], absWorkingDir: projectDir, logLevel: 'silent',
     external: ['./*'],
   };
-  await esbuild.build({
-    ...common, entryPoints: [join(compiledDir, 'tokenizer.js')], outfile: join(distDir, 'tokenizer.js'), external: [], plugins: [keepOwnImports],
-    banner: { js: '/* Contains @huggingface/tokenizers, Copyright The HuggingFace Team, Apache License 2.0: tokenizer.LICENSE */' },
-  });
-  copyFileSync(join(projectDir, 'node_modules/@huggingface/tokenizers/LICENSE'), join(distDir, 'tokenizer.LICENSE'));
+  for (const [file, library, notice] of libraries) {
+    await esbuild.build({
+      ...common, entryPoints: [join(compiledDir, `${file}.js`)], outfile: join(distDir, `${file}.js`), external: [], plugins: [keepOwnImports],
+      banner: { js: `/* Contains ${library}, ${notice}: ${file}.LICENSE */` },
+    });
+    copyFileSync(join(projectDir, 'node_modules', library, 'LICENSE'), join(distDir, `${file}.LICENSE`));
+  }
   await esbuild.build({
     ...common, entryPoints: [join(compiledDir, 'inline.js')], outfile: join(distDir, 'inline.js'),
     plugins: [embedModule(join(wasmDir, 'heddle-simd128.wasm'))],

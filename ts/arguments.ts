@@ -5,8 +5,14 @@
  * Each set of options has a table with a check for every option of its type: the compiler knows when one is missing.
  */
 import { HeddleError } from './errors.js';
+import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
+import type { DecodeOptions, EncodeOptions } from './tokenizer.js';
+import type { TokenizerFiles } from './tokenizer-files.js';
 import type { SamplingOptions } from './sampling.js';
-import type { CacheOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveOptions, SessionGenerateOptions, SessionOptions, TensorOptions, TensorsOptions, TrainOptions, ValidateOptions } from './types.js';
+import type {
+  CacheOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveOptions, SessionGenerateOptions, SessionOptions,
+  TensorOptions, TensorsOptions, TrainOptions, ValidateOptions,
+} from './types.js';
 
 type Check = (value: unknown, name: string) => void;
 export type Checks<T> = { readonly [K in keyof Required<T>]: Check };
@@ -23,7 +29,7 @@ export function shown(value: unknown): string {
   return typeof name === 'string' && name !== '' && name !== 'Object' ? name : 'an object';
 }
 
-function expected(name: string, what: string, found: unknown): HeddleError {
+export function expected(name: string, what: string, found: unknown): HeddleError {
   return new HeddleError('bad_argument', `${name}: expected ${what}, found ${shown(found)}`);
 }
 
@@ -61,7 +67,7 @@ export function checkName<T extends string>(value: unknown, name: string, known:
 
 const named = (...known: string[]): Check => (value, name) => checkName(value, name, known);
 
-const checkBoolean: Check = (value, name) => {
+export const checkBoolean: Check = (value, name) => {
   if (typeof value !== 'boolean') throw expected(name, 'true or false', value);
 };
 
@@ -138,8 +144,50 @@ export function checkFiles(files: readonly unknown[], name: string): asserts fil
   for (const [i, file] of files.entries()) if (!(file instanceof Blob) || typeof (file as File).name !== 'string') throw expected(`${name}[${i}]`, 'a File', file);
 }
 
+/** Files of a tokenizer and their kinds; what is in them is looked at where they are read. */
+const tokenizerFiles: Checks<TokenizerFiles> = {
+  'tokenizer.json': checkJsonFile,
+  gguf: (value, name) => {
+    if (!(value instanceof Map)) throw expected(name, 'a Map of metadata', value);
+  },
+  'tokenizer.model': checkBytes,
+  'spiece.model': checkBytes,
+  'vocab.json': checkJsonFile,
+  'encoder.json': checkJsonFile,
+  'merges.txt': checkText,
+  'vocab.bpe': checkText,
+  'vocab.txt': checkText,
+  'tokenizer.bin': checkBytes,
+  'tokenizer_config.json': checkJsonFile,
+  'special_tokens_map.json': checkJsonFile,
+  'chat_template.jinja': checkText,
+  'chat_template.json': checkJsonFile,
+  split: checkText,
+};
+
+function checkJsonFile(value: unknown, name: string): void {
+  if (typeof value !== 'string' && !isRecord(value)) throw expected(name, 'JSON text or an object', value);
+}
+
+function checkBytes(value: unknown, name: string): void {
+  if (!(value instanceof Uint8Array)) throw expected(name, 'a Uint8Array', value);
+}
+
 export function checkTokenizerFiles(value: unknown, name: string): void {
-  if (!isRecord(value) || !['string', 'object'].includes(typeof value['tokenizer.json'])) throw expected(name, "an object with 'tokenizer.json'", value);
+  if (!isRecord(value)) throw expected(name, "an object with 'tokenizer.json'", value);
+  checkOptions<unknown>(value, tokenizerFiles);
+}
+
+// ---- Conversations ----
+
+export function checkMessages(value: unknown, name: string): asserts value is readonly ChatMessage[] {
+  checkObjects(value, name);
+  for (const [i, message] of (value as Record<string, unknown>[]).entries()) checkText(message['role'], `${name}[${i}].role`);
+}
+
+function checkObjects(value: unknown, name: string): void {
+  if (!Array.isArray(value)) throw expected(name, 'an array', value);
+  for (const [i, each] of value.entries()) if (!isRecord(each)) throw expected(`${name}[${i}]`, 'an object', each);
 }
 
 // ---- Options ----
@@ -196,13 +244,13 @@ export const tensorsOptions: Checks<TensorsOptions> = {
 };
 
 export const loadOptions: Checks<LoadOptions> = {
-  ...fetchOptions,
   dtype: checkText,
   id: checkText,
   config: anything,
   tokenizer: checkTokenizerFiles,
   context: checkPositive,
   progress: checkFunction,
+  ...fetchOptions,
 };
 
 export const seedOptions: Checks<{ seed?: number }> = { seed: checkSeed };
@@ -309,6 +357,23 @@ export const sessionGenerateOptions: Checks<SessionGenerateOptions> = {
   reuse: checkBoolean,
   onToken: checkFunction,
   signal: checkSignal,
+};
+
+export const encodeOptions: Checks<EncodeOptions> = { addSpecialTokens: checkBoolean };
+export const decodeOptions: Checks<DecodeOptions> = { skipSpecialTokens: checkBoolean };
+
+export const chatOptions: Checks<ChatTemplateOptions & { tokenize?: boolean }> = {
+  addGenerationPrompt: checkBoolean,
+  tools: checkObjects,
+  documents: checkObjects,
+  template: checkText,
+  variables: (value, name) => {
+    if (!isRecord(value)) throw expected(name, 'an object', value);
+  },
+  now: (value, name) => {
+    if (!(value instanceof Date) || Number.isNaN(value.getTime())) throw expected(name, 'a Date', value);
+  },
+  tokenize: checkBoolean,
 };
 
 const { reuse: _, ...ownSession } = sessionGenerateOptions;

@@ -6,6 +6,7 @@ import type { ByteSource } from './bytes.js';
 import { elements } from './core.js';
 import type { Core } from './core.js';
 import { HeddleError } from './errors.js';
+import type { ErrorCode } from './errors.js';
 import { stagingBytes } from './memory.js';
 import { checkShard } from './shards.js';
 import type { WeightFiles } from './shards.js';
@@ -107,10 +108,15 @@ export async function inspectFiles(core: Core, { files, expected }: WeightFiles)
   return { info: { tensors: tensors.flat(), metadata, bytes }, tensors };
 }
 
-/** What a weight file's tensors seem to be: see src/graph/detect.c. */
-export async function detectFile(core: Core, source: ByteSource, config: string | undefined): Promise<DetectedModel & { network: object | null }> {
+/** What a weight file's tensors seem to be, and the network they make or why they make none: see src/graph/detect.c. */
+export interface Detection extends DetectedModel {
+  network: object | null;
+  refusal: { code: ErrorCode; message: string } | null;
+}
+
+export async function detectFile(core: Core, source: ByteSource, config: string | undefined): Promise<Detection> {
   return withDirectory(core, source, (directory) => {
     const detect = (p: number, n: number): string => core.text((x) => x.w_directory_detect(directory, p, n));
-    return JSON.parse(config === undefined ? detect(0, 0) : core.heap.withText(config, detect)) as DetectedModel & { network: object | null };
+    return JSON.parse(config === undefined ? detect(0, 0) : core.heap.withText(config, detect)) as Detection;
   });
 }

@@ -11,7 +11,8 @@ import { changesLogits, drawFrom, filterLogits, largestId, logProbabilities, pro
 import type { History } from './sampling.js';
 import type { LocalSession } from './session.js';
 import { StopStrings } from './stops.js';
-import type { TextStream, Tokenizer } from './tokenizer.js';
+import type { TextStream } from './text-stream.js';
+import type { Tokenizer } from './tokenizer.js';
 import type { GeneratedToken, GenerateOptions, GenerateUsage, NumbersInput, SessionGenerateOptions, SessionOptions } from './types.js';
 
 /** Tokens a prefill computes at once: a good batch for the kernels, a short call for the page. */
@@ -226,7 +227,7 @@ function promptIds(model: TextModel, prompt: string | NumbersInput, whole: boole
     return checked(Array.from(prompt), whole);
   }
   if (!model.tokenizer) throw new HeddleError('bad_state', 'the model has no tokenizer: give token ids, or load it with tokenizer.json');
-  if (!whole) return model.tokenizer.encodeOn(prompt);
+  if (!whole) return model.tokenizer.encode(prompt, { addSpecialTokens: false });
   const ids = model.tokenizer.encode(prompt);
   return checked(ids.length === 0 && model.beginToken !== undefined ? [model.beginToken] : ids, true);
 }

@@ -177,6 +177,7 @@ class Download implements ChunkReader {
   #skip = 0; // bytes of an answer from the file's start that are there already
   #tries = 0;
   #mayResume = true;
+  #endsInTime = false;
 
   constructor(site: Site, begin: number, end: number | undefined, signal: AbortSignal | undefined, opened?: Response) {
     this.#site = site;
@@ -185,6 +186,7 @@ class Download implements ChunkReader {
     this.#signal = signal;
     if (!opened?.body) return;
     this.#open = openReader(opened.body);
+    this.#endsInTime = lengthOf(opened) === (end ?? Number.NaN) - begin;
     this.#mayResume = opened.headers.get('content-encoding') === null; // places in what is decoded cannot be asked for
   }
 
@@ -205,6 +207,9 @@ class Download implements ChunkReader {
         await this.#again(error);
       }
     }
+    // A connection whose answer was not read to its end is of no more use.
+    if (this.#endsInTime) await this.#open?.read().catch(() => undefined);
+    this.#endsInTime = false;
     return undefined;
   }
 
@@ -230,6 +235,7 @@ class Download implements ChunkReader {
       const range = contentRange(response);
       if (response.status === 206 && range && range.begin !== this.#at) throw new Final(`${this.#site.name}: asked for bytes from ${this.#at}, the server gave those from ${range.begin}`);
       this.#skip = response.status === 200 ? this.#at : 0;
+      this.#endsInTime = lengthOf(response) === (this.#end ?? Number.NaN) - this.#at + this.#skip;
       if (!response.body) throw new Refused(response);
       return openReader(response.body);
     } catch (error) {

@@ -17,7 +17,8 @@ import { checkShard, closeAll, openWeightFiles } from './shards.js';
 import type { WeightFiles } from './shards.js';
 import { isFileSet, missingFile, openFile, openSource } from './source.js';
 import type { FileSet, OpenOptions } from './source.js';
-import type { TokenizerFiles } from './tokenizer.js';
+import { findTokenizerFiles } from './tokenizer-files.js';
+import type { FoundTokenizer } from './tokenizer-files.js';
 import type { FileInput, LoadOptions, SourceInput } from './types.js';
 
 /** A model's files, opened: either a bundle, or a description and weights. */
@@ -26,7 +27,7 @@ export interface ModelFiles {
   config?: string;
   generationConfig?: string;
   weights?: WeightFiles;
-  tokenizer?: TokenizerFiles;
+  tokenizer?: FoundTokenizer;
 }
 
 /** What a description says about a text's end, its begin and its length. */
@@ -55,7 +56,7 @@ export async function openModel(input: SourceInput, options: Opening): Promise<M
 
 async function openSingle(file: ByteSource, options: Opening): Promise<ModelFiles> {
   try {
-    const files: ModelFiles = options.tokenizer ? { tokenizer: options.tokenizer } : {};
+    const files: ModelFiles = options.tokenizer ? { tokenizer: { files: options.tokenizer } } : {};
     const first = await file.peek(512);
     if (looksLikeText(first)) {
       const bytes = await readAll(file);
@@ -83,10 +84,12 @@ async function openSet(set: FileSet, options: Opening): Promise<ModelFiles> {
   files.config = config;
   const generationConfig = await text('generation_config.json');
   if (generationConfig !== undefined) files.generationConfig = generationConfig;
-  const tokenizer = await text('tokenizer.json');
-  const tokenizerConfig = tokenizer === undefined ? undefined : await text('tokenizer_config.json');
-  if (options.tokenizer) files.tokenizer = options.tokenizer;
-  else if (tokenizer !== undefined) files.tokenizer = { 'tokenizer.json': tokenizer, ...(tokenizerConfig !== undefined && { 'tokenizer_config.json': tokenizerConfig }) };
+  const bytes = async (name: string): Promise<Uint8Array | undefined> => {
+    const file = await set.open(name, true);
+    return file && readAll(file);
+  };
+  const tokenizer = options.tokenizer ? { files: options.tokenizer } : await findTokenizerFiles({ text, bytes }, await set.list());
+  if (tokenizer) files.tokenizer = tokenizer;
   files.weights = await openWeightFiles(set);
   return files;
 }
@@ -181,6 +184,16 @@ export function textSettings(files: ModelFiles): TextSettings {
 function completed(core: Core, directory: number, config: string): string | undefined {
   const { network } = core.heap.withText(config, (p, n) => JSON.parse(core.text((x) => x.w_directory_detect(directory, p, n))) as { network: object | null });
   return network && 'model_type' in network ? JSON.stringify(network) : undefined;
+}
+
+/** Whether a config.json is one whose own loader says better than detection what is wrong: it names a family, or is no JSON. */
+export function namesFamily(config: string): boolean {
+  try {
+    const json: unknown = JSON.parse(config);
+    return typeof json !== 'object' || json === null || 'model_type' in json;
+  } catch {
+    return true;
+  }
 }
 
 /** The core's model from a bundle's text. Synchronous: LoadNetworkFromString is this. */

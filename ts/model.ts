@@ -2,6 +2,7 @@
  * model.ts: graph and weights in this thread's instance. types.ts says what each call means.
  */
 import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, mergeOptions, saveOptions, sessionOptions, validateOptions } from './arguments.js';
+import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
 import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
 import { HeddleError } from './errors.js';
@@ -15,7 +16,7 @@ import { LocalAdapter, LocalSession, localHandle } from './session.js';
 import { readAll, readText } from './bytes.js';
 import { openFile } from './source.js';
 import { Tokenizer } from './tokenizer.js';
-import type { TokenizerFiles } from './tokenizer.js';
+import type { FoundTokenizer } from './tokenizer-files.js';
 import type {
   Adapter,
   FileInput,
@@ -38,7 +39,7 @@ import { validateModel } from './validate.js';
 
 /** What comes with a model besides its graph and weights. */
 export interface ModelExtras extends Partial<TextSettings> {
-  tokenizer?: TokenizerFiles | undefined;
+  tokenizer?: FoundTokenizer | undefined;
   context?: number | undefined;
 }
 
@@ -52,6 +53,8 @@ export class LocalModel implements Model {
   #description: ModelDescription;
   readonly report: LoadReport;
   #tokenizer: Tokenizer | undefined;
+  /** The search for its chat template. */
+  #template: Promise<void> | undefined;
   /** The session `forward` keeps. */
   #kept: LocalSession | undefined;
 
@@ -147,7 +150,7 @@ export class LocalModel implements Model {
 
   /** Made at first use: a large vocabulary takes a moment. */
   get tokenizer(): Tokenizer | undefined {
-    if (this.#extras.tokenizer) this.#tokenizer ??= new Tokenizer(this.#extras.tokenizer);
+    if (this.#extras.tokenizer) this.#tokenizer ??= new Tokenizer(this.#extras.tokenizer.files);
     return this.#tokenizer;
   }
 
@@ -166,6 +169,34 @@ export class LocalModel implements Model {
     this.#lease.check();
     checkWholeNumbers(tokens, 'tokens');
     return this.#needTokenizer().decode(Array.from(tokens));
+  }
+
+  async chatTemplate(): Promise<string | undefined> {
+    this.#lease.check();
+    await this.#findTemplate();
+    return this.tokenizer?.chatTemplate;
+  }
+
+  /** Gives the tokenizer the chat template that lies beside it, where that was not looked for yet. */
+  async #findTemplate(): Promise<void> {
+    const { findTemplate } = this.#extras.tokenizer ?? {};
+    if (!findTemplate) return;
+    this.#template ??= findTemplate().then((files) => this.#needTokenizer().useTemplate(files));
+    try {
+      await this.#template;
+    } catch (error) {
+      this.#template = undefined; // the next call asks again
+      throw error;
+    }
+  }
+
+  applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions & { tokenize: true }): Promise<number[]>;
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: false }): Promise<string>;
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: boolean }): Promise<string | number[]>;
+  async applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: boolean }): Promise<string | number[]> {
+    this.#lease.check();
+    if (options?.template === undefined) await this.#findTemplate();
+    return this.#needTokenizer().applyChatTemplate(messages, options);
   }
 
   // ---- Weights ----

@@ -112,6 +112,8 @@ export interface LoadedWithDType {
 export interface LoadedGeneric {
   network: Network;
   detected: DetectedTensor[];
+  /** What was assumed, what a block lacks, which tensors were left out. */
+  warnings: string[];
 }
 
 /** Lends an instance for one model; `release` takes it back. */

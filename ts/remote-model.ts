@@ -3,6 +3,7 @@
  */
 import { checkOptions, generateOptions, lossOptions, mergeOptions, sessionGenerateOptions, sessionOptions, shown, trainOptions, validateOptions } from './arguments.js';
 import type { Checks } from './arguments.js';
+import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
 import { HeddleError } from './errors.js';
 import { TokenGeneration } from './generation.js';
 import { isMade } from './protocol.js';
@@ -302,6 +303,17 @@ export class RemoteModel implements Model {
 
   detokenize(tokens: NumbersInput): Promise<string> {
     return this.#remote.call('detokenize', [tokens]);
+  }
+
+  chatTemplate(): Promise<string | undefined> {
+    return this.#remote.call('chatTemplate');
+  }
+
+  applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions & { tokenize: true }): Promise<number[]>;
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: false }): Promise<string>;
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: boolean }): Promise<string | number[]>;
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: boolean }): Promise<string | number[]> {
+    return this.#remote.call('applyChatTemplate', [messages, options]);
   }
 
   saveToString(id: string, options?: SaveOptions): Promise<string> {

@@ -9,7 +9,8 @@ import { HeddleError } from './errors.js';
 import { processors, whyNoThreads } from './host.js';
 import { fromBytes, readAll } from './bytes.js';
 import { detectFile, inspectFiles } from './directory.js';
-import { closeModel, describe, loadFiles, openModel, openWeightsOf, standardDialect, textSettings } from './load.js';
+import type { Detection } from './directory.js';
+import { closeModel, describe, loadFiles, namesFamily, openModel, openWeightsOf, standardDialect, textSettings } from './load.js';
 import { hasThreads } from './loader.js';
 import { LocalModel } from './model.js';
 import { buildNetworkFromJSON, loadModelWithDType, loadNetworkFromString, serializeSafetensors } from './names.js';
@@ -183,19 +184,22 @@ export class LocalRuntime implements Runtime {
 
   /** What a weight file's tensors seem to be, from names and shapes; nothing is built. `config` is its config.json, where it has one. */
   async InspectModel(file: FileInput, config?: FileInput | object): Promise<DetectedModel> {
-    const { network: _, ...found } = await this.#detect(await readAll(await openFile(file)), config);
+    const text = config === undefined ? undefined : await describe(config);
+    const { network: _, refusal: __, ...found } = await this.#detect(await readAll(await openFile(file)), text);
     return found;
   }
 
   /**
-   * A network from a weight file alone, or with its config.json: the known family the config names, else the chain of dense and norm layers that
-   * names and shapes make, or the Llama or the recurrent layer that its tensors' names make. Refused where they do not say how the tensors belong together.
+   * A network from a weight file alone, or with its config.json: the known family or the Llama its tensors' names make, a recurrent layer, or the attention,
+   * feed-forward, linear and norm layers there are, one after another. `warnings` says what was assumed, is missing or was left out (docs/generic.md). Refused
+   * where names and shapes do not say how the tensors belong together.
    */
   async LoadGenericFromBytes(file: FileInput, config?: FileInput | object): Promise<LoadedGeneric> {
     const bytes = await readAll(await openFile(file));
-    const { network: spec, detected } = await this.#detect(bytes, config);
-    if (spec === null && config === undefined) throw new HeddleError('unsupported', "the tensors' names and shapes do not say how they belong together: give the model's config.json");
-    return { network: new Network(await this.loadModel(bytes, { config: spec ?? config ?? {} })), detected };
+    const text = config === undefined ? undefined : await describe(config);
+    const { network: spec, detected, warnings, refusal } = await this.#detect(bytes, text);
+    if (refusal && (text === undefined || !namesFamily(text))) throw new HeddleError(refusal.code, refusal.message);
+    return { network: new Network(await this.loadModel(bytes, { config: spec ?? new TextEncoder().encode(text) })), detected, warnings };
   }
 
   /**
@@ -223,8 +227,7 @@ export class LocalRuntime implements Runtime {
     }
   }
 
-  async #detect(bytes: Uint8Array, config: FileInput | object | undefined): Promise<DetectedModel & { network: object | null }> {
-    const text = config === undefined ? undefined : await describe(config);
+  async #detect(bytes: Uint8Array, text: string | undefined): Promise<Detection> {
     const { core, release } = this.#lend();
     try {
       return await detectFile(core, fromBytes(bytes, 'the bytes given'), text);

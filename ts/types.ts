@@ -5,9 +5,10 @@
  * Everything is asynchronous, so that a program does not change when its runtime moves into a worker. What is synchronous as
  * well, because a small forward costs microseconds, exists only on a runtime in this thread: see names.ts and the `…Sync` methods.
  */
+import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
 import type { JsonSchema } from './json-schema.js';
 import type { SamplingOptions } from './sampling.js';
-import type { TokenizerFiles } from './tokenizer.js';
+import type { TokenizerFiles } from './tokenizer-files.js';
 
 // ---- Where bytes come from ----
 
@@ -124,7 +125,7 @@ export interface LoadOptions extends FetchOptions {
   id?: string;
   /** The description of bare weights: config.json, or a network's spec. */
   config?: FileInput | object;
-  /** tokenizer.json and tokenizer_config.json, when they do not lie beside the model. */
+  /** The tokenizer's files (docs/tokenizers.md), when they do not lie beside the model. */
   tokenizer?: TokenizerFiles;
   /** Most positions a session may reach; by default what the model says. */
   context?: number;
@@ -466,6 +467,8 @@ export interface DetectedModel {
   layers: Record<string, unknown>[];
   input_size: number;
   parameters: number;
+  /** What the network that LoadGenericFromBytes makes assumes, lacks or leaves out. */
+  warnings: string[];
 }
 
 /** SafeTensors' dtypes for weights. */
@@ -538,6 +541,15 @@ export interface Model {
   tokenize(text: string): Promise<number[]>;
   /** Ids to text, special tokens left out. */
   detokenize(tokens: NumbersInput): Promise<string>;
+  /** The text of the model's chat template; undefined where it has none. */
+  chatTemplate(): Promise<string | undefined>;
+  /**
+   * A conversation as the text the model was trained on, by its chat template; ready for `generate` with `tokenize`, which gives ids. Throws `bad_state`
+   * where the model has no template, `bad_argument` where the template refuses the conversation.
+   */
+  applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions & { tokenize: true }): Promise<number[]>;
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: false }): Promise<string>;
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions & { tokenize?: boolean }): Promise<string | number[]>;
   /** The model as a one-model Loom bundle. */
   saveToString(id: string, options?: SaveOptions): Promise<string>;
   /** All weights as a SafeTensors file; integers, F6 and F4 with scales beside them, F8 as the nearest values it has. */

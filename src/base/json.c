@@ -227,6 +227,64 @@ size_t hd_json_get_size(const hd_json *j, const char *key, size_t missing) {
   return missing;
 }
 
+/* ---- Sizes that have to be there ---- */
+
+enum { LONGEST_KEY = 48 };
+
+static size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
+/* How many letters are to be put in, left out, changed or swapped with their neighbour to make b of a (Damerau, 1964). Keys as long as LONGEST_KEY
+ * and longer are far from all. */
+static size_t slips(const char *a, const char *b) {
+  size_t n = strlen(a), m = strlen(b), d[LONGEST_KEY][LONGEST_KEY];
+  if (n >= LONGEST_KEY || m >= LONGEST_KEY) return SIZE_MAX;
+  for (size_t i = 0; i <= n; i++) d[i][0] = i;
+  for (size_t k = 0; k <= m; k++) d[0][k] = k;
+  for (size_t i = 1; i <= n; i++)
+    for (size_t k = 1; k <= m; k++) {
+      d[i][k] = least(least(d[i - 1][k], d[i][k - 1]) + 1, d[i - 1][k - 1] + (a[i - 1] != b[k - 1]));
+      if (i > 1 && k > 1 && a[i - 1] == b[k - 2] && a[i - 2] == b[k - 1]) d[i][k] = least(d[i][k], d[i - 2][k - 2] + 1);
+    }
+  return d[n][m];
+}
+
+/* The object's key nearest to a spelling; NULL: none is within two slips (one, where the word is short). */
+static const char *nearest_key(const hd_json *j, const char *const *spellings, const char **meant) {
+  const char *nearest = NULL;
+  size_t fewest = 3;
+  for (; *spellings; spellings++) {
+    const size_t most = strlen(*spellings) < 6 ? 1 : 2;
+    const cJSON *member;
+    cJSON_ArrayForEach(member, j->node) {
+      size_t n = member->string ? slips(member->string, *spellings) : 0;
+      if (n == 0 || n > most || n >= fewest) continue;
+      fewest = n;
+      nearest = member->string;
+      *meant = *spellings;
+    }
+  }
+  return nearest;
+}
+
+void hd_json_refuse_size(const hd_json *j, const char *const *spellings, size_t most) {
+  char expected[64] = "a size of at least 1", room[HD_NAME_ROOM];
+  const char *key = spellings[0], *meant = NULL, *nearest = NULL;
+  const cJSON *node = find(j, key);
+  if (most != SIZE_MAX) snprintf(expected, sizeof expected, "a size from 1 to %zu", most);
+  for (const char *const *other = spellings; !node && *other; other++) node = find(j, *other);
+  if (!node && cJSON_IsObject(j->node)) nearest = nearest_key(j, spellings, &meant);
+  if (node) refuse_kind(j, key, expected, node);
+  else if (nearest) hd_json_refuse(j, key, HD_BAD_FILE, "expected %s, found '%s'; did you mean '%s'?", expected, hd_short_name(room, nearest), meant);
+  else hd_json_refuse(j, key, HD_BAD_FILE, "expected %s, found none", expected);
+}
+
+size_t hd_json_need_size(const hd_json *j, const char *key, size_t most) {
+  size_t size = hd_json_get_size(j, key, 0);
+  if (size >= 1 && size <= most) return size;
+  hd_json_refuse_size(j, (const char *const[]){key, NULL}, most);
+  return 0;
+}
+
 double hd_json_get_number(const hd_json *j, const char *key, double missing) {
   const cJSON *node = find(j, key);
   if (!node) return missing;

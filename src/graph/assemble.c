@@ -67,6 +67,18 @@ bool hd_assemble_llama(cJSON *config, const hd_directory *directory, bool *ok) {
   return true;
 }
 
+bool hd_assemble_lacks_norm(const hd_directory *directory) {
+  size_t n = count_blocks(directory);
+  bool all = hd_directory_find(directory, "model.norm.weight") != NULL;
+  for (size_t i = 0; all && i < n; i++) {
+    char before[96], between[96];
+    snprintf(before, sizeof before, "model.layers.%zu.input_layernorm.weight", i);
+    snprintf(between, sizeof between, "model.layers.%zu.post_attention_layernorm.weight", i);
+    all = hd_directory_find(directory, before) && hd_directory_find(directory, between);
+  }
+  return !all;
+}
+
 /* ---- Recurrent layers ---- */
 
 /* PyTorch's name of a weight: "lstm." "weight_ih" "_l0" "_reverse". */

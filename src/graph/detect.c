@@ -1,11 +1,11 @@
 /* detect.c: what a weight file's tensors seem to be, from their names and shapes alone: Loom's list, rule by rule (shared/formats/loom.md, section
  * f), the layers Loom makes of it, and a network spec of those that can run.
  *
- *   {"detected": [TENSOR, …], "layers": [LAYER, …], "input_size": n, "parameters": n, "network": SPEC | null}
+ *   {"detected": [TENSOR, …], "layers": [LAYER, …], "input_size": n, "parameters": n, "network": SPEC | null,
+ *    "warnings": [what the network assumes, lacks or leaves out, …], "refusal": {"code": .., "message": why there is no network} | null}
  *
- * TENSOR and LAYER have Loom's own fields. Tensors are sorted by name. SPEC is for hd_loader_describe. Llama's names make a config.json of it
- * (assemble.c), PyTorch's names of a recurrent layer that layer. Else it names the file's own tensors, so only layers whose tensor ends in ".weight" can be in it; it is null
- * when one is not, when it would have no layers, or when other attention, SwiGLU, RNN or LSTM tensors are there, of which Loom makes no layers. */
+ * TENSOR and LAYER have Loom's own fields. Tensors are sorted by name. SPEC is for hd_loader_describe: Llama's names make a config.json of it,
+ * PyTorch's names of a recurrent layer that layer (assemble.c), everything else a chain of the parts there are (blocks.c). It names the file's own tensors. */
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -160,20 +160,6 @@ static void write_tensor(hd_text *t, const found *f) {
                 *f->special ? "false" : "true");
 }
 
-/* "fc1" of "fc1.weight"; the length of the whole name where it does not end so. */
-static size_t stem_length(const char *name, const char *ending) {
-  size_t n = strlen(name), n_ending = strlen(ending);
-  return n >= n_ending && strcmp(name + n - n_ending, ending) == 0 ? n - n_ending : n;
-}
-
-static bool has_bias(const detection *d, const char *name) {
-  size_t n = stem_length(name, ".weight"), full = strlen(name);
-  if (n == full) n = stem_length(name, ".kernel");
-  char room[1024];
-  int length = snprintf(room, sizeof room, "%.*s.bias", (int)n, name);
-  return length > 0 && (size_t)length < sizeof room && hd_directory_find(d->directory, room) != NULL;
-}
-
 /* Whether Loom makes a layer of it. */
 static bool is_layer(const found *f) {
   return !*f->special && f->type != ATTENTION && f->type != SWIGLU && f->type != RNN && f->type != LSTM;
@@ -209,54 +195,38 @@ static size_t input_size(const detection *d) {
 
 /* ---- The network ---- */
 
-/* A chain of dense and norm layers runs; anything else needs to be told how its tensors belong together. */
-static bool can_run(const detection *d) {
-  size_t n_layers = 0;
-  for (size_t i = 0; i < d->n; i++) {
-    const found *f = &d->items[i];
-    if (*f->special) continue;
-    if (f->type != DENSE && f->type != RMS_NORM && f->type != LAYER_NORM) return false;
-    if (stem_length(f->entry->name, ".weight") == strlen(f->entry->name)) return false;
-    n_layers++;
-  }
-  return n_layers > 0;
-}
-
-static void write_network(hd_text *t, const detection *d) {
-  const char *comma = "";
-  hd_text_print(t, "{\"dialect\":\"standard\",\"layers\":[");
-  for (size_t i = 0; i < d->n; i++) {
-    const found *f = &d->items[i];
-    if (*f->special) continue;
-    char *stem = hd_arena_text((hd_arena *)(uintptr_t)&d->arena, f->entry->name);
-    if (!stem) t->failed = true;
-    if (!stem) return;
-    stem[stem_length(stem, "weight")] = '\0';
-    hd_text_print(t, "%s{\"weights\":", comma);
-    hd_text_quoted(t, stem);
-    if (f->type == DENSE) {
-      hd_text_print(t, ",\"type\":\"dense\",\"activation\":\"loom_relu\",\"in_features\":%zu,\"out_features\":%zu,\"bias\":%s}", f->entry->shape[1],
-                    f->entry->shape[0], has_bias(d, f->entry->name) ? "true" : "false");
-    } else {
-      hd_text_print(t, ",\"type\":\"%s\",\"norm_size\":%zu,\"epsilon\":", f->type == RMS_NORM ? "rms_norm" : "layer_norm", f->entry->shape[0]);
-      hd_text_double(t, epsilon_of(d, f) > 0 ? epsilon_of(d, f) : 1e-6);
-      hd_text_print(t, "%s}", f->type == LAYER_NORM ? ",\"bias\":false" : "");
-    }
-    comma = ",";
-  }
-  hd_text_print(t, "]}");
-}
-
 /* A config.json for the family the tensors belong to. A config that is broken is left for the loader to refuse. */
-static bool write_family(hd_text *t, detection *d, bool broken) {
+static bool write_family(hd_text *t, detection *d) {
   bool ok = true;
-  if (broken || (d->config && !cJSON_IsObject(d->config))) return false;
   if (!d->config) d->config = cJSON_CreateObject();
   if (!d->config) t->failed = true;
   if (!d->config || !hd_assemble_llama(d->config, d->directory, &ok)) return false;
   if (!ok) t->failed = true;
   hd_text_json(t, d->config, 0);
   return true;
+}
+
+/* A family that is whole, or a recurrent layer, or what parts there are; a family that lacks more than norms is left for its own loader to refuse. */
+static void write_network(hd_text *t, detection *d, bool broken) {
+  hd_assembly parts = {0};
+  const bool usable = !broken && (!d->config || cJSON_IsObject(d->config)), lacks = hd_assemble_lacks_norm(d->directory);
+  bool done = (usable && !lacks && write_family(t, d)) || hd_assemble_recurrent(t, d->directory);
+  const bool made = !done && hd_assemble_blocks(&parts, d->directory, usable ? d->config : NULL);
+  if (made) hd_text_add(t, parts.network.data, parts.network.n);
+  else done = done || (usable && lacks && write_family(t, d));
+  if (!made && !done) hd_text_print(t, "null");
+  hd_text_print(t, ",\"warnings\":[");
+  if (made && parts.warnings.n) hd_text_add(t, parts.warnings.data, parts.warnings.n);
+  hd_text_print(t, "],\"refusal\":");
+  if (made || done) hd_text_print(t, "null");
+  else {
+    hd_text_print(t, "{\"code\":\"%s\",\"message\":", hd_status_name(parts.code));
+    hd_text_quoted(t, parts.refusal);
+    hd_text_add(t, "}", 1);
+  }
+  if (parts.network.failed || parts.warnings.failed) t->failed = true;
+  hd_free(parts.network.data);
+  hd_free(parts.warnings.data);
 }
 
 static void write_all(hd_text *t, detection *d, bool broken) {
@@ -280,10 +250,7 @@ static void write_all(hd_text *t, detection *d, bool broken) {
   hd_text_print(t, "],\"input_size\":%zu,\"parameters\":", input_size(d));
   hd_text_double(t, parameters);
   hd_text_print(t, ",\"network\":");
-  if (!write_family(t, d, broken) && !hd_assemble_recurrent(t, d->directory)) {
-    if (can_run(d)) write_network(t, d);
-    else hd_text_print(t, "null");
-  }
+  write_network(t, d, broken);
   hd_text_add(t, "}", 1);
 }
 

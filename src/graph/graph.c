@@ -160,7 +160,7 @@ static const char *value_name(hd_builder *b, const hd_node *node, size_t output)
 static hd_value add_node(hd_builder *b, const hd_layer *layer, const char *name, const char *weights, const void *config,
                          const hd_value *inputs, size_t n_inputs) {
   hd_model *m = b->model;
-  hd_node node = {.layer = layer, .name = name, .n_in = n_inputs, .n_out = layer->n_outputs ? layer->n_outputs : 1};
+  hd_node node = {.layer = layer, .name = name, .path = declared(b)->path, .n_in = n_inputs, .n_out = layer->n_outputs ? layer->n_outputs : 1};
   node.config = hd_arena_alloc(&m->arena, layer->config_bytes ? layer->config_bytes : 1);
   node.in = hd_arena_alloc(&m->arena, n_inputs * sizeof *node.in + 1);
   if (!name || !node.config || !node.in || !grow((void **)&m->nodes, m->n_nodes, sizeof *m->nodes)) return fail_memory(b);
@@ -262,7 +262,7 @@ hd_status hd_graph_expand(hd_model *model, hd_error *err) {
   hd_value x = hd_build_chain(&b, model->specs, model->n_specs, add_value(&b, "input", -1, 0));
   if (b.status == HD_OK && model->n_specs == 0) return hd_fail(err, HD_BAD_FILE, "a network needs at least one layer");
   model->output = x;
-  return b.status;
+  return b.status == HD_OK ? hd_graph_check_shapes(model, err) : b.status;
 }
 
 /* ---- Parameters ---- */

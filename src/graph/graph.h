@@ -23,6 +23,7 @@ typedef struct hd_parameter {
 typedef struct hd_node {
   const hd_layer *layer;
   const char *name;
+  const char *path;           /* of the declared layer's JSON; NULL: it has none */
   void *config;
   size_t n_in, n_out, n_weights;
   hd_value *in;               /* n_in of them, in the model's arena */
@@ -71,8 +72,18 @@ void hd_model_discard(hd_model *model);
 hd_spec *hd_spec_new(hd_model *model, const hd_layer *layer, const char *name, const char *weights, const char *bundle, const void *config);
 hd_status hd_model_add_spec(hd_model *model, hd_spec *spec, hd_error *err);
 
-/* Expands every spec into nodes, values and parameters. */
+/* Expands every spec into nodes, values and parameters. A network that declares its input is refused where its layers do not fit together. */
 hd_status hd_graph_expand(hd_model *model, hd_error *err);
+
+/* infer.c: the shapes of the node's outputs into i->out, from the shapes of all values before it. `inputs` is room for n_in pointers. The error
+ * says where the layer's JSON is, where it has one. */
+hd_status hd_node_infer(hd_infer *i, const hd_model *model, const hd_node *node, const hd_shape *shapes, const hd_shape **inputs, const hd_run *run, hd_error *err);
+/* Refuses values that no machine we run on could hold, before sizes are multiplied any further. */
+hd_status hd_shape_check(const char *name, const hd_shape *shape, hd_error *err);
+/* The most inputs that a node has; at least 1. */
+size_t hd_graph_most_inputs(const hd_model *model);
+/* Runs the declared input's shape, if there is one, through all nodes. */
+hd_status hd_graph_check_shapes(const hd_model *model, hd_error *err);
 
 int hd_parameter_find(const hd_model *model, const char *name); /* −1: none */
 size_t hd_parameter_count(const hd_parameter *p);               /* elements */

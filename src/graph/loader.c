@@ -170,8 +170,25 @@ static hd_status prepare_parameter(hd_loader *loader, hd_parameter *p, const hd_
   return hd_parameter_allocate(p, c.dtype, err);
 }
 
+/* Checkpoints of one family differ in what their names begin with: a family's weight is found with "model." and without, and behind "transformer.".
+ * A network's own names are what they are. −1: no weight of the model. */
+static int find_parameter(const hd_model *model, const char *name) {
+  static const char *const prefixes[] = {"", "transformer.", "model."};
+  int index = hd_parameter_find(model, name);
+  if (index >= 0 || strcmp(model->family, "network") == 0) return index;
+  for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++) {
+    size_t n = strlen(prefixes[p]);
+    if (strncmp(name, prefixes[p], n) != 0) continue;
+    char with[512];
+    int length = snprintf(with, sizeof with, "model.%s", name + n);
+    if (n && (index = hd_parameter_find(model, name + n)) >= 0) return index;
+    if (length > 0 && (size_t)length < sizeof with && (index = hd_parameter_find(model, with)) >= 0) return index;
+  }
+  return -1;
+}
+
 static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
-  int index = hd_parameter_find(loader->model, entry->name);
+  int index = find_parameter(loader->model, entry->name);
   char room[HD_NAME_ROOM];
   loader->tensors[loader->n_tensors++] = (hd_wanted){entry, index};
   if (index < 0) return HD_OK;

@@ -71,6 +71,8 @@ static hd_spec *read_layer(reader *r, hd_json json, spot at) {
   if (!weights) weights = hd_arena_format(&r->model->arena, "%s.", own_name);
   hd_spec *spec = weights && *r->status == HD_OK ? hd_spec_new(r->model, layer, own_name, weights, at.bundle, NULL) : NULL;
   if (!spec) return out_of_memory(r);
+  spec->path = hd_arena_text(&r->model->arena, json.path);
+  if (!spec->path) return out_of_memory(r);
   if (layer->has_children) read_children(r, spec, &json, at.batch);
   hd_parse p = {.json = json, .dialect = r->model->dialect, .batch = at.batch, .place = at.place, .arena = &r->model->arena, .spec = spec};
   if (*r->status == HD_OK) layer->parse(spec->config, &p);

@@ -86,7 +86,7 @@ typedef struct prelu_config {
 static void parse_prelu(void *config, hd_parse *p) {
   prelu_config *c = config;
   c->n = hd_json_get_size(&p->json, "num_parameters", 1);
-  if (c->n == 0) hd_json_refuse(&p->json, "num_parameters", HD_BAD_FILE, "expected a size of at least 1");
+  if (c->n == 0) hd_json_refuse_size(&p->json, (const char *const[]){"num_parameters", NULL}, SIZE_MAX);
   if (p->dialect == HD_LOOM) hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "the loom dialect has no 'prelu'");
 }
 

@@ -144,15 +144,14 @@ static void parse_loom(hd_multi_head_attention_config *c, const hd_json *j) {
 static void parse(void *config, hd_parse *p) {
   hd_multi_head_attention_config *c = config;
   hd_json *j = &p->json;
-  c->d_model = hd_json_get_size(j, "d_model", 0);
+  c->d_model = hd_json_need_size(j, "d_model", SIZE_MAX);
   c->place = p->place;
   hd_attention_config *a = &c->attention;
-  a->heads = hd_json_get_size(j, "num_heads", 0);
+  a->heads = p->dialect == HD_LOOM ? hd_json_get_size(j, "num_heads", 0) : hd_json_need_size(j, "num_heads", SIZE_MAX);
   if (p->dialect == HD_LOOM) parse_loom(c, j);
   else parse_standard(c, j);
   a->scale = 1.0f / sqrtf((float)a->head_dim);
-  if (c->d_model == 0) hd_json_refuse(j, "d_model", HD_BAD_FILE, "expected a size of at least 1");
-  else if (a->heads > 65536 || a->head_dim > 65536 / (a->heads + 1))
+  if (a->heads > 65536 || a->head_dim > 65536 / (a->heads + 1))
     hd_json_refuse(j, "head_dim", HD_BAD_FILE, "%zu heads of %zu are too wide", a->heads, a->head_dim);
   else if (a->heads == 0 || a->kv_heads == 0 || a->heads % a->kv_heads != 0)
     hd_json_refuse(j, "num_heads", HD_BAD_FILE, "expected a multiple of %zu key/value heads, found %zu", a->kv_heads, a->heads);

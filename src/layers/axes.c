@@ -24,7 +24,8 @@ void hd_axes_parse(size_t sizes[HD_AXES], hd_parse *p, const char *key, int n_ax
   for (size_t a = first; a < HD_AXES; a++) {
     hd_json item = is_list ? hd_json_item(&member, a - first) : member;
     sizes[a] = item.node && !cJSON_IsNull(item.node) ? size_of(item.node) : missing;
-    if (sizes[a] == SIZE_MAX || sizes[a] < least) hd_json_refuse(&p->json, key, HD_BAD_FILE, "expected a size of %zu to %d", least, MOST);
+    if (!member.node && sizes[a] < least) hd_json_refuse_size(&p->json, (const char *const[]){key, NULL}, MOST);
+    else if (sizes[a] == SIZE_MAX || sizes[a] < least) hd_json_refuse(&p->json, key, HD_BAD_FILE, "expected a size of %zu to %d", least, MOST);
   }
 }
 

@@ -56,9 +56,7 @@ static bool weight_fits(const conv_config *c, size_t from, size_t to) {
 }
 
 static void check_channels(const conv_config *c, hd_parse *p) {
-  if (c->in_channels == 0) hd_json_refuse(&p->json, "in_channels", HD_BAD_FILE, "expected a size of at least 1");
-  else if (c->out_channels == 0) hd_json_refuse(&p->json, "out_channels", HD_BAD_FILE, "expected a size of at least 1");
-  else if (c->groups == 0 || c->in_channels % c->groups || c->out_channels % c->groups)
+  if (c->groups == 0 || c->in_channels % c->groups || c->out_channels % c->groups)
     hd_json_refuse(&p->json, "groups", HD_BAD_FILE, "expected a divisor of %zu and %zu channels, found %zu", c->in_channels, c->out_channels, c->groups);
   else if (!weight_fits(c, c->in_channels, c->out_channels))
     hd_json_refuse(&p->json, "kernel_size", HD_BAD_FILE, "a kernel of %zu × %zu channels is too large", c->in_channels, c->out_channels);
@@ -67,8 +65,8 @@ static void check_channels(const conv_config *c, hd_parse *p) {
 static void parse_sizes(conv_config *c, hd_parse *p) {
   hd_json *j = &p->json;
   for (int a = 0; a < HD_AXES; a++) c->kernel[a] = c->stride[a] = c->dilation[a] = 1;
-  c->in_channels = hd_json_get_size(j, "in_channels", 0);
-  c->out_channels = hd_json_get_size(j, "out_channels", 0);
+  c->in_channels = hd_json_need_size(j, "in_channels", SIZE_MAX);
+  c->out_channels = hd_json_need_size(j, "out_channels", SIZE_MAX);
   c->groups = hd_json_get_size(j, "groups", 1);
   c->bias = hd_json_get_bool(j, "bias", true);
   hd_axes_parse(c->kernel, p, "kernel_size", c->n_axes, 0, 1);
@@ -86,18 +84,16 @@ static void parse_standard(conv_config *c, hd_parse *p) {
 
 static void parse_loom(conv_config *c, hd_parse *p) {
   hd_json *j = &p->json;
-  c->in_channels = hd_json_get_size(j, "input_channels", 0);
-  c->out_channels = hd_json_get_size(j, "filters", 0);
+  c->in_channels = hd_json_need_size(j, "input_channels", SIZE_MAX);
+  c->out_channels = hd_json_need_size(j, "filters", SIZE_MAX);
   c->groups = 1;
   c->bias = true;
   c->batch = p->batch;
   c->activation = hd_parse_activation(p);
   for (int a = HD_AXES - c->n_axes; a < HD_AXES; a++) {
-    c->kernel[a] = hd_json_get_size(j, "kernel_size", 0);
-    c->stride[a] = hd_json_get_size(j, "stride", 0);
+    c->kernel[a] = hd_json_need_size(j, "kernel_size", SIZE_MAX);
+    c->stride[a] = hd_json_need_size(j, "stride", SIZE_MAX);
     c->padding[a] = hd_json_get_size(j, "padding", 0);
-    if (c->kernel[a] == 0) hd_json_refuse(j, "kernel_size", HD_BAD_FILE, "expected a size of at least 1");
-    if (c->stride[a] == 0) hd_json_refuse(j, "stride", HD_BAD_FILE, "expected a size of at least 1");
   }
   if (c->n_axes == 1) {
     c->in[1] = hd_json_get_size(j, "input_length", 0);

@@ -36,20 +36,24 @@ const hd_activation *hd_parse_activation(hd_parse *p) {
 
 /* Sizes have PyTorch's names, or Loom's: a bundle has input_height and output_height (beside width = height = 1, which are filler), a network
  * in JSON may use any of its three pairs, the first that is there (loom.md, section d). */
-static size_t get_size(hd_parse *p, const char *standard, const char *const loom[3]) {
+enum { TORCH, LOOM_WIDE, LOOM_JSON, LOOM_BUNDLE, N_SPELLINGS };
+
+static size_t get_size(hd_parse *p, const char *const of[N_SPELLINGS]) {
   const hd_json *j = &p->json;
-  const bool filler = hd_json_get_size(j, "width", 0) == 1 && hd_json_get_size(j, "height", 0) == 1 && hd_json_has(j, loom[2]);
-  size_t size = hd_json_get_size(j, standard, 0);
-  for (int i = filler ? 1 : 0; i < 3 && size == 0; i++) size = hd_json_get_size(j, loom[i], 0);
-  if (size == 0) hd_json_refuse(j, p->dialect == HD_LOOM ? loom[2] : standard, HD_BAD_FILE, "expected a size of at least 1");
+  const bool filler = hd_json_get_size(j, "width", 0) == 1 && hd_json_get_size(j, "height", 0) == 1 && hd_json_has(j, of[LOOM_BUNDLE]);
+  size_t size = hd_json_get_size(j, of[TORCH], 0);
+  for (int i = filler ? LOOM_JSON : LOOM_WIDE; i < N_SPELLINGS && size == 0; i++) size = hd_json_get_size(j, of[i], 0);
+  const char *const named = of[p->dialect == HD_LOOM ? LOOM_BUNDLE : TORCH];
+  if (size == 0) hd_json_refuse_size(j, (const char *const[]){named, of[TORCH], of[LOOM_JSON], of[LOOM_BUNDLE], NULL}, SIZE_MAX);
   return size;
 }
 
 static void parse(void *config, hd_parse *p) {
   hd_dense_config *c = config;
-  static const char *const in[] = {"width", "input_size", "input_height"}, *const out[] = {"height", "output_size", "output_height"};
-  c->linear.in_features = get_size(p, "in_features", in);
-  c->linear.out_features = get_size(p, "out_features", out);
+  static const char *const in[] = {"in_features", "width", "input_size", "input_height"},
+                    *const out[] = {"out_features", "height", "output_size", "output_height"};
+  c->linear.in_features = get_size(p, in);
+  c->linear.out_features = get_size(p, out);
   c->linear.bias = p->dialect == HD_LOOM || hd_json_get_bool(&p->json, "bias", true);
   if (p->dialect == HD_LOOM) c->linear.fixed_rows = p->batch;
   c->activation = hd_parse_activation(p);

@@ -8,16 +8,16 @@
 
 static void parse(void *config, hd_parse *p) {
   hd_embedding_config *c = config;
-  c->vocab_size = hd_json_get_size(&p->json, hd_json_has(&p->json, "num_embeddings") ? "num_embeddings" : "vocab_size", 0);
-  c->embedding_dim = hd_json_get_size(&p->json, "embedding_dim", 0);
+  static const char *const rows[] = {"vocab_size", "num_embeddings", NULL};
+  c->vocab_size = hd_json_get_size(&p->json, hd_json_has(&p->json, rows[1]) ? rows[1] : rows[0], 0);
+  if (c->vocab_size == 0) hd_json_refuse_size(&p->json, rows, SIZE_MAX);
+  c->embedding_dim = hd_json_need_size(&p->json, "embedding_dim", SIZE_MAX);
   c->unknown_is_zero = p->dialect == HD_LOOM;
   c->has_padding = hd_json_has(&p->json, "padding_idx");
   double padding = hd_json_get_number(&p->json, "padding_idx", 0);
   if (padding < 0) padding += (double)c->vocab_size; /* as PyTorch counts */
   c->padding = padding >= 0 && padding < (double)c->vocab_size ? (size_t)padding : c->vocab_size;
   if (c->has_padding && c->padding == c->vocab_size) hd_json_refuse(&p->json, "padding_idx", HD_BAD_FILE, "expected a row of the table");
-  if (c->vocab_size == 0) hd_json_refuse(&p->json, "vocab_size", HD_BAD_FILE, "expected a size of at least 1");
-  if (c->embedding_dim == 0) hd_json_refuse(&p->json, "embedding_dim", HD_BAD_FILE, "expected a size of at least 1");
 }
 
 static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {

@@ -49,21 +49,22 @@ const hd_layer hd_layer_swap = {.name = "swap", .infer = infer_swap, .forward = 
 
 /* ---- torch_attention ---- */
 
-static void check_heads(const self_attention_config *c, hd_parse *p, const char *width_key, const char *heads_key) {
-  if (c->width == 0 || c->width > 1 << 20) hd_json_refuse(&p->json, width_key, HD_BAD_FILE, "expected a size of at least 1");
-  else if (c->heads == 0 || c->width % c->heads) hd_json_refuse(&p->json, heads_key, HD_BAD_FILE, "expected a divisor of %zu, found %zu", c->width, c->heads);
+enum { MOST_WIDTH = 1 << 20, MOST_LAYERS = 1024 };
+
+static void check_heads(const self_attention_config *c, hd_parse *p, const char *heads_key) {
+  if (c->heads && c->width % c->heads) hd_json_refuse(&p->json, heads_key, HD_BAD_FILE, "expected a divisor of %zu, found %zu", c->width, c->heads);
   if (p->dialect == HD_LOOM) hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "the loom dialect has no '%s'", p->spec->layer->name);
 }
 
 static void parse_attention(void *config, hd_parse *p) {
   self_attention_config *c = config;
   hd_json *j = &p->json;
-  c->width = hd_json_get_size(j, "embed_dim", 0);
-  c->heads = hd_json_get_size(j, "num_heads", 0);
+  c->width = hd_json_need_size(j, "embed_dim", MOST_WIDTH);
+  c->heads = hd_json_need_size(j, "num_heads", MOST_WIDTH);
   c->bias = hd_json_get_bool(j, "bias", true);
   c->batch_first = hd_json_get_bool(j, "batch_first", false);
   c->causal = hd_json_get_bool(j, "is_causal", false);
-  check_heads(c, p, "embed_dim", "num_heads");
+  check_heads(c, p, "num_heads");
   hd_refuse_inputs(p, (const char *const[]){"key", "value", "attn_mask", "key_padding_mask", NULL});
   static const char *const widths[] = {"kdim", "vdim"}, *const extras[] = {"add_bias_kv", "add_zero_attn"};
   for (int i = 0; i < 2; i++) {
@@ -116,8 +117,8 @@ typedef struct encoder_config {
 static void parse_layer(void *config, hd_parse *p) {
   encoder_config *c = config;
   hd_json *j = &p->json;
-  c->attention.width = hd_json_get_size(j, "d_model", 0);
-  c->attention.heads = hd_json_get_size(j, "nhead", 0);
+  c->attention.width = hd_json_need_size(j, "d_model", MOST_WIDTH);
+  c->attention.heads = hd_json_need_size(j, "nhead", MOST_WIDTH);
   c->attention.bias = hd_json_get_bool(j, "bias", true);
   c->attention.batch_first = hd_json_get_bool(j, "batch_first", false);
   c->attention.causal = hd_json_get_bool(j, "is_causal", false);
@@ -128,17 +129,16 @@ static void parse_layer(void *config, hd_parse *p) {
   char room[HD_NAME_ROOM];
   c->activation = hd_activation_find(name);
   if (!c->activation) hd_json_refuse(j, "activation", HD_UNSUPPORTED, "unknown activation '%s'", hd_short_name(room, name));
-  if (c->hidden == 0) hd_json_refuse(j, "dim_feedforward", HD_BAD_FILE, "expected a size of at least 1");
-  check_heads(&c->attention, p, "d_model", "nhead");
+  if (c->hidden == 0) hd_json_refuse_size(j, (const char *const[]){"dim_feedforward", NULL}, SIZE_MAX);
+  check_heads(&c->attention, p, "nhead");
   hd_refuse_inputs(p, (const char *const[]){"src_mask", "src_key_padding_mask", NULL});
 }
 
 static void parse_encoder(void *config, hd_parse *p) {
   encoder_config *c = config;
   parse_layer(c, p);
-  c->n_layers = hd_json_get_size(&p->json, "num_layers", 0);
+  c->n_layers = hd_json_need_size(&p->json, "num_layers", MOST_LAYERS);
   c->final_norm = hd_json_get_bool(&p->json, "norm", false);
-  if (c->n_layers == 0 || c->n_layers > 1024) hd_json_refuse(&p->json, "num_layers", HD_BAD_FILE, "expected 1 to 1024 layers");
 }
 
 static hd_status write_layer(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {

@@ -6,15 +6,16 @@
 
 static void parse(void *config, hd_parse *p) {
   hd_swiglu_config *c = config;
-  c->d_model = hd_json_get_size(&p->json, "input_height", 0);
-  c->hidden = hd_json_get_size(&p->json, "output_height", 0);
+  static const char *const in[] = {"input_height", "input_size", NULL}, *const out[] = {"output_height", "output_size", NULL};
+  c->d_model = hd_json_get_size(&p->json, in[0], 0);
+  c->hidden = hd_json_get_size(&p->json, out[0], 0);
   c->bias = hd_json_get_bool(&p->json, "bias", true);
   const char *name = hd_json_get_text(&p->json, "activation", "silu");
   c->activation = hd_activation_find(p->dialect == HD_LOOM ? "silu" : name);
   char room[HD_NAME_ROOM];
   if (!c->activation) hd_json_refuse(&p->json, "activation", HD_UNSUPPORTED, "unknown activation '%s'", hd_short_name(room, name));
-  if (c->d_model == 0) hd_json_refuse(&p->json, "input_height", HD_BAD_FILE, "expected a size of at least 1");
-  if (c->hidden == 0) hd_json_refuse(&p->json, "output_height", HD_BAD_FILE, "expected a size of at least 1");
+  if (c->d_model == 0) hd_json_refuse_size(&p->json, in, SIZE_MAX);
+  if (c->hidden == 0) hd_json_refuse_size(&p->json, out, SIZE_MAX);
 }
 
 static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {

@@ -117,7 +117,7 @@ static void parse(void *config, hd_parse *p) {
   const hd_json *j = &p->json;
   char room[HD_NAME_ROOM];
   c->loom = p->dialect == HD_LOOM;
-  c->n_clusters = hd_json_get_size(j, "num_clusters", 0);
+  c->n_clusters = hd_json_need_size(j, "num_clusters", SIZE_MAX);
   c->dim = hd_json_get_size(j, "cluster_dim", 0);
   if (c->dim == 0) c->dim = attached_features(p->spec);
   c->temperature = hd_json_get_number(j, "kmeans_temperature", 0);
@@ -127,7 +127,6 @@ static void parse(void *config, hd_parse *p) {
   read_mode(c, p);
   c->metric = c->metric_name ? find_metric(c->metric_name, c->loom) : NULL;
   if (!c->metric) hd_json_refuse(j, "distance_metric", HD_UNSUPPORTED, "unknown distance '%s'", hd_short_name(room, c->metric_name ? c->metric_name : ""));
-  if (c->n_clusters == 0) hd_json_refuse(j, "num_clusters", HD_BAD_FILE, "expected a size of at least 1");
   if (p->spec->n_children == 0 && c->loom) return;
   if (p->spec->n_children == 0) hd_json_refuse(j, "branches", HD_BAD_FILE, "expected at least one layer");
   else if (c->dim == 0) hd_json_refuse(j, "cluster_dim", HD_BAD_FILE, "expected the number of features of the attached layer");

@@ -31,6 +31,7 @@ typedef struct hd_spec {
   const char *name;       /* path of its values: "layers.0", or the declared name */
   const char *weights;    /* what its weights' names begin with: "layers.0.", "model.layers.0.self_attn." */
   const char *bundle;     /* where a bundle keeps them: "layers.0.", "layers.0.branch_weights.1." */
+  const char *path;       /* where its JSON is, for messages: "network.layers[3].branches[0]"; NULL: a family's, or inside another */
   void *config;           /* layer->config_bytes, zeroed, filled by parse */
   const struct hd_spec *maker; /* of a composite inside another: the declared one; NULL: it is declared itself */
   struct hd_spec **children;

@@ -29,11 +29,9 @@ void hd_linear(const hd_call *call, int slot, const float *x, size_t n_rows, flo
 
 static void parse(void *config, hd_parse *p) {
   hd_linear_config *c = config;
-  c->in_features = hd_json_get_size(&p->json, "in_features", 0);
-  c->out_features = hd_json_get_size(&p->json, "out_features", 0);
+  c->in_features = hd_json_need_size(&p->json, "in_features", SIZE_MAX);
+  c->out_features = hd_json_need_size(&p->json, "out_features", SIZE_MAX);
   c->bias = hd_json_get_bool(&p->json, "bias", true);
-  if (c->in_features == 0) hd_json_refuse(&p->json, "in_features", HD_BAD_FILE, "expected a size of at least 1");
-  if (c->out_features == 0) hd_json_refuse(&p->json, "out_features", HD_BAD_FILE, "expected a size of at least 1");
 }
 
 static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {

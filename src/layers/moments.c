@@ -43,7 +43,9 @@ static void parse_row(moments_config *c, hd_parse *p) {
   hd_json shape = hd_json_member(&p->json, key);
   c->size = 1;
   if (!shape.node || !cJSON_IsArray(shape.node)) {
-    add_row_size(c, p, key, (double)hd_json_get_size(&p->json, key, 0));
+    size_t size = hd_json_get_size(&p->json, key, 0);
+    if (size) add_row_size(c, p, key, (double)size);
+    else hd_json_refuse_size(&p->json, (const char *const[]){key, "normalized_shape", "norm_size", NULL}, SIZE_MAX);
     return;
   }
   for (size_t d = 0; d < hd_json_count(&p->json, key) && *p->json.status == HD_OK; d++) {
@@ -65,19 +67,18 @@ static void parse_layer(void *config, hd_parse *p) {
 
 static void parse_channels(moments_config *c, hd_parse *p, moments_over over, const char *key, bool affine) {
   c->over = over;
-  c->size = hd_json_get_size(&p->json, key, 0);
+  c->size = hd_json_need_size(&p->json, key, SIZE_MAX);
   c->n_dims = 1;
   c->shape[0] = c->size;
   parse_epsilon(c, p);
   c->weight = c->bias = hd_json_get_bool(&p->json, "affine", affine);
-  if (c->size == 0) hd_json_refuse(&p->json, key, HD_BAD_FILE, "expected a size of at least 1");
   if (p->dialect == HD_LOOM) hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "the loom dialect has no '%s'", p->spec->layer->name);
 }
 
 static void parse_group(void *config, hd_parse *p) {
   moments_config *c = config;
   parse_channels(c, p, OVER_CHANNELS, "num_channels", true);
-  c->n_groups = hd_json_get_size(&p->json, "num_groups", 0);
+  c->n_groups = hd_json_need_size(&p->json, "num_groups", SIZE_MAX);
   if (c->n_groups == 0 || c->size % c->n_groups)
     hd_json_refuse(&p->json, "num_groups", HD_BAD_FILE, "expected a divisor of %zu channels, found %zu", c->size, c->n_groups);
 }

@@ -27,10 +27,10 @@ static void parse(void *config, hd_parse *p) {
     return;
   }
   c->size = hd_json_get_size(&p->json, "norm_size", 0);
+  if (c->size == 0) hd_json_refuse_size(&p->json, (const char *const[]){"norm_size", "normalized_shape", NULL}, SIZE_MAX);
   c->no_weight = p->dialect == HD_STANDARD && !hd_json_get_bool(&p->json, "elementwise_affine", true);
   c->epsilon = (float)hd_json_get_number(&p->json, "epsilon", 0);
   if (c->epsilon == 0) c->epsilon = 1e-6f;
-  if (c->size == 0) hd_json_refuse(&p->json, "norm_size", HD_BAD_FILE, "expected a size of at least 1");
   c->flat = p->dialect == HD_LOOM;
 }
 

@@ -8,33 +8,41 @@
 
 typedef struct positions_config {
   size_t width;
-  size_t most;      /* learned: rows of the weight */
+  size_t most;      /* learned: rows of the weight; sinusoidal: 0 is no limit */
   bool positions_first;
 } positions_config;
 
 static void parse(positions_config *c, hd_parse *p, const char *key) {
-  c->width = hd_json_get_size(&p->json, key, 0);
+  c->width = hd_json_need_size(&p->json, key, 1 << 24);
   c->positions_first = !hd_json_get_bool(&p->json, "batch_first", true);
-  if (c->width == 0 || c->width > 1 << 24) hd_json_refuse(&p->json, key, HD_BAD_FILE, "expected a size of at least 1");
   if (p->dialect == HD_LOOM) hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "the loom dialect has no '%s'", p->spec->layer->name);
 }
 
-static void parse_sinusoidal(void *config, hd_parse *p) { parse(config, p, "d_model"); }
+static void parse_sinusoidal(void *config, hd_parse *p) {
+  parse(config, p, "d_model");
+  ((positions_config *)config)->most = hd_json_get_size(&p->json, "max_len", 0);
+}
 
 static void parse_learned(void *config, hd_parse *p) {
   positions_config *c = config;
   parse(c, p, "dim");
-  c->most = hd_json_get_size(&p->json, "max_len", 0);
-  if (c->most == 0) hd_json_refuse(&p->json, "max_len", HD_BAD_FILE, "expected a size of at least 1");
+  c->most = hd_json_need_size(&p->json, "max_len", SIZE_MAX);
 }
 
-static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
-  const positions_config *c = config;
+static hd_status write(const positions_config *c, cJSON *json, const char *key, hd_dialect dialect, hd_error *err) {
   if (dialect == HD_LOOM) return hd_fail(err, HD_UNSUPPORTED, "the loom dialect has no positions");
-  cJSON_AddNumberToObject(json, c->most ? "dim" : "d_model", (double)c->width);
+  cJSON_AddNumberToObject(json, key, (double)c->width);
   if (c->most) cJSON_AddNumberToObject(json, "max_len", (double)c->most);
   cJSON_AddBoolToObject(json, "batch_first", !c->positions_first);
   return HD_OK;
+}
+
+static hd_status write_sinusoidal(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
+  return write(config, json, "d_model", dialect, err);
+}
+
+static hd_status write_learned(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
+  return write(config, json, "dim", dialect, err);
 }
 
 static hd_status infer(hd_infer *i, hd_error *err) {
@@ -110,9 +118,9 @@ static hd_status backward_learned(const hd_call *call, hd_error *err) {
 
 static void parse_rotary(void *config, hd_parse *p) {
   hd_rope_table_config *c = config;
-  c->head_dim = hd_json_get_size(&p->json, "dim", 0);
+  c->head_dim = hd_json_need_size(&p->json, "dim", SIZE_MAX);
   c->theta = hd_json_get_number(&p->json, "base", 10000);
-  if (c->head_dim == 0 || c->head_dim % 2) hd_json_refuse(&p->json, "dim", HD_BAD_FILE, "expected an even size, found %zu", c->head_dim);
+  if (c->head_dim % 2) hd_json_refuse(&p->json, "dim", HD_BAD_FILE, "expected an even size, found %zu", c->head_dim);
   if (!(c->theta > 0)) hd_json_refuse(&p->json, "base", HD_BAD_FILE, "expected a number above 0");
   if (hd_json_get_bool(&p->json, "interleaved", false))
     hd_json_refuse(&p->json, "interleaved", HD_UNSUPPORTED, "rotating neighbouring pairs is not built, only halves are");
@@ -138,11 +146,11 @@ static const char *const sinusoidal_aliases[] = {"PositionalEncoding", NULL};
 
 const hd_layer hd_layer_sinusoidal_positions = {
   .name = "sinusoidal_positions",
-  .example = "{\"type\":\"sinusoidal_positions\",\"d_model\":5,\"batch_first\":false,\"input_shape\":[4,2,5]}",
+  .example = "{\"type\":\"sinusoidal_positions\",\"d_model\":5,\"batch_first\":false,\"max_len\":9,\"input_shape\":[4,2,5]}",
   .aliases = sinusoidal_aliases,
   .config_bytes = sizeof(positions_config),
   .parse = parse_sinusoidal,
-  .write = write,
+  .write = write_sinusoidal,
   .infer = infer,
   .in_place = true,
   .forward = forward_sinusoidal,
@@ -154,7 +162,7 @@ const hd_layer hd_layer_learned_positions = {
   .example = "{\"type\":\"learned_positions\",\"dim\":4,\"max_len\":7,\"input_shape\":[2,5,4]}",
   .config_bytes = sizeof(positions_config),
   .parse = parse_learned,
-  .write = write,
+  .write = write_learned,
   .infer = infer,
   .slots = slots_learned,
   .in_place = true,

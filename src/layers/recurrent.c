@@ -282,10 +282,8 @@ static void name_weights(network_config *c, hd_parse *p) {
 }
 
 static void check_sizes(const network_config *c, hd_parse *p) {
-  enum { MOST = 1 << 24, MOST_LAYERS = 256 };
-  if (c->input == 0 || c->input > MOST) hd_json_refuse(&p->json, "input_size", HD_BAD_FILE, "expected a size of 1 to %d", MOST);
-  else if (c->hidden == 0 || c->hidden > MOST) hd_json_refuse(&p->json, "hidden_size", HD_BAD_FILE, "expected a size of 1 to %d", MOST);
-  else if (c->n_layers == 0 || c->n_layers > MOST_LAYERS) hd_json_refuse(&p->json, "num_layers", HD_BAD_FILE, "expected 1 to %d", MOST_LAYERS);
+  enum { MOST_LAYERS = 256 };
+  if (c->n_layers == 0 || c->n_layers > MOST_LAYERS) hd_json_refuse(&p->json, "num_layers", HD_BAD_FILE, "expected 1 to %d", MOST_LAYERS);
   else if (c->projected && (c->cell != &k_cell_lstm || c->projected >= c->hidden))
     hd_json_refuse(&p->json, "proj_size", HD_BAD_FILE, "only an lstm projects, and to less than its hidden_size");
 }
@@ -294,16 +292,16 @@ static void parse_loom(network_config *c, hd_parse *p) {
   c->n_layers = 1;
   c->bias = c->batch_first = true;
   c->batch = p->batch;
-  c->steps = hd_json_get_size(&p->json, "seq_length", 0);
+  c->steps = hd_json_need_size(&p->json, "seq_length", SIZE_MAX);
   check_sizes(c, p);
-  if (c->steps == 0) hd_json_refuse(&p->json, "seq_length", HD_BAD_FILE, "expected a size of at least 1");
   if (c->cell == &k_cell_gru) hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "the loom dialect has no 'gru'");
 }
 
 static void parse(network_config *c, hd_parse *p) {
   hd_json *j = &p->json;
-  c->input = hd_json_get_size(j, "input_size", 0);
-  c->hidden = hd_json_get_size(j, "hidden_size", 0);
+  enum { MOST = 1 << 24 };
+  c->input = hd_json_need_size(j, "input_size", MOST);
+  c->hidden = hd_json_need_size(j, "hidden_size", MOST);
   if (p->dialect == HD_LOOM) {
     parse_loom(c, p);
     return;

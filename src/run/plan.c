@@ -9,30 +9,14 @@
 
 /* ---- Shapes ---- */
 
-/* Refuses values that no machine we run on could hold, before sizes are multiplied any further. */
-static hd_status check_size(const char *name, const hd_shape *shape, hd_error *err) {
-  size_t n = sizeof(float);
-  bool fits = true;
-  for (int d = 0; d < shape->n_dims; d++) fits = fits && hd_mul_size(n, shape->dim[d], &n);
-  char room[HD_NAME_ROOM], text[HD_SHAPE_ROOM];
-  if (fits && n <= SIZE_MAX / 4) return HD_OK;
-  return hd_fail(err, HD_BAD_ARGUMENT, "value %s of shape %s is too large", hd_short_name(room, name), hd_shape_text(text, shape->n_dims, shape->dim));
-}
-
 static hd_status infer_node(hd_plan *plan, const hd_node *node, const hd_run *run, hd_error *err) {
-  hd_infer i = {.config = node->config, .name = node->name, .in = plan->inputs, .n_in = node->n_in, .run = run};
-  for (size_t k = 0; k < node->n_in; k++) plan->inputs[k] = &plan->shapes[node->in[k]];
-  for (size_t k = 0; k < node->n_weights; k++) {
-    const hd_parameter *p = &plan->model->parameters[node->weight[k]];
-    i.weight[k] = p->value.data ? &p->value : NULL;
-  }
-  for (size_t o = 0; o < node->n_out; o++) i.out[o].dtype = HD_F32;
-  HD_TRY(node->layer->infer(&i, err));
+  hd_infer i;
+  HD_TRY(hd_node_infer(&i, plan->model, node, plan->shapes, plan->inputs, run, err));
   for (size_t o = 0; o < node->n_out; o++) {
     size_t v = (size_t)node->out[o];
     plan->shapes[v] = i.out[o];
     if (!plan->present[v]) continue;
-    HD_TRY(check_size(node->name, &i.out[o], err));
+    HD_TRY(hd_shape_check(node->name, &i.out[o], err));
     if (plan->planned_bytes[v] && hd_plan_value_bytes(plan, v) > plan->planned_bytes[v])
       return hd_infer_fail(&i, err, "its value would outgrow the plan");
   }
@@ -42,7 +26,7 @@ static hd_status infer_node(hd_plan *plan, const hd_node *node, const hd_run *ru
 
 hd_status hd_plan_infer(hd_plan *plan, const hd_shape *input, const hd_run *run, hd_error *err) {
   plan->shapes[0] = *input;
-  HD_TRY(check_size("input", input, err));
+  HD_TRY(hd_shape_check("input", input, err));
   for (size_t n = 0; n < plan->model->n_nodes; n++) HD_TRY(infer_node(plan, &plan->model->nodes[n], run, err));
   return HD_OK;
 }
@@ -181,13 +165,6 @@ static void note_maximum(hd_plan *plan) {
   }
 }
 
-static size_t most_inputs(const hd_model *m) {
-  size_t most = 1;
-  for (size_t n = 0; n < m->n_nodes; n++)
-    if (m->nodes[n].n_in > most) most = m->nodes[n].n_in;
-  return most;
-}
-
 hd_status hd_plan_make(hd_plan *plan, const hd_model *model, const hd_shape *input, const hd_run *run, hd_error *err) {
   size_t n = model->n_values;
   *plan = (hd_plan){.model = model};
@@ -195,7 +172,7 @@ hd_status hd_plan_make(hd_plan *plan, const hd_model *model, const hd_shape *inp
   plan->offsets = hd_alloc_zero(n * sizeof *plan->offsets);
   plan->planned_bytes = hd_alloc_zero(n * sizeof *plan->planned_bytes);
   plan->present = hd_alloc_zero(n * sizeof *plan->present);
-  plan->inputs = hd_alloc_zero(most_inputs(model) * sizeof *plan->inputs);
+  plan->inputs = hd_alloc_zero(hd_graph_most_inputs(model) * sizeof *plan->inputs);
   hd_status status = HD_OK;
   if (!plan->shapes || !plan->offsets || !plan->planned_bytes || !plan->present || !plan->inputs) status = hd_fail(err, HD_OUT_OF_MEMORY, "no memory to plan");
   if (status == HD_OK) mark_present(plan, run->keep);

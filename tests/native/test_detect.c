@@ -134,4 +134,7 @@ TEST(detect_without_memory_leaks_nothing) {
   check_without_memory(gru, 30, NULL);
   check_without_memory(llama, LLAMA_VALUES, NULL);
   check_without_memory(llama, LLAMA_VALUES, "{\"num_attention_heads\":3}");
+  check_without_memory("[{\"name\":\"0.n1.weight\",\"shape\":[4]},{\"name\":\"0.a.q_proj.weight\",\"shape\":[4,4]},{\"name\":\"0.a.k_proj.weight\",\"shape\":[2,4]},"
+                       "{\"name\":\"0.a.v_proj.weight\",\"shape\":[2,4]},{\"name\":\"0.a.o_proj.weight\",\"shape\":[4,4]},{\"name\":\"odd\",\"shape\":[1]}]",
+                       53, "{\"num_attention_heads\":2}");
 }

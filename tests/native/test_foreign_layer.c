@@ -11,8 +11,7 @@ typedef struct sine_config {
 
 static void parse(void *config, hd_parse *p) {
   sine_config *c = config;
-  c->size = hd_json_get_size(&p->json, "size", 0);
-  if (c->size == 0) hd_json_refuse(&p->json, "size", HD_BAD_FILE, "expected a size of at least 1");
+  c->size = hd_json_need_size(&p->json, "size", SIZE_MAX);
 }
 
 static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {

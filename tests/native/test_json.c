@@ -378,6 +378,33 @@ TEST(json_getters_record_the_first_error_with_its_path) {
   cJSON_Delete(tree);
 }
 
+TEST(json_says_which_size_is_needed_and_what_is_there_instead) {
+  static const struct {
+    const char *text, *message;
+  } cases[] = {
+    {"{}", "at.input_size: expected a size from 1 to 100, found none"},
+    {"{\"input_size\":null}", "at.input_size: expected a size from 1 to 100, found none"},
+    {"{\"input_size\":0}", "at.input_size: expected a size from 1 to 100, found 0"},
+    {"{\"input_size\":101}", "at.input_size: expected a size from 1 to 100, found 101"},
+    {"{\"input_size\":2.5}", "at.input_size: expected a whole number, found 2.5"},
+    {"{\"type\":\"x\",\"input_sise\":3}", "at.input_size: expected a size from 1 to 100, found 'input_sise'; did you mean 'input_size'?"},
+    {"{\"inptu_siz\":3}", "at.input_size: expected a size from 1 to 100, found 'inptu_siz'; did you mean 'input_size'?"},
+    {"{\"output_size\":3,\"hidden_size\":4,\"inputs\":1}", "at.input_size: expected a size from 1 to 100, found none"},
+    {"{\"inpu_siz\":1,\"input_siz\":3}", "at.input_size: expected a size from 1 to 100, found 'input_siz'; did you mean 'input_size'?"},
+    {"{\"a_key_of_more_than_48_letters_that_is_not_compared_at_all\":1}", "at.input_size: expected a size from 1 to 100, found none"},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    hd_status status = HD_OK;
+    hd_error err;
+    cJSON *tree;
+    CHECK(hd_json_parse(&tree, cases[i].text, strlen(cases[i].text), NULL) == HD_OK);
+    hd_json j = hd_json_root(tree, "at", &status, &err);
+    CHECK(hd_json_need_size(&j, "input_size", 100) == 0 && status == HD_BAD_FILE);
+    CHECK_EQ_TEXT(err.message, cases[i].message);
+    cJSON_Delete(tree);
+  }
+}
+
 TEST(json_long_paths_keep_their_end) {
   hd_status status = HD_OK;
   hd_json j = hd_json_root(NULL, "", &status, NULL);

@@ -193,6 +193,33 @@ TEST(every_declarable_layer_has_an_example) {
   }
 }
 
+/* The example with the key at `at` (its first letter) misspelt: a letter twice. Either the key may be missing, or the error says what was meant. */
+static void check_slip(const hd_layer *layer, const char *at, size_t n) {
+  char text[512], wanted[128], shape[64];
+  hd_error err = {0};
+  hd_model *model = NULL;
+  snprintf(text, sizeof text, "{\"dialect\":\"standard\",\"input_shape\":%s,\"layers\":[%.*s%c%s]}", example_shape(layer, shape), (int)(at + 1 - layer->example),
+           layer->example, *at, at + 1);
+  snprintf(wanted, sizeof wanted, "found '%c%.*s'; did you mean '%.*s'?", *at, (int)n, at, (int)n, at);
+  if (hd_model_build(&model, text, strlen(text), 7, &err) != HD_OK && !CHECK(strstr(err.message, wanted) && strstr(err.message, "network.layers[0]")))
+    printf("# %s: %s\n", wanted, err.message);
+  hd_model_free(model, NULL);
+}
+
+/* The layer's own keys that hold a number: those of children lie behind the first '[' or '{' and name other layers. */
+static void check_slips(const hd_layer *layer) {
+  for (const char *at = layer->example + 1; (at = strchr(at, '"')) != NULL;) {
+    size_t n = strcspn(++at, "\"");
+    bool has_other_default = strncmp(at, "head_dim", n) == 0; /* what d_model leaves each head may be a size that is refused */
+    bool number = !has_other_default && at[n + 1] == ':' && at[n + 2] >= '0' && at[n + 2] <= '9';
+    if (number) check_slip(layer, at, n);
+    if (at[n + 1] == ':' && (at[n + 2] == '[' || at[n + 2] == '{')) return;
+    at += n + 1;
+  }
+}
+
+TEST(a_misspelt_size_is_named_with_what_was_meant) { for_each_example(check_slips); }
+
 /* Settings that make another layer of a type, each checked like the type's own example. */
 #define TWO_BRANCHES "\"branches\":[{\"type\":\"linear\",\"in_features\":4,\"out_features\":3},{\"type\":\"dense\",\"in_features\":4,\"out_features\":3,\"activation\":\"tanh\"}]}"
 #define KMEANS_REST "\"input_shape\":[2,4],\"branches\":[{\"type\":\"linear\",\"in_features\":4,\"out_features\":3}]}"

@@ -101,6 +101,43 @@ testOnEveryModule('F44 what cannot be built is refused with its JSON path', (run
   refuses([{ type: 'conv2d', input_channels: 1, filters: 1, kernel_size: 9, input_height: 4, input_width: 4 }], undefined, /layers\[0\]\.kernel_size: expected at most the padded input of 4 × 4, found 9/);
 });
 
+testOnEveryModule('F44 a size that is missing is named, and the key that was meant to be it', (runtime) => {
+  const refuses = (layer, message, dialect = 'loom') =>
+    assert.throws(() => runtime.BuildNetworkFromJSON({ dialect, layers: [{ type: 'softmax' }, layer] }), (e) => e.message === message || assert.fail(e.message));
+  const at = 'network.layers[1]';
+  refuses({ type: 'dense', input_sise: 2, output_size: 2 }, `${at}.input_height: expected a size of at least 1, found 'input_sise'; did you mean 'input_size'?`);
+  refuses({ type: 'dense', input_size: 2, ouptut_height: 2 }, `${at}.output_height: expected a size of at least 1, found 'ouptut_height'; did you mean 'output_height'?`);
+  refuses({ type: 'dense', input_size: 2 }, `${at}.output_height: expected a size of at least 1, found none`);
+  refuses({ type: 'swiglu', input_size: 2, output_sizes: 4 }, `${at}.output_height: expected a size of at least 1, found 'output_sizes'; did you mean 'output_size'?`);
+  refuses({ type: 'dense', in_feature: 2, out_features: 2 }, `${at}.in_features: expected a size of at least 1, found 'in_feature'; did you mean 'in_features'?`, 'standard');
+  refuses({ type: 'layer_norm', normalised_shape: 2 }, `${at}.norm_size: expected a size of at least 1, found 'normalised_shape'; did you mean 'normalized_shape'?`, 'standard');
+  refuses({ type: 'conv2d', in_channels: 2, out_channels: 0, kernel_size: 3 }, `${at}.out_channels: expected a size of at least 1, found 0`, 'standard');
+  refuses({ type: 'Conv2d', in_channels: 2, out_channels: 2, kernelsize: 3 }, `${at}.kernel_size: expected a size from 1 to 16777216, found 'kernelsize'; did you mean 'kernel_size'?`, 'standard');
+});
+
+testOnEveryModule('F44 E15 layers that do not fit each other are refused when the network is made, with the JSON path', async (runtime) => {
+  const dense = (from, to) => ({ type: 'linear', in_features: from, out_features: to });
+  const refuses = (layers, pattern, input_shape = [2, 4]) =>
+    assert.throws(() => runtime.BuildNetworkFromJSON({ dialect: 'standard', input_shape, layers }), heddleError('bad_argument', pattern));
+  refuses([dense(4, 3), dense(5, 2)], /^network\.layers\[1\]: layer layers\.1: expected 5 input features, found shape \[2, 3\]$/);
+  refuses([dense(5, 3)], /^network\.layers\[0\]: layer layers\.0: expected 5 input features, found shape \[2, 4\]$/);
+  refuses([{ type: 'residual', branches: [{ type: 'rms_norm', norm_size: 4 }, dense(3, 4)] }],
+    /^network\.layers\[0\]\.branches\[1\]: layer .*: expected 3 input features, found shape \[2, 4\]$/);
+  refuses([{ type: 'rms_norm', norm_size: 6 }], /^network\.layers\[0\]: .*expected rows of 6, found shape \[2, 4\]$/);
+  refuses([dense(4, 6), { type: 'multi_head_attention', name: 'attn', d_model: 4, num_heads: 2 }], /^network\.layers\[1\]: layer attn\.q: expected 4 input features, found shape \[2, 6\]$/);
+  await assert.rejects(runtime.buildNetwork({ input_shape: [4], layers: [dense(3, 3)] }), heddleError('bad_argument', /^network\.layers\[0\]/));
+  // A bundle of it is no better.
+  const bundle = runtime.BuildNetworkFromJSON({ dialect: 'standard', input_shape: [2, 4], layers: [dense(4, 3)] });
+  const text = JSON.parse(bundle.SaveModelToString('m'));
+  text.models[0].cfg.input_shape = [2, 5];
+  assert.throws(() => runtime.LoadNetworkFromString(JSON.stringify(text), 'm'), heddleError('bad_argument', /cfg\.layers\[0\]: .*expected 4 input features, found shape \[2, 5\]/));
+  bundle.free();
+  // Without an input of its own a network is refused by the first session, as precisely.
+  const open = runtime.BuildNetworkFromJSON({ dialect: 'standard', layers: [dense(4, 3), dense(5, 2)] });
+  assert.throws(() => open.ForwardCPU([1, 2, 3, 4]), heddleError('bad_argument', /^network\.layers\[1\]: /));
+  open.free();
+});
+
 testOnEveryModule('F18 GetTotalParameters and GetMemoryUsage count all weights, nested ones too', (runtime) => {
   const dense = { type: 'dense', input_size: 3, output_size: 2 };
   const network = build(runtime, [dense, { type: 'parallel', branches: [{ ...dense, input_size: 2 }, { type: 'dense', input_size: 2, output_size: 1 }] }]);

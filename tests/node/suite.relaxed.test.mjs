@@ -4,9 +4,12 @@
  */
 import './build-json.test.mjs';
 import './bundles.test.mjs';
+import './checklist-layers.test.mjs';
+import './chat-templates.test.mjs';
 import './entries.test.mjs';
 import './generate.test.mjs';
 import './generic.test.mjs';
+import './generic-parts.test.mjs';
 import './http.test.mjs';
 import './inspect.test.mjs';
 import './lifetimes.test.mjs';
@@ -14,6 +17,7 @@ import './loom-lacking.test.mjs';
 import './loom-reader.test.mjs';
 import './persistence.test.mjs';
 import './precision.test.mjs';
+import './simple-text.test.mjs';
 import './quantised-bundles.test.mjs';
 import './steps.test.mjs';
 import './stories.test.mjs';

@@ -56,7 +56,7 @@ for (const { name, files, tolerance } of readJson(golden('loom/cases.json')).fil
     assert.equal(await session.argmax(), io.argmax);
   });
 
-  testOnEveryModule(`T6 ${name}: ForwardCPU takes ids and gives every position's logits, from a folder as from bytes`, async (runtime) => {
+  testOnEveryModule(`T6 T13 ${name}: ForwardCPU takes ids and gives every position's logits, from a folder as from bytes`, async (runtime) => {
     const folder = mkdtempSync(join(tmpdir(), 'heddle-transformer-'));
     try {
       copyFileSync(golden(`loom/${name}.config.json`), join(folder, 'config.json'));
