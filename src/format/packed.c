@@ -72,7 +72,8 @@ static void read_packing(hd_packing *said, const hd_json *j) {
   char room[HD_NAME_ROOM];
   if (!mode) return;
   said->mode = find_mode(mode);
-  if (!said->mode) hd_json_refuse(j, "mode", HD_UNSUPPORTED, "'%s' is not built; known: affine, mxfp4, mxfp8, nvfp4, fp8_e4m3, sym8", hd_short_name(room, mode));
+  if (said->mode) return;
+  hd_json_refuse(j, "mode", HD_UNSUPPORTED, "'%s' is not built; known: affine, mxfp4, mxfp8, nvfp4, fp8_e4m3, sym8", hd_short_name(room, mode));
 }
 
 /* An exception says all of its own mode: what it leaves out is not the others'. */
@@ -127,7 +128,10 @@ static hd_status find_cols(hd_packed *p, const hd_packing *said, size_t cols, si
   const hd_entry *weight = p->entry[HD_PART_WEIGHT];
   p->bits = p->mode->bits ? p->mode->bits : said->bits;
   p->group_size = p->mode->group_size ? p->mode->group_size : said->group_size;
-  p->cols = cols ? cols : p->mode->whole_rows ? weight->shape[1] : p->group_size && p->group_size <= MOST_GROUP ? p->group_size * groups : p->bits ? row_bits / p->bits : 0;
+  if (cols == 0 && p->mode->whole_rows) cols = weight->shape[1];
+  if (cols == 0 && p->group_size <= MOST_GROUP) cols = p->group_size * groups;
+  if (cols == 0 && p->bits) cols = row_bits / p->bits;
+  p->cols = cols;
   if (p->cols == 0) return fail_part(weight, "config.json has to say its group_size or its bits (\"quantization\")", err);
   if (p->mode->whole_rows) p->group_size = p->cols;
   if (p->bits == 0) p->bits = row_bits / p->cols;
@@ -141,8 +145,9 @@ static hd_status check_cols(const hd_packed *p, size_t row_bits, size_t groups, 
   const hd_entry *w = p->entry[HD_PART_WEIGHT], *s = p->entry[HD_PART_SCALES];
   bool grouped = p->group_size > 0 && p->group_size * groups == p->cols && (p->mode->whole_rows || p->group_size * p->bits % 8 == 0);
   if (grouped && known_bits(p->bits) && row_bits / p->bits == p->cols && row_bits % p->bits == 0) return HD_OK;
-  return hd_fail(err, HD_BAD_FILE, "tensor %s: rows of %zu values in %zu bits and groups of %zu (%s) do not fit codes of %s and scales of %s", hd_short_name(room, w->name),
-                 p->cols, p->bits, p->group_size, p->mode->name, hd_shape_text(codes, w->n_dims, w->shape), hd_shape_text(scales, s->n_dims, s->shape));
+  return hd_fail(err, HD_BAD_FILE, "tensor %s: rows of %zu values in %zu bits and groups of %zu (%s) do not fit codes of %s and scales of %s",
+                 hd_short_name(room, w->name), p->cols, p->bits, p->group_size, p->mode->name, hd_shape_text(codes, w->n_dims, w->shape),
+                 hd_shape_text(scales, s->n_dims, s->shape));
 }
 
 /* [N, groups], and [N] too where that is all. */
@@ -182,10 +187,6 @@ static size_t n_scales(const hd_packed *p) { return p->rows * (p->cols / p->grou
 
 static hd_dtype stored_scale(const hd_packed *p, const hd_entry *e) { return p->mode->scale == HD_DTYPE_COUNT ? e->dtype : p->mode->scale; }
 
-static void scale_all(float *scales, size_t n, float factor) {
-  for (size_t i = 0; i < n && factor != 1; i++) scales[i] *= factor;
-}
-
 static hd_status take_floats(float **to, hd_dtype dtype, const void *bytes, size_t n, hd_error *err) {
   if (!*to) *to = hd_alloc(n * sizeof **to);
   if (!*to) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the scales of a packed weight");
@@ -199,8 +200,6 @@ hd_status hd_packed_take(hd_packed *p, hd_part part, const void *bytes, hd_error
   if (part == HD_PART_SCALES) HD_TRY(take_floats(&p->scales, stored_scale(p, e), bytes, n_scales(p), err));
   if (part == HD_PART_BIASES) HD_TRY(take_floats(&p->biases, e->dtype, bytes, n_scales(p), err));
   p->has[part] = true;
-  bool whole = p->has[HD_PART_SCALES] && (!p->entry[HD_PART_GLOBAL] || p->has[HD_PART_GLOBAL]);
-  if (whole && part != HD_PART_BIASES) scale_all(p->scales, n_scales(p), p->global);
   return HD_OK;
 }
 
@@ -228,7 +227,7 @@ static void read_codes(const uint8_t *bytes, size_t n, size_t bits, float *to) {
 /* One group of one row. */
 static void decode_group(const hd_packed *p, size_t group, const uint8_t *codes, float *to) {
   size_t n = p->group_size;
-  float scale = p->scales[group];
+  float scale = p->scales[group] * p->global;
   if (p->mode->code == HD_DTYPE_COUNT) read_codes(codes, n, p->bits, to);
   else hd_dtype_get(p->mode->code)->to_f32(codes, to, n);
   for (size_t i = 0; i < n; i++) to[i] *= scale;
@@ -241,6 +240,13 @@ void hd_packed_rows(const hd_packed *p, size_t first, size_t n, const uint8_t *c
   for (size_t r = 0; r < n; r++)
     for (size_t g = 0; g < groups; g++)
       decode_group(p, (first + r) * groups + g, codes + r * p->row_bytes + g * group_bytes, values + r * p->cols + g * p->group_size);
+}
+
+void hd_packed_int8_rows(const hd_packed *p, size_t first, size_t n, const uint8_t *codes, uint8_t *rows) {
+  for (size_t r = 0; r < n; r++, rows += sizeof(float) + p->cols) {
+    memcpy(rows, &p->scales[first + r], sizeof(float));
+    memcpy(rows + sizeof(float), codes + r * p->cols, p->cols);
+  }
 }
 
 void hd_packed_close(hd_packed *p) {
@@ -260,3 +266,5 @@ const char *hd_packed_text(char room[HD_PACKED_ROOM], const hd_packed *p) {
 }
 
 hd_dtype hd_packed_kept(const hd_packed *p) { return p->mode->kept; }
+
+bool hd_packed_fits(const hd_packed *p, hd_dtype dtype) { return dtype == HD_F32 || (dtype == HD_INT8 && p->mode->code == HD_I8); }

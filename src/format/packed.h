@@ -64,10 +64,15 @@ hd_part hd_packed_lacks(const hd_packed *packed);
 void hd_packed_rows(const hd_packed *packed, size_t first, size_t n, const uint8_t *codes, float *values);
 void hd_packed_close(hd_packed *packed);
 
+/* The same of sym8: each row its F32 scale and its codes, as rows of INT8 are. */
+void hd_packed_int8_rows(const hd_packed *packed, size_t first, size_t n, const uint8_t *codes, uint8_t *rows);
+
 /* "affine, 4 bits, groups of 64" */
 #define HD_PACKED_ROOM 64
 const char *hd_packed_text(char room[HD_PACKED_ROOM], const hd_packed *packed);
 /* What such weights are kept as where nobody asks: INT8 holds sym8 as it is, F16 the floats of 8 bits, Q8_0 the rest. */
 hd_dtype hd_packed_kept(const hd_packed *packed);
+/* Whether they become that dtype without rounding: F32 is what they are defined in. */
+bool hd_packed_fits(const hd_packed *packed, hd_dtype dtype);
 
 #endif

@@ -7,6 +7,7 @@
 #include "format/format.h"
 #include "graph/arch.h"
 #include "graph/graph.h"
+#include "graph/packs.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,6 +17,8 @@
 typedef struct hd_wanted {
   const hd_entry *entry;
   int parameter;
+  hd_part part;          /* of a pack; HD_N_PARTS: it is all of the parameter */
+  size_t pack;
 } hd_wanted;
 
 /* The tensor being written. `buffer` gathers `unit` file bytes; each full one becomes rows (matrices) or values (vectors): decoded to float32,
@@ -23,6 +26,8 @@ typedef struct hd_wanted {
 typedef struct hd_writer {
   hd_parameter *parameter;
   const hd_entry *entry;
+  hd_packed *packed;     /* that it is a part of; NULL: of none */
+  hd_part part;
   uint8_t *buffer;       /* unit bytes of the file */
   float *wide;           /* the same as float32; NULL when the layout takes the file's bytes */
   size_t unit, held;     /* bytes */
@@ -39,6 +44,8 @@ struct hd_loader {
   size_t n_directories;
   hd_wanted *tensors;
   size_t n_tensors;
+  hd_packs packs;
+  bool settled;          /* no directory may come any more */
   hd_writer writer;
   bool writing;
 };
@@ -67,6 +74,7 @@ void hd_loader_free(hd_loader *loader) {
   writer_free(&loader->writer);
   hd_model_discard(loader->model);
   for (size_t i = 0; i < loader->n_directories; i++) hd_directory_free(loader->directories[i]);
+  hd_packs_free(&loader->packs);
   hd_free(loader->directories);
   hd_free(loader->tensors);
   hd_free(loader);
@@ -97,7 +105,7 @@ hd_status hd_loader_describe(hd_loader *loader, const char *text, size_t n, hd_e
   cJSON *json = NULL;
   HD_TRY(hd_json_parse(&json, text, n, err));
   hd_model *model = hd_model_new();
-  hd_status status = model ? HD_OK : no_memory(err);
+  hd_status status = model ? hd_packs_describe(&loader->packs, json, err) : no_memory(err);
   if (status == HD_OK && cJSON_GetObjectItemCaseSensitive(json, "layers")) {
     status = hd_network_parse(model, json, "network", err);
     json = NULL; /* the model's now */
@@ -149,10 +157,20 @@ static void choose(hd_choice *c, hd_dtype asked, hd_dtype file) {
   else give_way(c, HD_F32, "no kernel multiplies %s: became F32", name);
 }
 
-static hd_choice target(const hd_loader *loader, const hd_parameter *p, hd_dtype file) {
+/* The same for a matrix in several tensors. */
+static void choose_packed(hd_choice *c, hd_dtype asked, const hd_packed *packed) {
+  char room[HD_PACKED_ROOM];
+  hd_dtype kept = hd_packed_kept(packed);
+  c->dtype = asked == HD_DTYPE_COUNT ? kept : asked;
+  if (asked == HD_DTYPE_COUNT && !hd_packed_fits(packed, kept))
+    give_way(c, kept, "no kernel multiplies %s: became %s", hd_packed_text(room, packed), hd_dtype_name(kept));
+}
+
+static hd_choice target(const hd_loader *loader, const hd_parameter *p, hd_dtype file, const hd_packed *packed) {
   hd_choice c = {.dtype = HD_F32};
   if (!p->slot.matrix) return c;
-  choose(&c, loader->weight_dtype, file);
+  if (packed) choose_packed(&c, loader->weight_dtype, packed);
+  else choose(&c, loader->weight_dtype, file);
   bool head = loader->head >= 0 && p == &loader->model->parameters[loader->head];
   if (c.dtype == HD_Q4_0 && file != HD_Q4_0 && (head || p->slot.lookup))
     give_way(&c, HD_Q8_0, "%s: 8 bits at least, became Q8_0", p->slot.lookup ? "an embedding" : "the head");
@@ -161,12 +179,16 @@ static hd_choice target(const hd_loader *loader, const hd_parameter *p, hd_dtype
   return c;
 }
 
-static hd_status prepare_parameter(hd_loader *loader, hd_parameter *p, const hd_entry *entry, hd_error *err) {
-  hd_choice c = target(loader, p, entry->dtype);
+/* `packed` NULL: the entry is all of it. */
+static hd_status prepare_parameter(hd_loader *loader, hd_parameter *p, const hd_entry *entry, const hd_packed *packed, hd_error *err) {
+  hd_choice c = target(loader, p, entry->dtype, packed);
+  hd_arena *arena = &loader->model->arena;
+  char room[HD_PACKED_ROOM];
   p->file_dtype = entry->dtype;
-  p->lossy = !hd_dtype_holds(c.dtype, entry->dtype);
-  p->reason = c.reason[0] ? hd_arena_text(&loader->model->arena, c.reason) : NULL;
-  if (c.reason[0] && !p->reason) return no_memory(err);
+  p->packing = packed ? hd_arena_text(arena, hd_packed_text(room, packed)) : NULL;
+  p->lossy = packed ? !hd_packed_fits(packed, c.dtype) : !hd_dtype_holds(c.dtype, entry->dtype);
+  p->reason = c.reason[0] ? hd_arena_text(arena, c.reason) : NULL;
+  if ((c.reason[0] && !p->reason) || (packed && !p->packing)) return no_memory(err);
   return hd_parameter_allocate(p, c.dtype, err);
 }
 
@@ -187,16 +209,38 @@ static int find_parameter(const hd_model *model, const char *name) {
   return -1;
 }
 
-static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
-  int index = find_parameter(loader->model, entry->name);
+/* A tensor that is all of its parameter. */
+static hd_status match_whole(hd_loader *loader, const hd_entry *entry, int index, hd_error *err) {
   char room[HD_NAME_ROOM];
-  loader->tensors[loader->n_tensors++] = (hd_wanted){entry, index};
-  if (index < 0) return HD_OK;
   hd_parameter *p = &loader->model->parameters[index];
   if (p->value.data) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, entry->name));
   HD_TRY(check_shape(p, entry, err));
   HD_TRY(hd_dtype_decodes(entry->dtype, entry->name, err));
-  return prepare_parameter(loader, p, entry, err);
+  return prepare_parameter(loader, p, entry, NULL, err);
+}
+
+/* The matrix that a tensor may be a part of; −1: of none. */
+static int find_packed(const hd_loader *loader, const hd_entry *entry, hd_part *part) {
+  char weight[512];
+  size_t n;
+  *part = hd_part_of(entry->name, &n);
+  if (*part == HD_N_PARTS || (*part == HD_PART_WEIGHT && !hd_packed_dtype(entry->dtype)) || n + 8 > sizeof weight) return -1;
+  snprintf(weight, sizeof weight, "%.*s%s", (int)n, entry->name, hd_part_suffix(HD_PART_WEIGHT));
+  int index = find_parameter(loader->model, weight);
+  return index >= 0 && loader->model->parameters[index].slot.matrix ? index : -1;
+}
+
+static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
+  size_t number = loader->n_tensors++;
+  hd_wanted *t = &loader->tensors[number];
+  *t = (hd_wanted){.entry = entry, .parameter = find_parameter(loader->model, entry->name), .part = HD_N_PARTS};
+  hd_part part;
+  int packed = find_packed(loader, entry, &part);
+  bool may_be_packed = packed >= 0 && (t->parameter < 0 || part == HD_PART_WEIGHT);
+  if (!may_be_packed) return t->parameter < 0 ? HD_OK : match_whole(loader, entry, t->parameter, err);
+  t->parameter = packed;
+  t->part = part;
+  return hd_packs_add(&t->pack, &loader->packs, packed, part, entry, number, err);
 }
 
 static bool room_for(hd_loader *loader, size_t n_more) {
@@ -209,12 +253,51 @@ static bool room_for(hd_loader *loader, size_t n_more) {
 
 hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err) {
   if (!loader->model) return hd_fail(err, HD_BAD_STATE, "the loader needs its description before weight files");
+  if (loader->settled) return hd_fail(err, HD_BAD_STATE, "the loader has begun with its tensors; weight files come before");
   hd_directory *copy = room_for(loader, hd_directory_count(directory)) ? hd_directory_copy(directory) : NULL;
   if (!copy) return no_memory(err);
   loader->directories[loader->n_directories++] = copy;
   hd_status status = HD_OK;
   for (size_t i = 0; i < hd_directory_count(copy) && status == HD_OK; i++) status = match(loader, hd_directory_entry(copy, i), err);
   return status;
+}
+
+/* A pack that turned out to be none: codes without scales are values by themselves, and scales without codes are nobody's. */
+static hd_status unpack(hd_loader *loader, const hd_pack *pack, hd_error *err) {
+  for (int part = 0; part < HD_N_PARTS; part++)
+    if (pack->entry[part]) loader->tensors[pack->tensor[part]].parameter = -1;
+  const hd_entry *weight = pack->entry[HD_PART_WEIGHT];
+  if (!weight) return HD_OK;
+  loader->tensors[pack->tensor[HD_PART_WEIGHT]] = (hd_wanted){.entry = weight, .parameter = pack->parameter, .part = HD_N_PARTS};
+  return match_whole(loader, weight, pack->parameter, err);
+}
+
+static hd_status settle_pack(hd_loader *loader, hd_pack *pack, hd_error *err) {
+  hd_parameter *p = &loader->model->parameters[pack->parameter];
+  char room[HD_NAME_ROOM];
+  HD_TRY(hd_packs_open(&loader->packs, pack, p, err));
+  if (!pack->open) return unpack(loader, pack, err);
+  const hd_entry *weight = pack->entry[HD_PART_WEIGHT];
+  if (p->value.data) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, weight->name));
+  return prepare_parameter(loader, p, weight, &pack->packed, err);
+}
+
+hd_status hd_loader_settle(hd_loader *loader, hd_error *err) {
+  if (!loader->model) return hd_fail(err, HD_BAD_STATE, "the loader has no description");
+  if (loader->settled) return HD_OK;
+  for (size_t i = 0; i < loader->packs.n; i++) HD_TRY(settle_pack(loader, &loader->packs.items[i], err));
+  loader->settled = true;
+  return HD_OK;
+}
+
+size_t hd_loader_before(const hd_loader *loader, size_t index, size_t before[HD_MAX_BEFORE]) {
+  const hd_wanted *t = index < loader->n_tensors ? &loader->tensors[index] : NULL;
+  size_t n = 0;
+  if (!t || t->parameter < 0 || t->part != HD_PART_WEIGHT) return 0;
+  const hd_pack *pack = &loader->packs.items[t->pack];
+  for (int part = HD_PART_SCALES; part < HD_N_PARTS; part++)
+    if (pack->entry[part]) before[n++] = pack->tensor[part];
+  return n;
 }
 
 size_t hd_loader_count(const hd_loader *loader) { return loader->n_tensors; }
@@ -243,7 +326,22 @@ static size_t unit_values(const hd_writer *w) {
   return n > all || n % hd_dtype_get(w->entry->dtype)->block_values ? all : n;
 }
 
+/* A part of a pack: scales are taken whole, codes by rows. */
+static hd_status prepare_part(hd_writer *w, hd_error *err) {
+  const hd_packed *packed = w->packed;
+  const hd_matrix *m = &w->parameter->value;
+  size_t rows = m->layout->row_block < packed->rows ? m->layout->row_block : packed->rows, wide;
+  bool codes = w->part == HD_PART_WEIGHT;
+  w->unit_values = rows * packed->cols;
+  w->unit = codes ? rows * packed->row_bytes : (size_t)(w->entry->end - w->entry->begin);
+  if (!hd_mul_size(rows, packed->cols + 1, &wide) || !hd_mul_size(wide, sizeof(float), &wide)) return no_memory(err);
+  w->buffer = hd_alloc(w->unit);
+  if (codes) w->wide = hd_alloc(wide); /* values, or an INT8 row's scale and codes */
+  return w->buffer && (w->wide || !codes) ? HD_OK : no_memory(err);
+}
+
 static hd_status prepare(hd_writer *w, hd_error *err) {
+  if (w->packed) return prepare_part(w, err);
   if (is_copy(w)) return HD_OK;
   w->unit_values = unit_values(w);
   if (!hd_dtype_bytes(w->entry->dtype, w->unit_values, &w->unit))
@@ -253,7 +351,18 @@ static hd_status prepare(hd_writer *w, hd_error *err) {
   return w->buffer && (w->wide || is_packed(w)) ? HD_OK : no_memory(err);
 }
 
+/* What the writer is to do with a pack's part; the scales of one go when its codes have gone by. */
+static hd_status begin_part(hd_writer *w, hd_pack *pack, hd_part part, hd_error *err) {
+  char room[HD_NAME_ROOM], other[HD_NAME_ROOM];
+  w->packed = &pack->packed;
+  w->part = part;
+  hd_part lacks = part == HD_PART_WEIGHT ? hd_packed_lacks(w->packed) : HD_N_PARTS;
+  if (lacks == HD_N_PARTS) return HD_OK;
+  return hd_fail(err, HD_BAD_STATE, "tensor %s: %s has to come before it", hd_short_name(room, w->entry->name), hd_short_name(other, pack->entry[lacks]->name));
+}
+
 hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
+  HD_TRY(hd_loader_settle(loader, err));
   if (index >= loader->n_tensors || loader->tensors[index].parameter < 0)
     return hd_fail(err, HD_BAD_ARGUMENT, "tensor %zu of %zu is not wanted", index, loader->n_tensors);
   writer_free(&loader->writer); /* a tensor that was not ended stays unfilled */
@@ -261,10 +370,25 @@ hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
   hd_writer *w = &loader->writer;
   w->entry = loader->tensors[index].entry;
   w->parameter = &loader->model->parameters[loader->tensors[index].parameter];
+  const hd_wanted *t = &loader->tensors[index];
+  if (t->part != HD_N_PARTS) HD_TRY(begin_part(w, &loader->packs.items[t->pack], t->part, err));
   w->parameter->filled = false;
   HD_TRY(prepare(w, err));
   loader->writing = true;
   return HD_OK;
+}
+
+/* n values of codes. */
+static void flush_packed(hd_writer *w, size_t n) {
+  const hd_matrix *m = &w->parameter->value;
+  size_t first = w->done / m->cols, rows = n / m->cols;
+  if (m->layout->dtype == HD_INT8 && hd_packed_fits(w->packed, HD_INT8)) {
+    hd_packed_int8_rows(w->packed, first, rows, w->buffer, (uint8_t *)w->wide);
+    m->layout->pack(m, first, rows, w->wide);
+  } else {
+    hd_packed_rows(w->packed, first, rows, w->buffer, w->wide);
+    m->layout->from_f32(m, first, rows, w->wide);
+  }
 }
 
 /* What the buffer holds becomes values of the parameter. */
@@ -273,7 +397,9 @@ static void flush(hd_writer *w) {
   size_t n = w->unit_values;
   if (w->done + n > m->rows * m->cols) n = m->rows * m->cols - w->done;
   w->held = 0;
-  if (is_packed(w)) {
+  if (w->packed) {
+    flush_packed(w, n);
+  } else if (is_packed(w)) {
     m->layout->pack(m, w->done / m->cols, n / m->cols, w->buffer);
   } else {
     hd_dtype_get(w->entry->dtype)->to_f32(w->buffer, w->wide, n);
@@ -292,7 +418,8 @@ static void gather(hd_writer *w, const uint8_t *bytes, size_t n) {
     w->seen += take;
     bytes += take;
     n -= take;
-    if (w->held == w->unit || w->seen == all) flush(w);
+    bool scales = w->packed && w->part != HD_PART_WEIGHT; /* hd_tensor_end takes them */
+    if (!scales && (w->held == w->unit || w->seen == all)) flush(w);
   }
 }
 
@@ -303,7 +430,7 @@ hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_err
   char room[HD_NAME_ROOM];
   if (n > all - w->seen)
     return hd_fail(err, HD_BAD_FILE, "tensor %s: more bytes than the %llu its directory declares", hd_short_name(room, w->entry->name), (unsigned long long)all);
-  if (!is_copy(w)) {
+  if (w->packed || !is_copy(w)) {
     gather(w, bytes, n);
   } else {
     memcpy((uint8_t *)w->parameter->value.data + w->seen, bytes, n);
@@ -312,17 +439,25 @@ hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_err
   return HD_OK;
 }
 
+/* All bytes of the tensor have come. */
+static hd_status complete(hd_writer *w, hd_error *err) {
+  if (w->packed && w->part != HD_PART_WEIGHT) return hd_packed_take(w->packed, w->part, w->buffer, err);
+  if (w->packed) hd_packed_close(w->packed);
+  w->parameter->filled = true;
+  hd_matrix_settle(&w->parameter->value);
+  return HD_OK;
+}
+
 hd_status hd_tensor_end(hd_loader *loader, hd_error *err) {
   hd_writer *w = &loader->writer;
   if (!loader->writing) return hd_fail(err, HD_BAD_STATE, "no tensor was begun");
   uint64_t all = w->entry->end - w->entry->begin, seen = w->seen;
   const char *name = w->entry->name;
-  w->parameter->filled = seen == all;
-  hd_matrix_settle(&w->parameter->value);
+  hd_status status = seen == all ? complete(w, err) : HD_OK;
   writer_free(w);
   loader->writing = false;
   char room[HD_NAME_ROOM];
-  if (seen == all) return HD_OK;
+  if (seen == all) return status;
   return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %llu bytes, the stream ended after %llu", hd_short_name(room, name), (unsigned long long)all,
                  (unsigned long long)seen);
 }
@@ -331,6 +466,7 @@ hd_status hd_loader_finish(hd_model **out, hd_loader *loader, hd_error *err) {
   *out = NULL;
   hd_model *model = loader->model;
   if (!model) return hd_fail(err, HD_BAD_STATE, "the loader has no description");
+  HD_TRY(hd_loader_settle(loader, err));
   size_t n_missing = 0;
   const hd_parameter *first = NULL;
   for (size_t i = 0; i < model->n_parameters; i++) {
