@@ -127,6 +127,17 @@ bool hd_directory_metadata(const hd_directory *directory, size_t index, const ch
  * ignored when it is broken. The caller frees *json with hd_text_free. */
 hd_status hd_directory_detect(char **json, const hd_directory *directory, const char *config, size_t n_config, hd_error *err);
 
+/* ---- MLX-Node's weights.mlx (format/mlx_json.c says what it is) --------------------------------------------------- */
+
+/* A SafeTensors file of a weights.mlx with data. The metadata keep its version and config. Unsupported where it only describes the weights. The caller
+ * frees *file with hd_bytes_free. */
+hd_status hd_mlx_to_safetensors(uint8_t **file, size_t *n_file, const char *text, size_t n_text, hd_error *err);
+/* A weights.mlx of a SafeTensors file of F32, F16 and BF16 (else unsupported), finite values only. `config`, JSON text, may be NULL: then it is what the
+ * metadata keep. `pretty`: a line for each row. The caller frees *text with hd_text_free. */
+hd_status hd_mlx_from_safetensors(char **text, size_t *n, const void *file, size_t n_file, const char *config, size_t n_config, bool pretty, hd_error *err);
+/* What either variant lists, as JSON: "metadataOnly", "weights" (name, dtype, shape), its "note". The caller frees *json with hd_text_free. */
+hd_status hd_mlx_list(char **json, const char *text, size_t n_text, hd_error *err);
+
 /* ---- Loading a model ---------------------------------------------------------------------------------------- */
 
 typedef struct hd_model hd_model;

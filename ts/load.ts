@@ -6,6 +6,8 @@
  */
 import { checkName, isPlainObject, jsonText } from './arguments.js';
 import { Progress, arrivals } from './arrival.js';
+import { inOrder } from './order.js';
+import type { Part, Wanted } from './order.js';
 import { readAll, readText, sized } from './bytes.js';
 import type { ByteSource } from './bytes.js';
 import type { Core } from './core.js';
@@ -241,43 +243,42 @@ export async function loadFiles(core: Core, files: ModelFiles, options: LoadOpti
   }
 }
 
-/** A tensor that the model wants, by its number in the loader. */
-interface Wanted {
-  index: number;
-  name: string;
-  begin: number;
-  end: number;
-}
-
-/** A weight file and what the model wants of it. */
-interface Part {
-  file: ByteSource;
-  wanted: Wanted[];
-}
-
 /** Tells the loader of every file; with the first, of the description, which may need to see its tensors. */
 async function addDirectories(core: Core, loader: number, { files, expected }: WeightFiles, describeBy: (directory: number) => string): Promise<Part[]> {
-  const parts: Part[] = [];
-  let before = 0;
+  const begins: number[] = [];
   for (const file of files) {
+    begins.push(begins.length > 0 ? core.call((x) => x.w_loader_count(loader)) : 0);
     await withDirectory(core, file, (directory) => {
-      if (parts.length === 0) core.heap.withText(describeBy(directory), (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
+      if (begins.length === 1) core.heap.withText(describeBy(directory), (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
       core.check((x) => x.w_loader_add(loader, directory));
     });
-    const count = core.call((x) => x.w_loader_count(loader));
-    const names = new Set<string>();
-    const wanted: Wanted[] = [];
-    for (let index = before; index < count; index++) {
-      core.call((x) => x.w_loader_tensor(loader, index));
-      const { name, begin, end, wanted: isWanted } = entry(core);
-      names.add(name);
-      if (isWanted) wanted.push({ index, name, begin, end });
-    }
-    checkShard(file, expected.get(file), (tensor) => names.has(tensor));
-    parts.push({ file, wanted });
-    before = count;
+    checkShard(file, expected.get(file), namesFrom(core, loader, begins.at(-1) ?? 0));
   }
-  return parts;
+  core.check((x) => x.w_loader_settle(loader));
+  return files.map((file, i) => ({ file, wanted: wantedBetween(core, loader, begins[i] ?? 0, begins[i + 1]) }));
+}
+
+/** Whether a tensor is among those from number `begin` on. */
+function namesFrom(core: Core, loader: number, begin: number): (name: string) => boolean {
+  const names = new Set<string>();
+  const count = core.call((x) => x.w_loader_count(loader));
+  for (let index = begin; index < count; index++) {
+    core.call((x) => x.w_loader_tensor(loader, index));
+    names.add(entry(core).name);
+  }
+  return (name) => names.has(name);
+}
+
+function wantedBetween(core: Core, loader: number, begin: number, end = core.call((x) => x.w_loader_count(loader))): Wanted[] {
+  const found: Wanted[] = [];
+  for (let index = begin; index < end; index++) {
+    core.call((x) => x.w_loader_tensor(loader, index));
+    const { name, begin: from, end: to, wanted } = entry(core);
+    if (!wanted) continue;
+    const count = core.call((x) => x.w_loader_before(loader, index));
+    found.push({ index, name, begin: from, end: to, before: Array.from({ length: count }, (_, i) => core.heap.transfer(i)) });
+  }
+  return found;
 }
 
 async function streamTensors(core: Core, loader: number, parts: readonly Part[], options: LoadOptions): Promise<void> {
@@ -288,7 +289,7 @@ async function streamTensors(core: Core, loader: number, parts: readonly Part[],
     await breather.breathe();
     options.signal?.throwIfAborted();
   };
-  for (const { file, wanted } of parts) {
+  for await (const { file, wanted } of inOrder(parts)) {
     for await (const { tensor, chunk, isFirst, isLast } of arrivals(file, wanted)) {
       if (isFirst) core.check((x) => x.w_tensor_begin(loader, tensor.index));
       for (let at = 0; chunk && at < chunk.byteLength; at += stagingBytes) {
