@@ -6,6 +6,7 @@
  */
 import { checkName, isPlainObject, jsonText } from './arguments.js';
 import { Progress, arrivals } from './arrival.js';
+import { withoutMlx } from './mlx.js';
 import { inOrder } from './order.js';
 import type { Part, Wanted } from './order.js';
 import { readAll, readText, sized } from './bytes.js';
@@ -60,7 +61,7 @@ async function openSingle(file: ByteSource, options: Opening): Promise<ModelFile
   try {
     const files: ModelFiles = options.tokenizer ? { tokenizer: { files: options.tokenizer } } : {};
     const first = await file.peek(512);
-    if (looksLikeText(first)) {
+    if (looksLikeText(first) && options.config === undefined) {
       const bytes = await readAll(file);
       return { ...files, bundle: { bytes, id: options.id ?? soleModel(bytes, file.name) } };
     }
@@ -75,7 +76,8 @@ async function openSingle(file: ByteSource, options: Opening): Promise<ModelFile
   }
 }
 
-async function openSet(set: FileSet, options: Opening): Promise<ModelFiles> {
+/** The same of a folder that is open. */
+export async function openSet(set: FileSet, options: Opening): Promise<ModelFiles> {
   const files: ModelFiles = {};
   const text = async (name: string): Promise<string | undefined> => {
     const file = await set.open(name, true);
@@ -140,6 +142,7 @@ function mayBeWeights(first: Uint8Array, fileBytes: number | undefined): boolean
 const lookAlikes: readonly (readonly [key: string, what: string, advice: string])[] = [
   ['layers', "a network's spec", 'buildNetwork makes a network of it; with weights it is their options.config'],
   ['peft_type', "an adapter's config", "model.loadAdapter takes it, beside the adapter's weights"],
+  ['weights', "MLX-Node's weights.mlx", 'runtime.loadPretrained takes the folder it lies in; or give its config.json as options.config'],
   ['weight_map', 'the index of weights in several files', 'load the folder it lies in'],
   ['model_type', "a model's config.json", 'load the folder it lies in, or the weights with it as options.config'],
   ['architectures', "a model's config.json", 'load the folder it lies in, or the weights with it as options.config'],
@@ -224,23 +227,41 @@ function becomesWeights(core: Core, dtype: number): boolean {
 }
 
 /** The core's model from opened files; nothing is left behind when it fails or is aborted. `complete`: what config.json leaves out is read off the tensors. */
-export async function loadFiles(core: Core, files: ModelFiles, options: LoadOptions, complete = false): Promise<number> {
+export async function loadFiles(core: Core, files: ModelFiles, options: LoadOptions, complete = false, found?: (counts: Counts) => void): Promise<number> {
   const dtype = weightType(core, options.dtype ?? 'keep');
   if (files.bundle) {
     if (dtype >= 0 && core.dtypes[dtype] !== 'F32') throw new HeddleError('unsupported', `dtype '${options.dtype ?? ''}': a bundle's weights are kept as F32`);
     return loadBundle(core, files.bundle.bytes, files.bundle.id);
   }
   if (!files.weights || files.config === undefined) throw new HeddleError('bad_argument', 'a model needs a description and weights');
-  const { config, weights } = files;
+  const { config } = files;
+  const weights = await withoutMlx(core, files.weights);
   const loader = core.made((x) => x.w_loader_new(dtype));
   try {
     const parts = await addDirectories(core, loader, weights, (directory) => (complete && weights.files.length === 1 && completed(core, directory, config)) || config);
+    found?.(countsOf(core, loader));
     await streamTensors(core, loader, parts, options);
     for (const { file } of parts) await file.finish?.();
     return core.made((x) => x.w_loader_finish(loader));
   } finally {
     if (core.alive) core.call((x) => x.w_loader_free(loader));
   }
+}
+
+/** Tensors of all files, and the values in them. */
+export interface Counts {
+  tensors: number;
+  parameters: number;
+}
+
+function countsOf(core: Core, loader: number): Counts {
+  const tensors = core.call((x) => x.w_loader_count(loader));
+  let parameters = 0;
+  for (let index = 0; index < tensors; index++) {
+    core.call((x) => x.w_loader_tensor(loader, index));
+    parameters += entry(core).numel;
+  }
+  return { tensors, parameters };
 }
 
 /** Tells the loader of every file; with the first, of the description, which may need to see its tensors. */

@@ -7,6 +7,11 @@ export { createToolDefinition, formatToolResponse, parseAssistant } from './assi
 export type { AssistantText, ToolCall, ToolDefinition } from './assistant.js';
 export { openCache } from './cache.js';
 export type { ModelCache } from './cache.js';
+export type { MlxListing, MlxOptions } from './mlx.js';
+export { readQwen3Config } from './pretrained.js';
+export type { PretrainedOptions, Qwen3Config } from './pretrained.js';
+export { SafeTensorsFile } from './safetensors-file.js';
+export type { SafetensorsOptions } from './safetensors-file.js';
 export { HeddleError } from './errors.js';
 export type { ErrorCode } from './errors.js';
 export { LocalModel } from './model.js';

@@ -219,6 +219,20 @@ static hd_status match_whole(hd_loader *loader, const hd_entry *entry, int index
   return prepare_parameter(loader, p, entry, NULL, err);
 }
 
+/* The parameter of a name, also by MLX-Node's names for the two weights that it calls differently. */
+static int find_named(const hd_loader *loader, const char *name) {
+  static const char *const theirs[][2] = {{"embedding.", "embed_tokens."}, {"final_norm.", "norm."}};
+  char room[512];
+  int index = find_parameter(loader->model, name);
+  for (int i = 0; i < 2 && index < 0; i++) {
+    size_t n = strlen(theirs[i][0]);
+    if (strncmp(name, theirs[i][0], n) != 0 || strlen(name) + 8 > sizeof room) continue;
+    snprintf(room, sizeof room, "%s%s", theirs[i][1], name + n);
+    index = find_parameter(loader->model, room);
+  }
+  return index;
+}
+
 /* The matrix that a tensor may be a part of; −1: of none. */
 static int find_packed(const hd_loader *loader, const hd_entry *entry, hd_part *part) {
   char weight[512];
@@ -226,14 +240,14 @@ static int find_packed(const hd_loader *loader, const hd_entry *entry, hd_part *
   *part = hd_part_of(entry->name, &n);
   if (*part == HD_N_PARTS || (*part == HD_PART_WEIGHT && !hd_packed_dtype(entry->dtype)) || n + 8 > sizeof weight) return -1;
   snprintf(weight, sizeof weight, "%.*s%s", (int)n, entry->name, hd_part_suffix(HD_PART_WEIGHT));
-  int index = find_parameter(loader->model, weight);
+  int index = find_named(loader, weight);
   return index >= 0 && loader->model->parameters[index].slot.matrix ? index : -1;
 }
 
 static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
   size_t number = loader->n_tensors++;
   hd_wanted *t = &loader->tensors[number];
-  *t = (hd_wanted){.entry = entry, .parameter = find_parameter(loader->model, entry->name), .part = HD_N_PARTS};
+  *t = (hd_wanted){.entry = entry, .parameter = find_named(loader, entry->name), .part = HD_N_PARTS};
   hd_part part;
   int packed = find_packed(loader, entry, &part);
   bool may_be_packed = packed >= 0 && (t->parameter < 0 || part == HD_PART_WEIGHT);
