@@ -95,7 +95,7 @@ typedef struct hd_entry {
   size_t strides[HD_MAX_DIMS];
 } hd_entry;
 
-/* Reads a weight file's directory (SafeTensors), with full validation: nothing is believed before it is checked against file_bytes. Formats keep
+/* Reads a weight file's directory (SafeTensors, GGUF), with full validation: nothing is believed before it is checked against file_bytes. Formats keep
  * it in different places, so the reader says which bytes it wants next. Bytes it has been given are not asked for again where the directory is at the
  * file's begin. Fails when the first bytes start no known weight file, and when a directory is larger than its format allows (100 MB) or than the file. */
 typedef struct hd_reader hd_reader;
@@ -118,8 +118,19 @@ size_t hd_directory_count(const hd_directory *directory);
 const hd_entry *hd_directory_entry(const hd_directory *directory, size_t index);
 /* NULL when there is none of that name. */
 const hd_entry *hd_directory_find(const hd_directory *directory, const char *name);
-/* The file's own string metadata (`__metadata__`), pair by pair in file order; false past the last. */
+/* The file's own metadata, pair by pair in file order; false past the last. SafeTensors has strings (`__metadata__`). A GGUF value is JSON text:
+ * numbers (64-bit integers exact, floats with a point or an exponent, infinity as 1e999, NaN as null), strings, true and false, arrays. */
 bool hd_directory_metadata(const hd_directory *directory, size_t index, const char **key, const char **value);
+bool hd_directory_metadata_is_json(const hd_directory *directory, size_t index);
+/* "SafeTensors", "GGUF". */
+const char *hd_directory_format(const hd_directory *directory);
+
+/* A config.json of what the file itself says of its model, for hd_loader_describe: a GGUF's metadata in the words of the family. NULL (and HD_OK) where
+ * files of that format say nothing (SafeTensors); unsupported where the architecture is none of ours. `tensor`: the n bytes of
+ * hd_directory_config_tensor, when it is not NULL. The caller frees *json with hd_text_free. */
+hd_status hd_directory_config(char **json, const hd_directory *directory, const void *tensor, size_t n, hd_error *err);
+/* The tensor that is part of the description: Llama 3.1's rotary factors in GGUF. NULL: none. */
+const hd_entry *hd_directory_config_tensor(const hd_directory *directory);
 
 /* What Loom's generic loader takes the tensors for, as JSON: "detected", its list; "layers", what it would build; "input_size"; "parameters"; and
  * "network", a spec for hd_loader_describe, with "warnings", texts of what it assumes, lacks or leaves out; or null where names and shapes do not say
@@ -158,6 +169,9 @@ void hd_loader_free(hd_loader *loader);
 /* The description: a Hugging Face config.json of a known family, or a network spec (an object with "layers"). Builds the
  * graph without weights. Call once, first. */
 hd_status hd_loader_describe(hd_loader *loader, const char *json, size_t n, hd_error *err);
+
+/* Bytes the weights will take that this file has for the model, in the loader's dtype: to be asked before hd_loader_add, which takes the memory. */
+hd_status hd_loader_estimate(uint64_t *bytes, hd_loader *loader, const hd_directory *directory, hd_error *err);
 
 /* Adds a weight file's directory (a copy is taken) and matches its tensors to the graph. Once per file or shard. */
 hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err);
@@ -227,6 +241,20 @@ void hd_bytes_free(void *bytes);
  * {"name", "dtype", "shape"}; `values` are theirs, one after the other. */
 hd_status hd_safetensors_serialize(uint8_t **bytes, size_t *n, const char *json, size_t n_json, const float *values, size_t n_values,
                                    hd_error *err);
+
+/* A GGUF file (version 3) from plain values: `json` and `values` as above; dtypes are those of GGUF that values can be turned into (F32, F16, BF16, Q8_0,
+ * Q4_0, …). `metadata` is a JSON object, or NULL: a whole number becomes the first of u32, i32, u64, i64 that holds it (in arrays i32 comes first), a
+ * number with a point or an exponent f32, or f64 where that loses digits; {"type": "f64", "value": 1} says the type, of the elements where the
+ * value is an array. The caller frees *bytes with hd_bytes_free. */
+hd_status hd_gguf_serialize(uint8_t **bytes, size_t *n, const char *json, size_t n_json, const float *values, size_t n_values, const char *metadata,
+                            size_t n_metadata, hd_error *err);
+
+/* A Llama-style model as a GGUF file: names, metadata and the order of heads' rows as llama.cpp has them. Matrices become `dtype` (F32, F16, BF16, Q8_0,
+ * Q4_0) where their rows are whole blocks, else F16; the embedding and the head have 8 bits at least; vectors are F32. Weights that are of that
+ * dtype already keep their bits. `config` is the model's config.json; `metadata` (may be NULL) is more of the file's, for example the tokenizer's,
+ * and goes before what the config says. The caller frees *bytes with hd_bytes_free. */
+hd_status hd_model_save_gguf(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, const char *config, size_t n_config, const char *metadata,
+                             size_t n_metadata, hd_error *err);
 
 /* Fails with bad_state while sessions are open, and frees nothing then. */
 hd_status hd_model_free(hd_model *model, hd_error *err);

@@ -91,13 +91,31 @@ void w_directory_free(hd_directory *directory) { hd_directory_free(directory); }
 size_t w_directory_count(const hd_directory *directory) { return hd_directory_count(directory); }
 void w_directory_entry(const hd_directory *directory, size_t index) { put_entry(hd_directory_entry(directory, index), true); }
 
-/* transfer: [key, value]; 0 past the last */
+/* transfer: [key, value, whether it is JSON]; 0 past the last */
 int w_directory_metadata(const hd_directory *directory, size_t index) {
   const char *key = NULL, *value = NULL;
   bool there = hd_directory_metadata(directory, index, &key, &value);
   put(0, key);
   put(1, value);
+  transfer[2] = hd_directory_metadata_is_json(directory, index);
   return there;
+}
+
+const char *w_directory_format(const hd_directory *directory) { return hd_directory_format(directory); }
+
+/* transfer: as put_entry; 0: there is none */
+int w_directory_config_tensor(const hd_directory *directory) {
+  const hd_entry *entry = hd_directory_config_tensor(directory);
+  if (entry) put_entry(entry, true);
+  return entry != NULL;
+}
+
+/* transfer: [text], NULL where the file says nothing; give the text back with w_text_free */
+int w_directory_config(const hd_directory *directory, const void *tensor, size_t n) {
+  char *json = NULL;
+  hd_status status = hd_directory_config(&json, directory, tensor, n, &error);
+  put(0, json);
+  return (int)status;
 }
 
 /* config NULL: none. transfer: [text]; give the text back with w_text_free */
@@ -120,6 +138,14 @@ int w_loader_new(int dtype) {
 
 void w_loader_free(hd_loader *loader) { hd_loader_free(loader); }
 int w_loader_describe(hd_loader *loader, const char *json, size_t n) { return (int)hd_loader_describe(loader, json, n, &error); }
+/* transfer: [bytes] */
+int w_loader_estimate(hd_loader *loader, const hd_directory *directory) {
+  uint64_t bytes = 0;
+  hd_status status = hd_loader_estimate(&bytes, loader, directory, &error);
+  transfer[0] = (double)bytes;
+  return (int)status;
+}
+
 int w_loader_add(hd_loader *loader, const hd_directory *directory) { return (int)hd_loader_add(loader, directory, &error); }
 size_t w_loader_count(const hd_loader *loader) { return hd_loader_count(loader); }
 
@@ -211,6 +237,21 @@ int w_model_load_weights(hd_model *model, const void *file, size_t n) {
   hd_status status = hd_model_load_weights(model, file, n, &n_set, &error);
   transfer[0] = (double)n_set;
   return (int)status;
+}
+
+int w_gguf_serialize(const char *json, size_t n_json, const float *values, size_t n_values, const char *metadata, size_t n_metadata) {
+  uint8_t *bytes = NULL;
+  size_t n = 0;
+  hd_status status = hd_gguf_serialize(&bytes, &n, json, n_json, values, n_values, metadata, n_metadata, &error);
+  return put_bytes(status, bytes, n);
+}
+
+/* transfer: as w_model_save_weights */
+int w_model_save_gguf(const hd_model *model, int dtype, const char *config, size_t n_config, const char *metadata, size_t n_metadata) {
+  uint8_t *bytes = NULL;
+  size_t n = 0;
+  hd_status status = hd_model_save_gguf(&bytes, &n, model, (hd_dtype)dtype, config, n_config, metadata, n_metadata, &error);
+  return put_bytes(status, bytes, n);
 }
 
 int w_safetensors_serialize(const char *json, size_t n_json, const float *values, size_t n_values) {

@@ -8,13 +8,14 @@ import { HeddleError } from './errors.js';
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
 import type { DecodeOptions, EncodeOptions } from './tokenizer.js';
 import type { TokenizerFiles } from './tokenizer-files.js';
+import type { ChatOptions } from './chat.js';
 import type { MlxOptions } from './mlx.js';
 import type { PretrainedOptions } from './pretrained.js';
 import type { SafetensorsOptions } from './safetensors-file.js';
 import type { SamplingOptions } from './sampling.js';
 import type {
-  CacheOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveOptions, SessionGenerateOptions, SessionOptions,
-  TensorOptions, TensorsOptions, TrainOptions, ValidateOptions,
+  CacheOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveGgufOptions, SaveOptions, SessionGenerateOptions,
+  SessionOptions, TensorOptions, TensorsOptions, TrainOptions, ValidateOptions,
 } from './types.js';
 
 type Check = (value: unknown, name: string) => void;
@@ -299,6 +300,14 @@ export const saveOptions: Checks<SaveOptions> = {
   },
 };
 
+export const saveGgufOptions: Checks<SaveGgufOptions> = {
+  dtype: named('F32', 'F16', 'BF16', 'Q8_0', 'Q4_0'),
+  config: (value, name) => void jsonText(value, name),
+  metadata: (value, name) => {
+    if (!isRecord(value)) throw expected(name, 'an object or a Map', value);
+  },
+};
+
 export const trainOptions: Checks<TrainOptions> = { loss: named('mse', 'cross_entropy'), lr: checkFinite };
 export const lossOptions: Checks<Pick<TrainOptions, 'loss'>> = { loss: trainOptions.loss };
 
@@ -377,7 +386,7 @@ export const sessionGenerateOptions: Checks<SessionGenerateOptions> = {
 export const encodeOptions: Checks<EncodeOptions> = { addSpecialTokens: checkBoolean };
 export const decodeOptions: Checks<DecodeOptions> = { skipSpecialTokens: checkBoolean };
 
-export const chatOptions: Checks<ChatTemplateOptions & { tokenize?: boolean }> = {
+export const chatTemplateOptions: Checks<ChatTemplateOptions & { tokenize?: boolean }> = {
   addGenerationPrompt: checkBoolean,
   tools: checkObjects,
   documents: checkObjects,
@@ -394,3 +403,14 @@ export const chatOptions: Checks<ChatTemplateOptions & { tokenize?: boolean }> =
 const { reuse: _, ...ownSession } = sessionGenerateOptions;
 
 export const generateOptions: Checks<GenerateOptions> = { ...ownSession, context: checkPositive, adapter: anything };
+
+/** A conversation's: what a turn's generation takes, and what its template takes. */
+export const chatOptions: Checks<ChatOptions> = {
+  ...ownSession,
+  context: checkPositive,
+  system: checkText,
+  messages: checkMessages,
+  tools: checkObjects,
+  template: checkText,
+  variables: chatTemplateOptions.variables,
+};

@@ -203,11 +203,24 @@ export class StreamSource implements ByteSource {
   }
 }
 
+/** Memory that streams are read into, one after the other: new memory for each would be garbage that an engine lets grow. */
+export class Scratch {
+  readonly #idle: ArrayBuffer[] = [];
+
+  take(): ArrayBuffer {
+    return this.#idle.pop() ?? new ArrayBuffer(readBytes);
+  }
+
+  give(buffer: ArrayBuffer): void {
+    this.#idle.push(buffer);
+  }
+}
+
 /**
  * Reads a stream into one buffer again and again, where it is one of bytes, as a response's is: chunks in new memory each would be
  * garbage that an engine lets grow to 64 MB and more before it collects.
  */
-export function openReader(stream: ReadableStream<Uint8Array>): ChunkReader {
+export function openReader(stream: ReadableStream<Uint8Array>, scratch = new Scratch()): ChunkReader {
   let reader: ReadableStreamBYOBReader;
   try {
     reader = stream.getReader({ mode: 'byob' });
@@ -215,15 +228,20 @@ export function openReader(stream: ReadableStream<Uint8Array>): ChunkReader {
     const chunks = stream.getReader();
     return { read: async () => (await chunks.read()).value, cancel: () => chunks.cancel() };
   }
-  let buffer = new ArrayBuffer(readBytes);
+  let buffer: ArrayBuffer | undefined = scratch.take();
   return {
     async read() {
-      const { value } = await reader.read(new Uint8Array(buffer));
-      if (!value) return undefined;
-      buffer = value.buffer;
-      return value.byteLength > 0 ? value : undefined;
+      const room = new Uint8Array(buffer ?? scratch.take());
+      buffer = undefined; // it is the stream's until it gives it back; one that breaks keeps it
+      const { value } = await reader.read(room);
+      buffer = value?.buffer;
+      return value && value.byteLength > 0 ? value : undefined;
     },
-    cancel: () => reader.cancel(),
+    cancel() {
+      if (buffer) scratch.give(buffer);
+      buffer = undefined;
+      return reader.cancel();
+    },
   };
 }
 

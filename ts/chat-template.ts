@@ -2,7 +2,7 @@
  * chat-template.ts: which of a model's chat templates a conversation goes through, and what the template is told. The engine (jinja.ts) is loaded
  * with the first conversation.
  */
-import { chatOptions, checkMessages, checkOptions } from './arguments.js';
+import { chatTemplateOptions, checkMessages, checkOptions } from './arguments.js';
 import { HeddleError } from './errors.js';
 import { tokenText } from './tokenizer-json.js';
 import type { TokenizerConfig } from './tokenizer-json.js';
@@ -68,7 +68,7 @@ function specialTokens(config: TokenizerConfig): Record<string, string> {
 /** The conversation as text. */
 export async function renderChat(templates: ChatTemplates, config: TokenizerConfig, messages: readonly ChatMessage[], options: ChatTemplateOptions): Promise<string> {
   checkMessages(messages, 'messages');
-  checkOptions(options as ChatTemplateOptions & { tokenize?: boolean }, chatOptions);
+  checkOptions(options as ChatTemplateOptions & { tokenize?: boolean }, chatTemplateOptions);
   const template = chosen(templates, options);
   const { tools, documents, variables, addGenerationPrompt = true, now = new Date() } = options;
   const { render } = await import('./jinja.js');

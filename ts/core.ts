@@ -29,10 +29,14 @@ export interface CoreExports extends HeapExports {
   w_directory_count(directory: Pointer): number;
   w_directory_entry(directory: Pointer, index: number): void;
   w_directory_metadata(directory: Pointer, index: number): number;
+  w_directory_format(directory: Pointer): Pointer;
+  w_directory_config_tensor(directory: Pointer): number;
+  w_directory_config(directory: Pointer, tensor: Pointer, n: number): Status;
 
   w_loader_new(dtype: number): Status;
   w_loader_free(loader: Pointer): void;
   w_loader_describe(loader: Pointer, json: Pointer, n: number): Status;
+  w_loader_estimate(loader: Pointer, directory: Pointer): Status;
   w_loader_add(loader: Pointer, directory: Pointer): Status;
   w_loader_count(loader: Pointer): number;
   w_loader_settle(loader: Pointer): Status;
@@ -52,6 +56,8 @@ export interface CoreExports extends HeapExports {
   w_model_save_quantized(model: Pointer, id: Pointer, dtype: Pointer, zeroPoint: number, perTensor: number, scale: number, givenZeroPoint: number): Status;
   w_model_save_weights(model: Pointer, dtype: number): Status;
   w_model_load_weights(model: Pointer, file: Pointer, n: number): Status;
+  w_gguf_serialize(json: Pointer, nJson: number, values: Pointer, nValues: number, metadata: Pointer, nMetadata: number): Status;
+  w_model_save_gguf(model: Pointer, dtype: number, config: Pointer, nConfig: number, metadata: Pointer, nMetadata: number): Status;
   w_safetensors_serialize(json: Pointer, nJson: number, values: Pointer, nValues: number): Status;
   w_model_free(model: Pointer): Status;
   w_model_describe(model: Pointer): Status;

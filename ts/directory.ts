@@ -8,17 +8,24 @@ import type { Core } from './core.js';
 import { HeddleError } from './errors.js';
 import type { ErrorCode } from './errors.js';
 import { stagingBytes } from './memory.js';
+import { readMetadata } from './metadata.js';
 import { checkShard } from './shards.js';
 import type { WeightFiles } from './shards.js';
 import type { DetectedModel, FileInfo, TensorInfo } from './types.js';
 
 /** Lets `use` have a file's directory (the core's), which takes no more of the file than that. Errors name the file. */
-export async function withDirectory<T>(core: Core, source: ByteSource, use: (directory: number) => T): Promise<T> {
-  const directory = await readDirectory(core, source);
+export async function withDirectory<T>(core: Core, source: ByteSource, use: (directory: number) => T | Promise<T>): Promise<T> {
+  return withDirectories(core, [source], ([directory = 0]) => use(directory));
+}
+
+/** The same for several files, all at once. */
+export async function withDirectories<T>(core: Core, sources: readonly ByteSource[], use: (directories: readonly number[]) => T | Promise<T>): Promise<T> {
+  const directories: number[] = [];
   try {
-    return use(directory);
+    for (const source of sources) directories.push(await readDirectory(core, source));
+    return await use(directories);
   } finally {
-    if (core.alive) core.call((x) => x.w_directory_free(directory));
+    if (core.alive) for (const directory of directories) core.call((x) => x.w_directory_free(directory));
   }
 }
 
@@ -76,8 +83,13 @@ export function entry(core: Core): TensorInfo & { wanted: boolean } {
   };
 }
 
+/** "SafeTensors", "GGUF". */
+export function formatOf(core: Core, directory: number): string {
+  return core.heap.text(core.call((x) => x.w_directory_format(directory)) >>> 0);
+}
+
 /** What the directory says: every tensor, in the order of the file, and the file's own metadata. */
-function listed(core: Core, directory: number): Pick<FileInfo, 'tensors' | 'metadata'> {
+function listed(core: Core, directory: number): Pick<FileInfo, 'format' | 'tensors' | 'metadata'> {
   const tensors: TensorInfo[] = [];
   const count = core.call((x) => x.w_directory_count(directory));
   for (let i = 0; i < count; i++) {
@@ -85,27 +97,23 @@ function listed(core: Core, directory: number): Pick<FileInfo, 'tensors' | 'meta
     const { wanted: _, ...info } = entry(core);
     tensors.push(info);
   }
-  const metadata: Record<string, string> = {};
-  for (let i = 0; core.call((x) => x.w_directory_metadata(directory, i)) !== 0; i++) {
-    metadata[core.heap.text(core.heap.transfer(0))] = core.heap.text(core.heap.transfer(1));
-  }
-  return { tensors, metadata };
+  return { format: formatOf(core, directory), tensors, metadata: Object.fromEntries(readMetadata(core, directory)) };
 }
 
 /** The tensors of each weight file, and the files' metadata: nothing but headers is read. */
 export async function inspectFiles(core: Core, { files, expected }: WeightFiles): Promise<{ info: FileInfo; tensors: TensorInfo[][] }> {
-  const metadata: Record<string, string> = {};
+  const info: FileInfo = { format: '', tensors: [], metadata: {}, bytes: 0 };
   const tensors: TensorInfo[][] = [];
-  let bytes = 0;
   for (const file of files) {
     const found = await withDirectory(core, file, (directory) => listed(core, directory));
     const names = new Set(found.tensors.map(({ name }) => name));
     checkShard(file, expected.get(file), (name) => names.has(name));
-    Object.assign(metadata, found.metadata);
+    info.format = found.format;
+    Object.assign(info.metadata, found.metadata);
     tensors.push(files.length === 1 ? found.tensors : found.tensors.map((tensor) => ({ ...tensor, file: file.name })));
-    bytes += file.size ?? 0;
+    info.bytes += file.size ?? 0;
   }
-  return { info: { tensors: tensors.flat(), metadata, bytes }, tensors };
+  return { info: { ...info, tensors: tensors.flat() }, tensors };
 }
 
 /** What a weight file's tensors seem to be, and the network they make or why they make none: see src/graph/detect.c. */

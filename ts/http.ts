@@ -5,7 +5,7 @@
  *
  * docs/loading.md says what this asks of a server (CORS above all) and where the caller's headers go.
  */
-import { StreamSource, fromBytes, openReader, readRange } from './bytes.js';
+import { Scratch, StreamSource, fromBytes, openReader, readRange } from './bytes.js';
 import type { ByteSource, ChunkReader } from './bytes.js';
 import { HeddleError, messageOf } from './errors.js';
 import { isNode } from './host.js';
@@ -21,7 +21,7 @@ export interface HttpOptions {
 /** The first bytes of a file that is read by ranges: they say what it is, and hold a small model's whole header. */
 const headBytes = 8 << 10;
 /** One request's share of a large range, and how many are on their way at once: the memory that loading takes besides the model. */
-const pieceBytes = 4 << 20;
+const pieceBytes = 2 << 20;
 const piecesAtOnce = 4;
 /** Requests for the same bytes before it is given up, and the first wait between them, in milliseconds; each is twice the one before. */
 const mostTries = 5;
@@ -41,6 +41,8 @@ class Site {
   readonly options: HttpOptions;
   /** Where the last redirect led: later requests go there at once, until it refuses. */
   #direct: string;
+  /** What its answers are read into. */
+  readonly scratch = new Scratch();
   /** What tells this file from a later one at the same address. */
   etag: string | undefined;
   size: number | undefined;
@@ -185,7 +187,7 @@ class Download implements ChunkReader {
     this.#end = end;
     this.#signal = signal;
     if (!opened?.body) return;
-    this.#open = openReader(opened.body);
+    this.#open = openReader(opened.body, site.scratch);
     this.#endsInTime = lengthOf(opened) === (end ?? Number.NaN) - begin;
     this.#mayResume = opened.headers.get('content-encoding') === null; // places in what is decoded cannot be asked for
   }
@@ -237,7 +239,7 @@ class Download implements ChunkReader {
       this.#skip = response.status === 200 ? this.#at : 0;
       this.#endsInTime = lengthOf(response) === (this.#end ?? Number.NaN) - this.#at + this.#skip;
       if (!response.body) throw new Refused(response);
-      return openReader(response.body);
+      return openReader(response.body, this.#site.scratch);
     } catch (error) {
       await response.body?.cancel();
       throw error;

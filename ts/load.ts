@@ -9,20 +9,22 @@ import { Progress, arrivals } from './arrival.js';
 import { withoutMlx } from './mlx.js';
 import { inOrder } from './order.js';
 import type { Part, Wanted } from './order.js';
-import { readAll, readText, sized } from './bytes.js';
+import { readAll, readRange, readText, sized } from './bytes.js';
 import type { ByteSource } from './bytes.js';
 import type { Core } from './core.js';
-import { entry, withDirectory } from './directory.js';
+import { entry, formatOf, withDirectories } from './directory.js';
 import { HeddleError } from './errors.js';
+import { checkFits, estimateWeights } from './estimate.js';
 import { Breather } from './host.js';
 import { stagingBytes } from './memory.js';
+import { readMetadata } from './metadata.js';
 import { checkShard, closeAll, openWeightFiles } from './shards.js';
 import type { WeightFiles } from './shards.js';
 import { isFileSet, missingFile, openFile, openSource } from './source.js';
 import type { FileSet, OpenOptions } from './source.js';
 import { findTokenizerFiles } from './tokenizer-files.js';
 import type { FoundTokenizer } from './tokenizer-files.js';
-import type { FileInput, LoadOptions, SourceInput } from './types.js';
+import type { FileInput, LoadOptions, MemoryEstimate, MetadataValue, SourceInput } from './types.js';
 
 /** A model's files, opened: either a bundle, or a description and weights. */
 export interface ModelFiles {
@@ -31,6 +33,8 @@ export interface ModelFiles {
   generationConfig?: string;
   weights?: WeightFiles;
   tokenizer?: FoundTokenizer;
+  /** What a GGUF file says of itself; there once its directory is read. */
+  metadata?: ReadonlyMap<string, MetadataValue>;
 }
 
 /** What a description says about a text's end, its begin and its length. */
@@ -45,10 +49,12 @@ export interface TextSettings {
 export interface Opening extends LoadOptions {
   /** Takes what the caller should know. */
   say?: (text: string) => void;
+  /** False: a cache is read, and nothing is put into it. */
+  keep?: boolean;
 }
 
-function openOptions({ signal, fetch, headers, revision, cache, say }: Opening): OpenOptions {
-  return { signal, fetch, headers, revision, cache, say };
+function openOptions({ signal, fetch, headers, revision, cache, say, keep }: Opening): OpenOptions {
+  return { signal, fetch, headers, revision, cache, say, keep };
 }
 
 /** Opens what a model consists of. The weights stay open: close them when done. */
@@ -65,15 +71,23 @@ async function openSingle(file: ByteSource, options: Opening): Promise<ModelFile
       const bytes = await readAll(file);
       return { ...files, bundle: { bytes, id: options.id ?? soleModel(bytes, file.name) } };
     }
+    const weights: WeightFiles = { files: [file], expected: new Map() };
+    if (options.config === undefined && isGguf(first)) return { ...files, weights: await whole(weights) };
     if (options.config === undefined) {
       if (!mayBeWeights(first, file.size)) throw new HeddleError('bad_file', `${file.name}: expected a bundle's JSON or SafeTensors, found neither`);
       throw new HeddleError('bad_argument', `${file.name}: weights alone are no model; give their description as options.config`);
     }
-    return { ...files, config: await describe(options.config, openOptions(options)), weights: { files: [await sized(file)], expected: new Map() } };
+    return { ...files, config: await describe(options.config, openOptions(options)), weights: await whole(weights) };
   } catch (error) {
     await file.close();
     throw error;
   }
+}
+
+/** With the sizes of all files known. */
+async function whole(weights: WeightFiles): Promise<WeightFiles> {
+  for (const file of weights.files) await sized(file);
+  return weights;
 }
 
 /** The same of a folder that is open. */
@@ -84,8 +98,9 @@ export async function openSet(set: FileSet, options: Opening): Promise<ModelFile
     return file && readText(file);
   };
   const config = options.config === undefined ? await text('config.json') : await describe(options.config, openOptions(options));
-  if (config === undefined) throw await missingFile(set, 'config.json');
-  files.config = config;
+  const mayDescribeItself = (await set.list())?.some((name) => name.endsWith('.gguf')) ?? false;
+  if (config === undefined && !mayDescribeItself) throw await missingFile(set, 'config.json');
+  if (config !== undefined) files.config = config;
   const generationConfig = await text('generation_config.json');
   if (generationConfig !== undefined) files.generationConfig = generationConfig;
   const bytes = async (name: string): Promise<Uint8Array | undefined> => {
@@ -129,6 +144,11 @@ export function withDialect(json: string, dialect: 'standard' | 'loom'): string 
 function looksLikeText(first: Uint8Array): boolean {
   const text = new TextDecoder('latin1').decode(first);
   return /^(\u00ef\u00bb\u00bf)?\s*[{[]/.test(text) && !text.includes('\0');
+}
+
+/** Of the formats only GGUF describes its model: a file of it is a whole one. */
+function isGguf(first: Uint8Array): boolean {
+  return new TextDecoder('latin1').decode(first.subarray(0, 4)) === 'GGUF';
 }
 
 /** SafeTensors begins with its header's length, 8 bytes, which is no more than the file holds. */
@@ -233,12 +253,18 @@ export async function loadFiles(core: Core, files: ModelFiles, options: LoadOpti
     if (dtype >= 0 && core.dtypes[dtype] !== 'F32') throw new HeddleError('unsupported', `dtype '${options.dtype ?? ''}': a bundle's weights are kept as F32`);
     return loadBundle(core, files.bundle.bytes, files.bundle.id);
   }
-  if (!files.weights || files.config === undefined) throw new HeddleError('bad_argument', 'a model needs a description and weights');
-  const { config } = files;
+  if (!files.weights) throw new HeddleError('bad_argument', 'a model needs a description and weights');
   const weights = await withoutMlx(core, files.weights);
   const loader = core.made((x) => x.w_loader_new(dtype));
   try {
-    const parts = await addDirectories(core, loader, weights, (directory) => (complete && weights.files.length === 1 && completed(core, directory, config)) || config);
+    const parts = await withDirectories(core, weights.files, async (directories) => {
+      const config = await descriptionOf(core, files, weights, directories, complete);
+      core.heap.withText(config, (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
+      checkFits(core, loader, options.dtype ?? 'keep', config, directories);
+      const begins = weights.files.map((file, i) => addFile(core, loader, file, directories[i] ?? 0, weights.expected.get(file)));
+      core.check((x) => x.w_loader_settle(loader));
+      return weights.files.map((file, i) => ({ file, wanted: wantedBetween(core, loader, begins[i] ?? 0, begins[i + 1]) }));
+    });
     found?.(countsOf(core, loader));
     await streamTensors(core, loader, parts, options);
     for (const { file } of parts) await file.finish?.();
@@ -246,6 +272,39 @@ export async function loadFiles(core: Core, files: ModelFiles, options: LoadOpti
   } finally {
     if (core.alive) core.call((x) => x.w_loader_free(loader));
   }
+}
+
+/** The description the core is given: the caller's or the file's own, with what tensors say besides where that is wanted. */
+async function descriptionOf(core: Core, files: ModelFiles, weights: WeightFiles, [first = 0]: readonly number[], complete: boolean): Promise<string> {
+  const [file] = weights.files;
+  if (file) await describeItself(core, files, first, file);
+  if (files.config === undefined) throw new HeddleError('bad_argument', `${file?.name ?? 'no file'}: weights alone are no model; give their description as options.config`);
+  return (complete && weights.files.length === 1 && completed(core, first, files.config)) || files.config;
+}
+
+/** What the model will take of memory; nothing of the weights is read. */
+export async function estimateFiles(core: Core, files: ModelFiles, options: LoadOptions): Promise<MemoryEstimate> {
+  weightType(core, options.dtype ?? 'keep');
+  if (!files.weights) throw new HeddleError('unsupported', "a bundle's weights are in its text: it takes no more than four bytes a weight");
+  const weights = await withoutMlx(core, files.weights);
+  return withDirectories(core, weights.files, async (directories) =>
+    estimateWeights(core, options.dtype ?? 'keep', await descriptionOf(core, files, weights, directories, false), directories),
+  );
+}
+
+/** Takes what a GGUF file says of itself: its metadata, and its description unless there is another. */
+async function describeItself(core: Core, files: ModelFiles, directory: number, file: ByteSource): Promise<void> {
+  if (formatOf(core, directory) !== 'GGUF') return;
+  files.metadata = readMetadata(core, directory);
+  if (files.metadata.has('tokenizer.ggml.model')) files.tokenizer ??= { files: { gguf: files.metadata } };
+  if (files.config !== undefined) return;
+  let tensor: Uint8Array = new Uint8Array(0);
+  if (core.call((x) => x.w_directory_config_tensor(directory)) !== 0) {
+    const { begin, end } = entry(core);
+    if (!file.seekable) await file.spool?.(); // others before it are read later
+    tensor = await readRange(file, begin, end);
+  }
+  files.config = core.heap.with(tensor, (p, n) => core.text((x) => x.w_directory_config(directory, p, n)));
 }
 
 /** Tensors of all files, and the values in them. */
@@ -264,19 +323,12 @@ function countsOf(core: Core, loader: number): Counts {
   return { tensors, parameters };
 }
 
-/** Tells the loader of every file; with the first, of the description, which may need to see its tensors. */
-async function addDirectories(core: Core, loader: number, { files, expected }: WeightFiles, describeBy: (directory: number) => string): Promise<Part[]> {
-  const begins: number[] = [];
-  for (const file of files) {
-    begins.push(begins.length > 0 ? core.call((x) => x.w_loader_count(loader)) : 0);
-    await withDirectory(core, file, (directory) => {
-      if (begins.length === 1) core.heap.withText(describeBy(directory), (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
-      core.check((x) => x.w_loader_add(loader, directory));
-    });
-    checkShard(file, expected.get(file), namesFrom(core, loader, begins.at(-1) ?? 0));
-  }
-  core.check((x) => x.w_loader_settle(loader));
-  return files.map((file, i) => ({ file, wanted: wantedBetween(core, loader, begins[i] ?? 0, begins[i + 1]) }));
+/** Tells the loader of a file. The number of its first tensor there. */
+function addFile(core: Core, loader: number, file: ByteSource, directory: number, expected: readonly string[] | undefined): number {
+  const begin = core.call((x) => x.w_loader_count(loader));
+  core.check((x) => x.w_loader_add(loader, directory));
+  checkShard(file, expected, namesFrom(core, loader, begin));
+  return begin;
 }
 
 /** Whether a tensor is among those from number `begin` on. */

@@ -1,13 +1,16 @@
 /**
  * model.ts: graph and weights in this thread's instance. types.ts says what each call means.
  */
-import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, mergeOptions, saveOptions, sessionOptions, validateOptions } from './arguments.js';
+import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, mergeOptions, saveGgufOptions, saveOptions, sessionOptions, validateOptions } from './arguments.js';
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
 import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
+import { Chat } from './chat.js';
+import type { ChatOptions } from './chat.js';
 import { HeddleError } from './errors.js';
 import { generateTokens } from './generate.js';
 import { TokenGeneration } from './generation.js';
+import { writeModel } from './gguf.js';
 import { Lease, endWithOwner } from './lifetime.js';
 import { loadBundle } from './load.js';
 import type { TextSettings } from './load.js';
@@ -29,6 +32,7 @@ import type {
   NumbersInput,
   QuantizeOptions,
   SaveOptions,
+  SaveGgufOptions,
   SaveWeightsOptions,
   SessionOptions,
   ValidateOptions,
@@ -41,6 +45,8 @@ import { validateModel } from './validate.js';
 export interface ModelExtras extends Partial<TextSettings> {
   tokenizer?: FoundTokenizer | undefined;
   context?: number | undefined;
+  /** The config.json it was loaded with. */
+  config?: string | undefined;
 }
 
 export class LocalModel implements Model {
@@ -268,6 +274,19 @@ export class LocalModel implements Model {
     return this.saveWeightsSync(options);
   }
 
+  /** `saveGguf`, at once. */
+  saveGgufSync(options: SaveGgufOptions = {}): Uint8Array {
+    this.#lease.check();
+    checkOptions(options, saveGgufOptions);
+    const config = options.config === undefined ? this.#extras.config : jsonText(options.config, 'config');
+    if (config === undefined) throw new HeddleError('bad_argument', 'saveGguf: the model was loaded without a config.json: give it as options.config');
+    return writeModel(this.#core, this.#handle, options.dtype ?? 'F32', config, options.metadata ?? {});
+  }
+
+  async saveGguf(options?: SaveGgufOptions): Promise<Uint8Array> {
+    return this.saveGgufSync(options);
+  }
+
   /** `loadWeights`, at once. */
   loadWeightsSync(file: Uint8Array): number {
     this.#lease.check();
@@ -346,6 +365,10 @@ export class LocalModel implements Model {
   #dropKept(): void {
     this.#kept?.freeSync();
     this.#kept = undefined;
+  }
+
+  createChat(options: ChatOptions = {}): Promise<Chat> {
+    return Chat.start(this, options);
   }
 
   generate(prompt: string | NumbersInput, options: GenerateOptions = {}): Generation {

@@ -4,6 +4,7 @@
  */
 import { elements } from './core.js';
 import type { Core } from './core.js';
+import { joined } from './gguf.js';
 import { nodeFiles } from './host.js';
 import { loadBundle, withDialect } from './load.js';
 import { LocalModel } from './model.js';
@@ -88,12 +89,7 @@ export function serializeSafetensors(lend: InstanceLender, tensors: Readonly<Rec
   try {
     const entries = Object.entries(tensors);
     const json = JSON.stringify(entries.map(([name, { shape, dtype }]) => ({ name, shape, dtype: dtype ?? 'F32' })));
-    const values = new Float32Array(entries.reduce((sum, [, t]) => sum + t.values.length, 0));
-    let at = 0;
-    for (const [, t] of entries) {
-      values.set(t.values, at);
-      at += t.values.length;
-    }
+    const values = joined(entries.map(([, tensor]) => tensor));
     return core.heap.withText(json, (p, n) =>
       core.heap.with(new Uint8Array(values.buffer), (v) => core.bytes((x) => x.w_safetensors_serialize(p, n, v, values.length))),
     );

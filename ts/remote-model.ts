@@ -4,6 +4,8 @@
 import { checkOptions, generateOptions, lossOptions, mergeOptions, sessionGenerateOptions, sessionOptions, shown, trainOptions, validateOptions } from './arguments.js';
 import type { Checks } from './arguments.js';
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
+import { Chat } from './chat.js';
+import type { ChatOptions } from './chat.js';
 import { HeddleError } from './errors.js';
 import { TokenGeneration } from './generation.js';
 import { isMade } from './protocol.js';
@@ -27,6 +29,7 @@ import type {
   SessionGenerateOptions,
   SessionMemory,
   SaveOptions,
+  SaveGgufOptions,
   SaveWeightsOptions,
   SessionOptions,
   TensorValue,
@@ -292,6 +295,10 @@ export class RemoteModel implements Model {
     return this.#remote.call('forward', [input, shape]);
   }
 
+  createChat(options: ChatOptions = {}): Promise<Chat> {
+    return Chat.start(this, options);
+  }
+
   generate(prompt: string | NumbersInput, options: GenerateOptions = {}): Generation {
     this.#remote.check();
     return new TokenGeneration(remoteTokens(this.#remote, prompt, options, generateOptions));
@@ -322,6 +329,10 @@ export class RemoteModel implements Model {
 
   saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array> {
     return this.#remote.call('saveWeights', [options]);
+  }
+
+  saveGguf(options?: SaveGgufOptions): Promise<Uint8Array> {
+    return this.#remote.call('saveGguf', [options]);
   }
 
   async loadWeights(file: FileInput): Promise<number> {

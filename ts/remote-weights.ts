@@ -6,17 +6,19 @@ import { Progress } from './arrival.js';
 import { HeddleError } from './errors.js';
 import type { Answer, Connection } from './remote.js';
 import { Remote } from './remote-model.js';
-import type { TensorInfo, TensorOptions, TensorsOptions, Weights, WeightTensor } from './types.js';
+import type { MetadataValue, TensorInfo, TensorOptions, TensorsOptions, Weights, WeightTensor } from './types.js';
 
 export class RemoteWeights implements Weights {
   readonly tensors: readonly TensorInfo[];
-  readonly metadata: Readonly<Record<string, string>>;
+  readonly format: string;
+  readonly metadata: Readonly<Record<string, MetadataValue>>;
   readonly bytes: number;
   readonly #remote: Remote;
 
   constructor(connection: Connection, made: Answer) {
     this.#remote = new Remote('weights', connection, made);
-    const { tensors, metadata, bytes } = made.state?.file ?? { tensors: [], metadata: {}, bytes: 0 };
+    const { format, tensors, metadata, bytes } = made.state?.file ?? { format: '', tensors: [], metadata: {}, bytes: 0 };
+    this.format = format;
     this.tensors = tensors;
     this.metadata = metadata;
     this.bytes = bytes;

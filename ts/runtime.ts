@@ -10,7 +10,8 @@ import { processors, whyNoThreads } from './host.js';
 import { fromBytes, readAll } from './bytes.js';
 import { detectFile, inspectFiles } from './directory.js';
 import type { Detection } from './directory.js';
-import { closeModel, describe, loadFiles, namesFamily, openModel, openSet, openWeightsOf, standardDialect, textSettings } from './load.js';
+import { serializeGguf } from './gguf.js';
+import { closeModel, describe, estimateFiles, loadFiles, namesFamily, openModel, openSet, openWeightsOf, standardDialect, textSettings } from './load.js';
 import type { ModelFiles } from './load.js';
 import { hasThreads } from './loader.js';
 import { mlxListing, mlxToSafetensors, safetensorsToMlx, withoutMlx } from './mlx.js';
@@ -31,8 +32,8 @@ import { isFileSet, openFile, openSource } from './source.js';
 import { openWeights } from './weights.js';
 import type { LocalWeights } from './weights.js';
 import type {
-  DetectedModel, FetchOptions, FileInfo, FileInput, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, StoredDtype, TensorInput, TensorOptions,
-  WasmInput, WeightTensor,
+  DetectedModel, FetchOptions, FileInfo, FileInput, GgufMetadataInput, GgufTensorInput, InitOptions, LoadOptions, MemoryEstimate, ModuleName, Runtime, SourceInput, StoredDtype,
+  TensorInput, TensorOptions, WasmInput, WeightTensor,
 } from './types.js';
 
 /** What an entry of the package brings to its runtimes. */
@@ -134,7 +135,7 @@ export class LocalRuntime implements Runtime {
       return await made(lent, async (core) => {
         options.signal?.throwIfAborted();
         const handle = await loadFiles(core, files, options, complete, log && ((found) => log(countsLine(found))));
-        return new LocalModel(core, handle, { ...textSettings(files), tokenizer: files.tokenizer, context: options.context }, lent.release);
+        return new LocalModel(core, handle, { ...textSettings(files), tokenizer: files.tokenizer, context: options.context, config: files.config }, lent.release);
       });
     } finally {
       await closeModel(files);
@@ -160,6 +161,18 @@ export class LocalRuntime implements Runtime {
     } finally {
       release();
       await closeAll(weights.files);
+    }
+  }
+
+  async estimate(source: SourceInput, options: LoadOptions = {}): Promise<MemoryEstimate> {
+    checkOptions(options, loadOptions);
+    const files = await openModel(source, { ...options, keep: false });
+    const { core, release } = this.#lend();
+    try {
+      return await estimateFiles(core, files, options);
+    } finally {
+      release();
+      await closeModel(files);
     }
   }
 
@@ -319,6 +332,11 @@ export class LocalRuntime implements Runtime {
   /** A SafeTensors file of single tensors, encoded as Loom's writer does. Synchronous. */
   SerializeSafetensors(tensors: Readonly<Record<string, TensorInput>>): Uint8Array {
     return serializeSafetensors(() => this.#lend(), tensors);
+  }
+
+  /** A GGUF file (version 3) of single tensors; block types round as GGML's reference quantisers do. Synchronous. */
+  serializeGguf(tensors: Readonly<Record<string, GgufTensorInput>>, metadata: GgufMetadataInput = {}): Uint8Array {
+    return serializeGguf(() => this.#lend(), tensors, metadata);
   }
 
   /** A network from its JSON, as text or parsed, in Loom's arithmetic unless it says otherwise. Synchronous. */

@@ -123,7 +123,7 @@ function checkRecord(name: string, record: unknown): void {
 
 /** A SafeTensors file whose header was read. Close it. */
 export class SafeTensorsFile {
-  readonly metadata: Readonly<Record<string, string>>;
+  readonly metadata: Weights['metadata'];
   readonly #weights: Weights;
   readonly #asMlxNode: boolean;
 

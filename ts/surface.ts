@@ -7,6 +7,8 @@ export { createToolDefinition, formatToolResponse, parseAssistant } from './assi
 export type { AssistantText, ToolCall, ToolDefinition } from './assistant.js';
 export { openCache } from './cache.js';
 export type { ModelCache } from './cache.js';
+export { Chat, ChatTurn } from './chat.js';
+export type { ChatOptions, ChatReply } from './chat.js';
 export type { MlxListing, MlxOptions } from './mlx.js';
 export { readQwen3Config } from './pretrained.js';
 export type { PretrainedOptions, Qwen3Config } from './pretrained.js';

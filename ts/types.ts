@@ -6,6 +6,7 @@
  * well, because a small forward costs microseconds, exists only on a runtime in this thread: see names.ts and the `…Sync` methods.
  */
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
+import type { Chat, ChatOptions } from './chat.js';
 import type { JsonSchema } from './json-schema.js';
 import type { SamplingOptions } from './sampling.js';
 import type { TokenizerFiles } from './tokenizer-files.js';
@@ -83,6 +84,19 @@ export interface LoadProgress {
   tensor?: string;
 }
 
+/** Memory that a model's weights take, known before they are read. A session's comes on top: `session.memory()`. */
+export interface MemoryEstimate {
+  dtype: WeightType;
+  /** Bytes of the weights as `dtype`. */
+  weights: number;
+  /** Whether they are less than `limit`. A host may give less than that. */
+  fits: boolean;
+  /** Where WebAssembly's memory ends: 2^32. */
+  limit: number;
+  /** Bytes of the weights as the other dtypes. */
+  byDtype: Partial<Record<WeightType, number>>;
+}
+
 /** Where a load keeps what it fetches. */
 export interface CacheOptions {
   /** Node: the folder; by default `heddle/models` in XDG_CACHE_HOME or `~/.cache`. Browsers keep files with the page's origin. */
@@ -149,9 +163,15 @@ export interface TensorInfo {
   file?: string;
 }
 
+/** A GGUF value: whole numbers past 2^53 are bigints, NaN is null. */
+export type MetadataValue = string | number | bigint | boolean | null | MetadataValue[];
+
 export interface FileInfo {
+  /** "SafeTensors", "GGUF". */
+  format: string;
   tensors: TensorInfo[];
-  metadata: Record<string, string>;
+  /** The file's own, in its order: strings in SafeTensors, values of any kind in GGUF. */
+  metadata: Record<string, MetadataValue>;
   bytes: number;
 }
 
@@ -189,7 +209,9 @@ export interface Weights {
   readonly tensorNames: readonly string[];
   /** Values in all tensors together; a packed one counts as many as its shape says. */
   readonly numParameters: number;
-  readonly metadata: Readonly<Record<string, string>>;
+  /** "SafeTensors", "GGUF". */
+  readonly format: string;
+  readonly metadata: Readonly<Record<string, MetadataValue>>;
   /** Of all files together. */
   readonly bytes: number;
   /** Where a tensor lies; throws `bad_argument` when there is none of that name. */
@@ -482,11 +504,39 @@ export interface SaveWeightsOptions {
   dtype?: WeightDtype;
 }
 
+/** What a GGUF file's matrices can be written as. */
+export type GgufDtype = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q4_0';
+
+/**
+ * Metadata of a GGUF file by key. A whole number is written as the first of u32, i32, u64, i64 that holds it (in arrays i32 comes first), another number
+ * as f32, or f64 where that loses digits; typed arrays and `{ type, value }` say the type, of the elements where the value is an array.
+ */
+export type GgufMetadataInput = Readonly<Record<string, unknown>> | ReadonlyMap<string, unknown>;
+
+export interface SaveGgufOptions {
+  /**
+   * What matrices become, 'F32' by default. Rows that are no multiple of 32 become F16 instead of Q8_0 and Q4_0; the embedding and the head have 8 bits
+   * at least. Vectors are F32. Matrices that are of this type already keep their bits.
+   */
+  dtype?: GgufDtype;
+  /** config.json of the model, where it was not loaded with one. */
+  config?: object | string;
+  /** More metadata, for example the tokenizer's; it goes before what the config says. */
+  metadata?: GgufMetadataInput;
+}
+
 /** A tensor to write. */
 export interface TensorInput {
   values: NumbersInput;
   shape: readonly number[];
   dtype?: WeightDtype;
+}
+
+/** A tensor to write as GGUF: F32 unless `dtype` is another of GGUF's that values can be turned into ("F16", "Q4_0", "I8"). */
+export interface GgufTensorInput {
+  values: NumbersInput;
+  shape: readonly number[];
+  dtype?: string;
 }
 
 /** What `describe` says. */
@@ -537,6 +587,8 @@ export interface Model {
   /** One forward in a session that the model keeps; planned anew when the length changes. */
   forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array>;
   generate(prompt: string | NumbersInput, options?: GenerateOptions): Generation;
+  /** A conversation in the model's chat template, with a session of its own that computes only what each turn adds. */
+  createChat(options?: ChatOptions): Promise<Chat>;
   /** Text to ids with the model's tokenizer, begin token included where the files say so. */
   tokenize(text: string): Promise<number[]>;
   /** Ids to text, special tokens left out. */
@@ -554,6 +606,8 @@ export interface Model {
   saveToString(id: string, options?: SaveOptions): Promise<string>;
   /** All weights as a SafeTensors file; integers, F6 and F4 with scales beside them, F8 as the nearest values it has. */
   saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array>;
+  /** A Llama-style model as a GGUF file, by llama.cpp's names. Throws `unsupported` for other families. */
+  saveGguf(options?: SaveGgufOptions): Promise<Uint8Array>;
   /** Sets the weights a SafeTensors file has, by name and shape; how many it had. Sessions must be closed. */
   loadWeights(file: FileInput): Promise<number>;
   /** A PEFT adapter: adapter_config.json and adapter_model.safetensors. */
@@ -587,6 +641,8 @@ export interface Runtime {
   buildNetwork(spec: object | string, options?: { seed?: number }): Promise<Model>;
   /** A weight file's tensors and metadata; no weights are read. */
   inspect(source: SourceInput, options?: FetchOptions): Promise<FileInfo>;
+  /** The memory a model's weights would take; only its description and its files' headers are read. */
+  estimate(source: SourceInput, options?: LoadOptions): Promise<MemoryEstimate>;
   /** The same, kept open: any tensor can be had from it, alone or as it comes. */
   openWeights(source: SourceInput, options?: FetchOptions): Promise<Weights>;
   /** Ends what the runtime holds: the shared instance, the worker. Models of their own instance live on. */

@@ -11,7 +11,7 @@ import { HeddleError } from './errors.js';
 import { Breather } from './host.js';
 import { closeAll } from './shards.js';
 import type { WeightFiles } from './shards.js';
-import type { FileInfo, StoredValues, TensorInfo, TensorOptions, TensorsOptions, Weights, WeightTensor } from './types.js';
+import type { FileInfo, MetadataValue, StoredValues, TensorInfo, TensorOptions, TensorsOptions, Weights, WeightTensor } from './types.js';
 
 type ArrayKind = new (buffer: ArrayBufferLike, byteOffset: number, length: number) => StoredValues;
 
@@ -27,7 +27,8 @@ const widenValues = 1 << 16;
 
 export class LocalWeights implements Weights {
   readonly tensors: readonly TensorInfo[];
-  readonly metadata: Readonly<Record<string, string>>;
+  readonly format: string;
+  readonly metadata: Readonly<Record<string, MetadataValue>>;
   readonly bytes: number;
   readonly #core: Core;
   readonly #files: readonly ByteSource[];
@@ -46,6 +47,7 @@ export class LocalWeights implements Weights {
     this.#files = weights.files;
     this.#places = found.tensors;
     this.tensors = found.info.tensors;
+    this.format = found.info.format;
     this.metadata = found.info.metadata;
     this.bytes = found.info.bytes;
     weights.files.forEach((file, i) => found.tensors[i]?.forEach((tensor) => this.#byName.set(tensor.name, { tensor, file })));

@@ -128,7 +128,7 @@ async function perform(target: number, method: string, args: unknown[], extras: 
     return new Pull(generation, abort, object instanceof LocalSession ? object : undefined);
   }
   if (object instanceof LocalWeights) return method === 'free' ? object.close() : ownTensor(await object.tensor(args[0] as string, args[1] as object));
-  if (method === 'inspect' || method === 'openWeights') args[1] = { ...(args[1] as object), signal: extras.signal };
+  if (method === 'inspect' || method === 'openWeights' || method === 'estimate') args[1] = { ...(args[1] as object), signal: extras.signal };
   if (method === 'loadModel') args[1] = { ...(args[1] as object), ...extras };
   const found = (object as Record<string, ((...args: unknown[]) => unknown) | undefined>)[method];
   if (typeof found !== 'function') throw new HeddleError('bad_argument', `the worker has no ${method}: its program is of another version`);
@@ -157,7 +157,7 @@ function forget(handle: number): void {
 }
 
 function stateOf(object: object | undefined, method: string): ObjectState | undefined {
-  if (object instanceof LocalWeights) return method === 'openWeights' ? { file: { tensors: [...object.tensors], metadata: { ...object.metadata }, bytes: object.bytes } } : undefined;
+  if (object instanceof LocalWeights) return method === 'openWeights' ? { file: { format: object.format, tensors: [...object.tensors], metadata: { ...object.metadata }, bytes: object.bytes } } : undefined;
   if (object instanceof LocalSession) return object.alive ? { position: object.position, outputShape: object.outputShape } : undefined;
   const tells = !['forward', 'free'].includes(method);
   return object instanceof LocalModel && tells && object.threads > 0 ? { threads: object.threads, weights: object.weights } : undefined;

@@ -10,9 +10,12 @@
 
 typedef struct metadata_pair {
   const char *key, *value;
+  bool json;
 } metadata_pair;
 
 struct hd_directory {
+  const char *format;
+  uint64_t file_bytes;
   hd_entry *entries;
   size_t n_entries, entries_room;
   const hd_entry **by_name; /* NULL until sealed */
@@ -47,13 +50,32 @@ hd_status hd_directory_append(hd_directory *directory, const hd_entry *entry, hd
   return HD_OK;
 }
 
-hd_status hd_directory_append_metadata(hd_directory *directory, const char *key, const char *value, hd_error *err) {
+static hd_status append_pair(hd_directory *directory, const char *key, const char *value, bool json, hd_error *err) {
   metadata_pair *pairs = grow(directory->pairs, directory->n_pairs, &directory->pairs_room, sizeof *pairs);
   if (!pairs) return no_memory(err);
   directory->pairs = pairs;
-  metadata_pair pair = {hd_arena_text(&directory->strings, key), hd_arena_text(&directory->strings, value)};
+  metadata_pair pair = {hd_arena_text(&directory->strings, key), hd_arena_text(&directory->strings, value), json};
   if (!pair.key || !pair.value) return no_memory(err);
   pairs[directory->n_pairs++] = pair;
+  return HD_OK;
+}
+
+hd_status hd_directory_append_metadata(hd_directory *directory, const char *key, const char *value, hd_error *err) {
+  return append_pair(directory, key, value, false, err);
+}
+
+hd_status hd_directory_append_json(hd_directory *directory, const char *key, const char *json, hd_error *err) {
+  return append_pair(directory, key, json, true, err);
+}
+
+hd_status hd_directory_reserve(hd_directory *directory, size_t n_entries, size_t n_pairs, hd_error *err) {
+  size_t entry_bytes, pair_bytes;
+  if (!hd_mul_size(n_entries, sizeof *directory->entries, &entry_bytes) || !hd_mul_size(n_pairs, sizeof *directory->pairs, &pair_bytes)) return no_memory(err);
+  directory->entries = hd_alloc(entry_bytes);
+  directory->pairs = hd_alloc(pair_bytes);
+  if (!directory->entries || !directory->pairs) return no_memory(err);
+  directory->entries_room = n_entries;
+  directory->pairs_room = n_pairs;
   return HD_OK;
 }
 
@@ -109,15 +131,20 @@ hd_status hd_directory_seal(hd_directory *directory, hd_error *err) {
   return refuse_repeated_keys(directory, err);
 }
 
-hd_directory *hd_directory_new(void) { return hd_alloc_zero(sizeof(hd_directory)); }
+hd_directory *hd_directory_new(const char *format, uint64_t file_bytes) {
+  hd_directory *directory = hd_alloc_zero(sizeof *directory);
+  if (directory) directory->format = format;
+  if (directory) directory->file_bytes = file_bytes;
+  return directory;
+}
 
 hd_directory *hd_directory_copy(const hd_directory *directory) {
-  hd_directory *copy = hd_directory_new();
+  hd_directory *copy = hd_directory_new(directory->format, directory->file_bytes);
   hd_status status = copy ? HD_OK : HD_OUT_OF_MEMORY;
   for (size_t i = 0; status == HD_OK && i < directory->n_entries; i++)
     status = hd_directory_append(copy, &directory->entries[i], NULL);
   for (size_t i = 0; status == HD_OK && i < directory->n_pairs; i++)
-    status = hd_directory_append_metadata(copy, directory->pairs[i].key, directory->pairs[i].value, NULL);
+    status = append_pair(copy, directory->pairs[i].key, directory->pairs[i].value, directory->pairs[i].json, NULL);
   if (status == HD_OK) status = hd_directory_seal(copy, NULL);
   if (status == HD_OK) return copy;
   hd_directory_free(copy);
@@ -133,6 +160,19 @@ void hd_directory_free(hd_directory *directory) {
   hd_free(directory->pairs);
   hd_arena_free(&directory->strings);
   hd_free(directory);
+}
+
+const char *hd_directory_format(const hd_directory *directory) { return directory->format; }
+
+hd_status hd_directory_check_data(const hd_directory *directory, hd_error *err) {
+  char room[HD_NAME_ROOM];
+  for (size_t i = 0; i < directory->n_entries; i++) {
+    const hd_entry *entry = &directory->entries[i];
+    if (entry->end > directory->file_bytes)
+      return hd_fail(err, HD_BAD_FILE, "tensor \"%s\": its data would end at byte %llu, the file ends at %llu", hd_short_name(room, entry->name),
+                     (unsigned long long)entry->end, (unsigned long long)directory->file_bytes);
+  }
+  return HD_OK;
 }
 
 size_t hd_directory_count(const hd_directory *directory) { return directory->n_entries; }
@@ -153,4 +193,12 @@ bool hd_directory_metadata(const hd_directory *directory, size_t index, const ch
   *key = directory->pairs[index].key;
   *value = directory->pairs[index].value;
   return true;
+}
+
+bool hd_directory_metadata_is_json(const hd_directory *directory, size_t index) { return index < directory->n_pairs && directory->pairs[index].json; }
+
+const char *hd_directory_value(const hd_directory *directory, const char *key) {
+  for (size_t i = 0; i < directory->n_pairs; i++)
+    if (strcmp(directory->pairs[i].key, key) == 0) return directory->pairs[i].value;
+  return NULL;
 }

@@ -3,6 +3,7 @@
 #ifndef HD_FORMAT_FORMAT_H
 #define HD_FORMAT_FORMAT_H
 
+#include "base/json.h"
 #include "heddle.h"
 
 typedef struct hd_format hd_format;
@@ -36,17 +37,17 @@ enum { HD_FIRST_BYTES = 512 };
 /* No directory needs more at once; checked before anything is allocated. */
 #define HD_MAX_WINDOW UINT64_C(110000000)
 
-extern const hd_format hd_format_safetensors;
+extern const hd_format hd_format_safetensors, hd_format_gguf;
 
 /* For steps: the next window is [begin, end) of the file. Bytes that are there already are kept when it begins where the old one did. */
 hd_status hd_reader_want(hd_reader *reader, uint64_t begin, uint64_t end, hd_error *err);
 
-/* An empty directory; NULL when out of memory. */
-hd_directory *hd_directory_new(void);
+/* An empty directory of a file; NULL when out of memory. `format` is a row's name. */
+hd_directory *hd_directory_new(const char *format, uint64_t file_bytes);
 
-/* ---- Writing SafeTensors ---- */
+/* ---- Writing files ---- */
 
-/* A tensor to be written. `begin` counts from the start of the file and is set by hd_safetensors_start. */
+/* A tensor to be written. `begin` counts from the start of the file and is set by hd_safetensors_start or hd_gguf_start. */
 typedef struct hd_stored {
   const char *name;
   hd_dtype dtype;
@@ -56,9 +57,26 @@ typedef struct hd_stored {
   const void *from; /* the caller's own */
 } hd_stored;
 
+hd_status hd_stored_too_large(hd_error *err, const hd_stored *t);
+
+/* Tensors from a JSON array of {"name", "dtype", "shape"}; `from` points to each one's own of the values. */
+typedef struct hd_stored_list {
+  hd_stored *tensors;
+  size_t n;
+  cJSON *json; /* the names are in there */
+} hd_stored_list;
+
+typedef bool hd_has_dtype(hd_dtype dtype); /* whether a format has it */
+hd_status hd_stored_read(hd_stored_list *out, const char *json, size_t n_json, const float *values, size_t n_values, const char *format,
+                         hd_has_dtype *has, hd_error *err);
+void hd_stored_free(hd_stored_list *list);
+
 /* Sorts the tensors by name, gives them their places one after the other, and makes a file with its header written and its data zero, for the
  * caller to fill. `metadata` is JSON text ("{…}") for __metadata__, or NULL. The caller frees *file with hd_free. */
 hd_status hd_safetensors_start(uint8_t **file, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, hd_error *err);
+
+/* The same for GGUF, version 3, in the order given. `metadata` is a JSON object (heddle.h, hd_gguf_serialize, says what becomes of its values). */
+hd_status hd_gguf_start(uint8_t **file, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, size_t n_metadata, hd_error *err);
 
 /* n values to and from a dtype as Loom's tensor files have them: integers truncated toward zero, halves truncated as in precision.h, and
  * an F4 of Loom's own, whose codes mean 0, 0.75, 1, 1.5, 2, 3, infinity, NaN. */
@@ -68,8 +86,16 @@ void hd_loom_decode(hd_dtype dtype, const void *from, float *values, size_t n);
 /* For readers: appends to a directory. Strings are copied. */
 hd_status hd_directory_append(hd_directory *directory, const hd_entry *entry, hd_error *err);
 hd_status hd_directory_append_metadata(hd_directory *directory, const char *key, const char *value, hd_error *err);
+/* The same for a value that is JSON text. */
+hd_status hd_directory_append_json(hd_directory *directory, const char *key, const char *json, hd_error *err);
+/* Exactly the room that so many items need, for readers that know before they append the first. */
+hd_status hd_directory_reserve(hd_directory *directory, size_t n_entries, size_t n_pairs, hd_error *err);
 /* Ends the appending: refuses a second tensor of one name and a second metadata key, sorts by begin (then end, then name), makes lookup fast. */
 hd_status hd_directory_seal(hd_directory *directory, hd_error *err);
+/* The value of a key; NULL when there is none. */
+const char *hd_directory_value(const hd_directory *directory, const char *key);
+/* Fails where a tensor's data are not in the file: a GGUF header by itself can be listed, not read. */
+hd_status hd_directory_check_data(const hd_directory *directory, hd_error *err);
 hd_directory *hd_directory_copy(const hd_directory *directory); /* NULL when out of memory */
 
 #endif

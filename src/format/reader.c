@@ -10,7 +10,7 @@
 #include <string.h>
 
 /* In the order they are asked; SafeTensors, which nearly any bytes may be, last. */
-static const hd_format *const formats[] = {&hd_format_safetensors};
+static const hd_format *const formats[] = {&hd_format_gguf, &hd_format_safetensors};
 
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 
@@ -107,7 +107,7 @@ static bool is_full(const hd_reader *reader) { return reader->begin + reader->he
 /* Steps until bytes are missing or the directory is there. */
 static hd_status run(hd_reader *reader, hd_error *err) {
   if (!reader->format) HD_TRY(find_format(reader, err));
-  if (!reader->directory && !(reader->directory = hd_directory_new())) return no_memory(err);
+  if (!reader->directory && !(reader->directory = hd_directory_new(reader->format->name, reader->file_bytes))) return no_memory(err);
   while (!reader->done && is_full(reader)) HD_TRY(reader->format->step(reader, err));
   return HD_OK;
 }
@@ -142,6 +142,7 @@ hd_status hd_directory_read(hd_directory **out, const void *head, size_t n, uint
   hd_reader reader = {.file_bytes = file_bytes, .memory = n ? head : (const void *)"", .n_memory = n};
   hd_status status = hd_reader_want(&reader, 0, n < HD_FIRST_BYTES ? n : HD_FIRST_BYTES, err);
   if (status == HD_OK) status = run(&reader, err);
+  if (status == HD_OK) status = hd_directory_check_data(reader.directory, err);
   if (status == HD_OK) status = hd_reader_finish(out, &reader, err);
   release(&reader);
   return status;

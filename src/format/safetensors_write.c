@@ -16,12 +16,6 @@
 
 static int compare_names(const void *a, const void *b) { return strcmp(((const hd_stored *)a)->name, ((const hd_stored *)b)->name); }
 
-static hd_status too_large(hd_error *err, const hd_stored *t) {
-  char room[HD_NAME_ROOM], shape[HD_SHAPE_ROOM];
-  return hd_fail(err, HD_BAD_ARGUMENT, "tensor %s: shape %s of %s is too large for a file in memory", hd_short_name(room, t->name),
-                 hd_shape_text(shape, t->n_dims, t->shape), hd_dtype_name(t->dtype));
-}
-
 static hd_status ends_inside_a_byte(hd_error *err, const hd_stored *t) {
   char room[HD_NAME_ROOM], shape[HD_SHAPE_ROOM];
   return hd_fail(err, HD_BAD_ARGUMENT, "tensor %s: shape %s of %s does not end where a byte does", hd_short_name(room, t->name),
@@ -31,11 +25,11 @@ static hd_status ends_inside_a_byte(hd_error *err, const hd_stored *t) {
 /* One tensor's line; its place counts from the start of the data until the header's length is known. */
 static hd_status add_record(hd_text *header, hd_stored *t, size_t *end, hd_error *err) {
   size_t count, bytes;
-  if (!hd_shape_count(t->n_dims, t->shape, &count)) return too_large(err, t);
+  if (!hd_shape_count(t->n_dims, t->shape, &count)) return hd_stored_too_large(err, t);
   if (!hd_dtype_get(t->dtype)->ragged && count % hd_dtype_get(t->dtype)->block_values) return ends_inside_a_byte(err, t);
-  if (!hd_dtype_bytes(t->dtype, count, &bytes)) return too_large(err, t);
+  if (!hd_dtype_bytes(t->dtype, count, &bytes)) return hd_stored_too_large(err, t);
   t->begin = *end;
-  if (!hd_add_size(*end, bytes, end)) return too_large(err, t);
+  if (!hd_add_size(*end, bytes, end)) return hd_stored_too_large(err, t);
   hd_text_quoted(header, t->name);
   hd_text_print(header, ":{\"dtype\":\"%s\",\"shape\":[", hd_dtype_name(t->dtype));
   for (int d = 0; d < t->n_dims; d++) hd_text_print(header, "%s%zu", d ? "," : "", t->shape[d]);
@@ -127,65 +121,20 @@ void hd_loom_decode(hd_dtype dtype, const void *from, float *values, size_t n) {
 
 /* ---- Tensors without a network ---- */
 
-static void read_tensor_list(const hd_json *list, hd_stored *tensors, size_t n) {
-  for (size_t i = 0; i < n && *list->status == HD_OK; i++) {
-    hd_stored *t = &tensors[i];
-    hd_json item = hd_json_item(list, i);
-    hd_json shape = hd_json_member(&item, "shape");
-    char room[HD_NAME_ROOM];
-    const char *dtype = hd_json_get_text(&item, "dtype", "F32");
-    size_t n_dims = hd_json_count(&item, "shape");
-    t->name = hd_json_get_text(&item, "name", "");
-    t->dtype = hd_dtype_find(dtype, strlen(dtype));
-    if (t->dtype == HD_DTYPE_COUNT || !hd_dtype_get(t->dtype)->safetensors)
-      hd_json_refuse(&item, "dtype", HD_BAD_ARGUMENT, "SafeTensors has no dtype '%s'", hd_short_name(room, dtype));
-    else if (!hd_dtype_get(t->dtype)->from_f32)
-      hd_json_refuse(&item, "dtype", HD_UNSUPPORTED, "values cannot be written as '%s'", dtype);
-    if (n_dims > HD_MAX_DIMS) hd_json_refuse(&item, "shape", HD_UNSUPPORTED, "expected at most %d dimensions, found %zu", HD_MAX_DIMS, n_dims);
-    t->n_dims = n_dims > HD_MAX_DIMS ? 0 : (int)n_dims;
-    for (int d = 0; d < t->n_dims; d++) {
-      const cJSON *size = cJSON_GetArrayItem(shape.node, d);
-      bool whole = cJSON_IsNumber(size) && size->valuedouble >= 0 && size->valuedouble < 0x1p32 && size->valuedouble == floor(size->valuedouble);
-      if (!whole) hd_json_refuse(&item, "shape", HD_BAD_ARGUMENT, "expected whole numbers");
-      t->shape[d] = whole ? (size_t)size->valuedouble : 0;
-    }
-  }
-}
-
-/* Gives each tensor its values, in the order of the list. */
-static hd_status share_values(hd_stored *tensors, size_t n, const float *values, size_t n_values, hd_error *err) {
-  size_t at = 0, count;
-  for (size_t i = 0; i < n; i++) {
-    if (!hd_shape_count(tensors[i].n_dims, tensors[i].shape, &count)) return too_large(err, &tensors[i]);
-    tensors[i].from = values + at;
-    if (count > n_values - at) return hd_fail(err, HD_BAD_ARGUMENT, "the tensors' shapes need more than the %zu values given", n_values);
-    at += count;
-  }
-  if (at == n_values) return HD_OK;
-  return hd_fail(err, HD_BAD_ARGUMENT, "the tensors' shapes need %zu values, found %zu", at, n_values);
-}
+static bool has_dtype(hd_dtype dtype) { return hd_dtype_get(dtype)->safetensors; }
 
 hd_status hd_safetensors_serialize(uint8_t **bytes, size_t *n, const char *text, size_t n_text, const float *values, size_t n_values,
                                    hd_error *err) {
-  cJSON *json = NULL;
-  hd_status status = HD_OK;
+  hd_stored_list list;
   *bytes = NULL;
   *n = 0;
-  HD_TRY(hd_json_parse(&json, text, n_text, err));
-  hd_json list = hd_json_root(json, "tensors", &status, err);
-  if (!cJSON_IsArray(json)) status = hd_fail(err, HD_BAD_ARGUMENT, "tensors: expected an array of {name, dtype, shape}");
-  size_t n_tensors = status == HD_OK ? (size_t)cJSON_GetArraySize(json) : 0;
-  hd_stored *tensors = hd_alloc_zero(n_tensors * sizeof *tensors);
-  if (!tensors) status = hd_fail(err, HD_OUT_OF_MEMORY, "no memory for %zu tensors", n_tensors);
-  if (status == HD_OK) read_tensor_list(&list, tensors, n_tensors);
-  if (status == HD_OK) status = share_values(tensors, n_tensors, values, n_values, err);
-  if (status == HD_OK) status = hd_safetensors_start(bytes, n, tensors, n_tensors, NULL, err);
-  for (size_t i = 0; status == HD_OK && i < n_tensors; i++) {
+  HD_TRY(hd_stored_read(&list, text, n_text, values, n_values, "SafeTensors", has_dtype, err));
+  hd_status status = hd_safetensors_start(bytes, n, list.tensors, list.n, NULL, err);
+  for (size_t i = 0; status == HD_OK && i < list.n; i++) {
     size_t count;
-    hd_shape_count(tensors[i].n_dims, tensors[i].shape, &count);
-    hd_loom_encode(tensors[i].dtype, tensors[i].from, *bytes + tensors[i].begin, count);
+    hd_shape_count(list.tensors[i].n_dims, list.tensors[i].shape, &count);
+    hd_loom_encode(list.tensors[i].dtype, list.tensors[i].from, *bytes + list.tensors[i].begin, count);
   }
-  hd_free(tensors);
-  cJSON_Delete(json);
+  hd_stored_free(&list);
   return status;
 }

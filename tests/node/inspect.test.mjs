@@ -69,7 +69,7 @@ for (const file of filesOf(small)) {
     const want = Object.entries(tensors).map(([name, { dtype, shape, data_offsets: [begin, end] }]) => ({
       name, dtype, shape, numel: shape.reduce((a, b) => a * b, 1), begin: start + begin, end: start + end, byteSize: end - begin,
     }));
-    assert.deepEqual(info, { tensors: want.sort((a, b) => a.begin - b.begin), metadata, bytes: bytes.length });
+    assert.deepEqual(info, { format: 'SafeTensors', tensors: want.sort((a, b) => a.begin - b.begin), metadata, bytes: bytes.length });
   });
 }
 

@@ -10,7 +10,7 @@ import { after, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { readSafetensors, writeSafetensors } from './golden.mjs';
-import { golden, heddleError, modules, projectFolder, readJson, runtimeWith, testOnEveryModule } from './heddle.mjs';
+import { golden, heddleError, modules, needs, projectFolder, readJson, runtimeWith, shared, testOnEveryModule } from './heddle.mjs';
 
 const runtime = await runtimeWith(modules[0]);
 const single = golden('transformers/llama-gqa-tied');
@@ -19,6 +19,7 @@ const storyFolder = join(projectFolder, 'demo/models/story');
 const story = readJson(join(storyFolder, 'expected.json')).cases[1];
 const temporary = mkdtempSync(join(tmpdir(), 'heddle-lazy-'));
 after(() => rmSync(temporary, { recursive: true, force: true }));
+process.env.TMPDIR = temporary; // other tests run at the same time
 
 const path = join(single, 'model.safetensors');
 const bytes = readFileSync(path);
@@ -360,3 +361,20 @@ test('nothing is left in the temporary folder', async () => {
   await weights.close();
 });
 
+
+{
+  const gguf = 'fixtures/real/stories260k/stories260K-f32.gguf';
+  test('a folder with one GGUF file and no config.json is a model; so is the file as a stream', needs(gguf), async () => {
+    const file = readFileSync(shared(gguf));
+    const said = async (source) => {
+      const model = await runtime.loadModel(source);
+      const text = await model.generate('Once upon a time', { maxTokens: 16 }).text();
+      await model.free();
+      return text;
+    };
+    const want = await said(file);
+    assert.ok(want.length > 20);
+    for (const source of [{ 'stories.gguf': file }, new Blob([file]).stream(), gzipSync(file)]) assert.equal(await said(source), want);
+    assert.equal((await runtime.inspect({ 'stories.gguf': file })).format, 'GGUF');
+  });
+}

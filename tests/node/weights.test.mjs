@@ -15,7 +15,8 @@ function headerOf(file) {
   return { header: JSON.parse(Buffer.from(file.subarray(8, 8 + n)).toString('utf8')), data: file.subarray(8 + n) };
 }
 
-const bitsOf = (dtype) => (dtype === 'BOOL' ? 8 : Number(dtype.replace(/^\D+/, '')));
+/** "F8_E4M3" has 8. */
+const bitsOf = (dtype) => (dtype === 'BOOL' ? 8 : Number(/\d+/.exec(dtype)[0]));
 
 /** Fails unless the file keeps the rules that the safetensors library checks when it opens one: every byte is one tensor's, and shapes say how many. */
 function assertOpens(file) {

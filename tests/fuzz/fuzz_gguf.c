@@ -1,0 +1,73 @@
+/* Any bytes as a GGUF file. What is read must keep the promises of the directory: sizes as the shapes say, within the file (or all behind a
+ * header that is the whole file), none inside another, and metadata that are JSON. */
+#include "base/dtype.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "format/format.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void require(bool holds) {
+  if (!holds) abort();
+}
+
+static void check_tensors(const hd_directory *d, uint64_t file_bytes) {
+  uint64_t covered = 0;
+  bool has_data = hd_directory_check_data(d, NULL) == HD_OK;
+  for (size_t i = 0; i < hd_directory_count(d); i++) {
+    const hd_entry *entry = hd_directory_entry(d, i);
+    size_t n, bytes;
+    require(hd_shape_count(entry->n_dims, entry->shape, &n) && hd_dtype_bytes(entry->dtype, n, &bytes));
+    require(entry->end - entry->begin == bytes && (!has_data || entry->end <= file_bytes));
+    require(bytes == 0 || entry->begin >= covered);
+    require(hd_directory_find(d, entry->name) == entry);
+    if (bytes) covered = entry->end;
+  }
+}
+
+static void check_metadata(const hd_directory *d) {
+  const char *key, *value;
+  for (size_t i = 0; hd_directory_metadata(d, i, &key, &value); i++) {
+    hd_json_reader r = hd_json_open(value, strlen(value), "value", NULL);
+    require(hd_json_skip(&r, NULL, NULL) && hd_json_finish(&r));
+  }
+}
+
+/* As a host reads it: the parts the reader wants, each of its own block. */
+static hd_status read_parts(hd_directory **out, const uint8_t *data, size_t size, hd_error *err) {
+  hd_reader *reader;
+  uint64_t begin, end;
+  *out = NULL;
+  hd_status status = hd_reader_new(&reader, size, err);
+  while (status == HD_OK && hd_reader_wants(reader, &begin, &end)) {
+    require(begin <= end && end <= size);
+    status = hd_reader_give(reader, data + begin, (size_t)(end - begin), err);
+  }
+  if (status == HD_OK) status = hd_reader_finish(out, reader, err);
+  hd_reader_free(reader);
+  return status;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  size_t before = hd_memory_live();
+  hd_error err = {0};
+  hd_directory *directory, *again;
+  uint8_t *file = malloc(size ? size : 1);
+  memcpy(file, data, size);
+  if (size >= 4) memcpy(file, "GGUF", 4);
+  hd_status status = read_parts(&directory, file, size, &err);
+  require((directory != NULL) == (status == HD_OK));
+  require(status == HD_OK || err.message[0] != '\0');
+  hd_status at_once = hd_directory_read(&again, file, size, size, NULL);
+  require(at_once == status || (at_once == HD_BAD_FILE && hd_directory_check_data(directory, NULL) != HD_OK));
+  if (directory) check_tensors(directory, size);
+  if (directory) check_metadata(directory);
+  hd_directory_free(again);
+  hd_directory_free(directory);
+  free(file);
+  require(hd_memory_live() == before);
+  return 0;
+}
