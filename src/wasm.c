@@ -231,10 +231,18 @@ int w_model_save_weights(const hd_model *model, int dtype) {
   return put_bytes(status, bytes, n);
 }
 
+/* `checkpoint` may be NULL. */
+int w_model_save_torch(const hd_model *model, int dtype, const char *checkpoint, size_t n_checkpoint) {
+  uint8_t *bytes = NULL;
+  size_t n = 0;
+  hd_status status = hd_model_save_torch(&bytes, &n, model, (hd_dtype)dtype, checkpoint, n_checkpoint, &error);
+  return put_bytes(status, bytes, n);
+}
+
 /* transfer: [weights set] */
-int w_model_load_weights(hd_model *model, const void *file, size_t n) {
+int w_model_load_state(hd_model *model, const void *file, size_t n, const char *prefix, int strict) {
   size_t n_set = 0;
-  hd_status status = hd_model_load_weights(model, file, n, &n_set, &error);
+  hd_status status = hd_model_load_state(model, file, n, prefix, strict != 0, &n_set, &error);
   transfer[0] = (double)n_set;
   return (int)status;
 }

@@ -14,7 +14,7 @@ import type { PretrainedOptions } from './pretrained.js';
 import type { SafetensorsOptions } from './safetensors-file.js';
 import type { SamplingOptions } from './sampling.js';
 import type {
-  CacheOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveGgufOptions, SaveOptions, SessionGenerateOptions,
+  CacheOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, LoadWeightsOptions, NumbersInput, QuantizeOptions, SaveGgufOptions, SaveOptions, SaveTorchOptions, SessionGenerateOptions,
   SessionOptions, TensorOptions, TensorsOptions, TrainOptions, ValidateOptions,
 } from './types.js';
 
@@ -299,6 +299,15 @@ export const saveOptions: Checks<SaveOptions> = {
     checkOptions<QuantizeOptions>(value, quantizeOptions);
   },
 };
+
+export const saveTorchOptions: Checks<SaveTorchOptions> = {
+  dtype: named('F32', 'F64', 'F16', 'BF16'),
+  checkpoint: (value, name) => {
+    if (!isPlainObject(value)) throw expected(name, 'an object', value);
+  },
+};
+
+export const loadWeightsOptions: Checks<LoadWeightsOptions> = { prefix: checkText, strict: checkBoolean };
 
 export const saveGgufOptions: Checks<SaveGgufOptions> = {
   dtype: named('F32', 'F16', 'BF16', 'Q8_0', 'Q4_0'),

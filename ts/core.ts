@@ -55,7 +55,8 @@ export interface CoreExports extends HeapExports {
   w_model_save_bundle(model: Pointer, id: Pointer, dtype: Pointer): Status;
   w_model_save_quantized(model: Pointer, id: Pointer, dtype: Pointer, zeroPoint: number, perTensor: number, scale: number, givenZeroPoint: number): Status;
   w_model_save_weights(model: Pointer, dtype: number): Status;
-  w_model_load_weights(model: Pointer, file: Pointer, n: number): Status;
+  w_model_save_torch(model: Pointer, dtype: number, checkpoint: Pointer, nCheckpoint: number): Status;
+  w_model_load_state(model: Pointer, file: Pointer, n: number, prefix: Pointer, strict: number): Status;
   w_gguf_serialize(json: Pointer, nJson: number, values: Pointer, nValues: number, metadata: Pointer, nMetadata: number): Status;
   w_model_save_gguf(model: Pointer, dtype: number, config: Pointer, nConfig: number, metadata: Pointer, nMetadata: number): Status;
   w_safetensors_serialize(json: Pointer, nJson: number, values: Pointer, nValues: number): Status;

@@ -151,9 +151,10 @@ function isGguf(first: Uint8Array): boolean {
   return new TextDecoder('latin1').decode(first.subarray(0, 4)) === 'GGUF';
 }
 
-/** SafeTensors begins with its header's length, 8 bytes, which is no more than the file holds. */
+/** SafeTensors begins with its header's length, 8 bytes, which is no more than the file holds; PyTorch's files are zips, or pickles of protocol 2 and up. */
 function mayBeWeights(first: Uint8Array, fileBytes: number | undefined): boolean {
   if (first.byteLength < 8) return false;
+  if ((first[0] === 0x50 && first[1] === 0x4b) || (first[0] === 0x80 && (first[1] ?? 0) <= 5)) return true;
   const length = new DataView(first.buffer, first.byteOffset).getBigUint64(0, true);
   return length <= BigInt(Math.max((fileBytes ?? Number.MAX_SAFE_INTEGER) - 8, 0));
 }

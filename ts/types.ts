@@ -163,14 +163,14 @@ export interface TensorInfo {
   file?: string;
 }
 
-/** A GGUF value: whole numbers past 2^53 are bigints, NaN is null. */
-export type MetadataValue = string | number | bigint | boolean | null | MetadataValue[];
+/** A GGUF or PyTorch value: whole numbers past 2^53 are bigints in lists of numbers, GGUF's NaN is null. Dictionaries are PyTorch's only. */
+export type MetadataValue = string | number | bigint | boolean | null | MetadataValue[] | { [key: string]: MetadataValue };
 
 export interface FileInfo {
-  /** "SafeTensors", "GGUF". */
+  /** "SafeTensors", "GGUF", "PyTorch", "NumPy". */
   format: string;
   tensors: TensorInfo[];
-  /** The file's own, in its order: strings in SafeTensors, values of any kind in GGUF. */
+  /** The file's own, in its order: strings in SafeTensors, values of any kind in GGUF; in PyTorch's files what is no tensor. */
   metadata: Record<string, MetadataValue>;
   bytes: number;
 }
@@ -504,6 +504,24 @@ export interface SaveWeightsOptions {
   dtype?: WeightDtype;
 }
 
+/** How `saveTorch` writes. */
+export interface SaveTorchOptions {
+  /** 'F32' by default. */
+  dtype?: 'F32' | 'F64' | 'F16' | 'BF16';
+  /**
+   * Makes the file a checkpoint: a dictionary of these members and `model_state_dict`. Members are plain data; numeric arrays are tensors, of
+   * one dimension or of the shape that `{ values, shape }` says; keys of digits are numbers, as PyTorch's optimizers have them.
+   */
+  checkpoint?: Record<string, unknown>;
+}
+
+export interface LoadWeightsOptions {
+  /** What the file's names begin with, e.g. `'model_state_dict.'`; the rest of the file is left alone. '' by default. */
+  prefix?: string;
+  /** Weights that only the file or only the model has are an error that names one. `num_batches_tracked` does not count. false by default. */
+  strict?: boolean;
+}
+
 /** What a GGUF file's matrices can be written as. */
 export type GgufDtype = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q4_0';
 
@@ -552,6 +570,8 @@ export interface ModelDescription {
   inputDtype: string;
   /** The largest input, outermost dimension first; empty: up to the session. */
   inputShape: number[];
+  /** What was assumed to load it: a model_type nobody knows whose tensors have Llama's names. Mostly empty. */
+  warnings: string[];
   layers: { name: string; type: string }[];
   weights: WeightInfo[];
   [key: string]: unknown;
@@ -608,8 +628,13 @@ export interface Model {
   saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array>;
   /** A Llama-style model as a GGUF file, by llama.cpp's names. Throws `unsupported` for other families. */
   saveGguf(options?: SaveGgufOptions): Promise<Uint8Array>;
-  /** Sets the weights a SafeTensors file has, by name and shape; how many it had. Sessions must be closed. */
-  loadWeights(file: FileInput): Promise<number>;
+  /** All weights as a file for PyTorch's `torch.load(weights_only=True)`: the state dict, or a checkpoint. Not in the loom dialect. */
+  saveTorch(options?: SaveTorchOptions): Promise<Uint8Array>;
+  /**
+   * Sets the weights a SafeTensors or PyTorch file has, by name and shape; how many it had. Sessions must be closed. Nothing is changed when a shape
+   * does not fit (`bad_file`, naming both), or a strict load finds other names.
+   */
+  loadWeights(file: FileInput, options?: LoadWeightsOptions): Promise<number>;
   /** A PEFT adapter: adapter_config.json and adapter_model.safetensors. */
   loadAdapter(config: FileInput | object, weights: FileInput): Promise<Adapter>;
   /** W += scale · B · A for good. Weights that are not float32 need `dequantize`, which makes them so. */

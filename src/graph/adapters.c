@@ -30,7 +30,6 @@ static hd_status read_config(peft_config *c, const char *text, size_t n, hd_erro
   if (strcmp(type, "LORA") != 0) hd_json_refuse(&j, "peft_type", HD_UNSUPPORTED, "expected LORA, found '%s'", hd_short_name(room, type));
   if (c->rank == 0) hd_json_refuse(&j, "r", HD_BAD_FILE, "expected a rank of at least 1");
   if (hd_json_get_bool(&j, "use_dora", false)) hd_json_refuse(&j, "use_dora", HD_UNSUPPORTED, "DoRA is not built yet");
-  if (hd_json_get_bool(&j, "fan_in_fan_out", false)) hd_json_refuse(&j, "fan_in_fan_out", HD_UNSUPPORTED, "is not built yet");
   static const char *const patterns[] = {"rank_pattern", "alpha_pattern"};
   for (int i = 0; i < 2; i++) {
     hd_json pattern = hd_json_member(&j, patterns[i]);
@@ -64,6 +63,7 @@ static hd_status add_half(hd_adapter *adapter, const hd_entry *e, const uint8_t 
     return hd_fail(err, HD_BAD_FILE, "adapter tensor %s: rank %zu on this weight wants [%zu, %zu], found %s", hd_short_name(room, e->name), rank,
                    rows, cols, hd_shape_text(shape, e->n_dims, e->shape));
   HD_TRY(hd_dtype_decodes(e->dtype, e->name, err));
+  if (e->strided) return hd_fail(err, HD_UNSUPPORTED, "adapter tensor %s: expected its values in row-major order, found a view", hd_short_name(room, e->name));
   float **slot = &adapter->data[2 * index + (is_a ? 0 : 1)];
   hd_free(*slot);
   *slot = hd_alloc(rows * cols * sizeof(float));

@@ -7,7 +7,7 @@
 #include <string.h>
 
 static const hd_arch *const families[] = {
-  &hd_arch_llama,
+  &hd_arch_llama, &hd_arch_gemma, &hd_arch_gpt2, &hd_arch_bert,
 };
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
 
@@ -27,7 +27,38 @@ const char *hd_arch_list(char *room, size_t n) {
   return room;
 }
 
-/* ---- What is not Llama-style ---- */
+/* ---- Names ---- */
+
+/* A name without what says only where in a larger model, or under which class, it was saved. */
+static const char *bare(const char *name) {
+  static const char *const before[] = {"base_model.", "language_model.", "model.", "transformer.", "bert.", "roberta."};
+  for (size_t i = 0; i < sizeof before / sizeof before[0]; i++) {
+    size_t n = strlen(before[i]);
+    if (strncmp(name, before[i], n) != 0) continue;
+    name += n;
+    i = (size_t)-1; /* from the first again: language_model.model. */
+  }
+  return name;
+}
+
+static const char *after_dot(const char *name) {
+  const char *dot = strrchr(name, '.');
+  return dot ? dot + 1 : name;
+}
+
+bool hd_arch_same_name(const char *name, const char *tensor) {
+  static const char *const older[][2] = {{"gamma", "weight"}, {"beta", "bias"}};
+  name = bare(name);
+  tensor = bare(tensor);
+  if (strcmp(name, tensor) == 0) return true;
+  const char *last = after_dot(name), *their_last = after_dot(tensor);
+  if (last - name != their_last - tensor || strncmp(name, tensor, (size_t)(last - name)) != 0) return false;
+  for (int i = 0; i < 2; i++)
+    if (strcmp(their_last, older[i][0]) == 0 && strcmp(last, older[i][1]) == 0) return true;
+  return false;
+}
+
+/* ---- What is not built ---- */
 
 /* Parts of a model_type, and what a model that has one is. The first that matches is said. */
 static const struct {
@@ -44,7 +75,8 @@ static void lower_case(char *room, size_t n, const char *text) {
   room[i] = 0;
 }
 
-static hd_status refuse_type(const char *type, hd_error *err) {
+/* Refuses a type that is known to be something else. */
+static hd_status check_unknown(const char *type, hd_error *err) {
   char lower[HD_NAME_ROOM], room[HD_NAME_ROOM], list[256];
   lower_case(lower, sizeof lower, type);
   hd_short_name(room, type);
@@ -52,7 +84,7 @@ static hd_status refuse_type(const char *type, hd_error *err) {
   for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
     if (strstr(lower, others[i].part))
       return hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is %s, which is not built; known: %s", room, others[i].what, list);
-  return hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is not known; known: %s", room, list);
+  return HD_OK;
 }
 
 /* A known family's text model inside something larger: its weights have other names and other parts. */
@@ -72,6 +104,6 @@ hd_status hd_arch_choose(const hd_arch **out, const hd_json *config, hd_error *e
   const char *type = hd_json_get_text(config, "model_type", "");
   if (*config->status != HD_OK) return *config->status;
   *out = hd_arch_find(type);
-  if (!*out) return refuse_type(type, err);
+  if (!*out) HD_TRY(check_unknown(type, err));
   return check_architectures(config, err);
 }

@@ -11,12 +11,19 @@ typedef struct hd_arch {
   hd_status (*build)(hd_model *model, const hd_json *config, hd_error *err);
 } hd_arch;
 
-extern const hd_arch hd_arch_llama;
+extern const hd_arch hd_arch_llama, hd_arch_gemma, hd_arch_gpt2, hd_arch_bert;
 
 const hd_arch *hd_arch_find(const char *model_type);
-/* The family of a config.json; a refusal says what the model is instead, where its names tell. */
+/* The family of a config.json, or NULL where its model_type is not known; a refusal says what the model is instead, where its names tell. */
 hd_status hd_arch_choose(const hd_arch **out, const hd_json *config, hd_error *err);
 /* "llama, qwen2, …": for messages. */
 const char *hd_arch_list(char *room, size_t n);
+/* arch_unknown.c: the family of a config whose type is not known, by the tensors' names; the config is completed, the model warned. */
+hd_status hd_arch_guess(const hd_arch **out, hd_model *model, cJSON *config, const hd_directory *directory, hd_error *err);
+/* A tensor of such a file that fills no weight: refused, but for what is no weight. */
+hd_status hd_arch_refuse_unplaced(const char *tensor, hd_error *err);
+/* Whether a checkpoint's tensor is the weight a family calls `name`, with or without what is written before it ("model.", "transformer.") and by
+ * the older names of a layer norm's weights (gamma, beta). */
+bool hd_arch_same_name(const char *name, const char *tensor);
 
 #endif

@@ -1,141 +1,127 @@
-/* arch_llama.c: Llama ("LLaMA: Open and Efficient Foundation Language Models", Touvron et al., 2023) and Qwen2, which differs in its biases (on
- * queries, keys and values, always) and its context, from a Hugging Face config.json.
+/* arch_llama.c: Llama ("LLaMA: Open and Efficient Foundation Language Models", Touvron et al., 2023) and the families that differ from it by
+ * switches. See arch_decoder.h for what they are built to; here is how their config.json says it, with transformers' defaults.
  *
- *   embedding → n × [ x + attention(rms_norm(x)) → x + swiglu(rms_norm(x)) ] → rms_norm → head (tied to the embedding, or its own)
- *
- * Weights carry the names of Hugging Face checkpoints; values those of PyTorch traces ("layers.0.q_rope"). */
+ *   llama     1, 2, 3, 3.1 and whoever took it over: SmolLM2, TinyLlama
+ *   smollm3   some layers know no positions
+ *   mistral   attention to the nearest positions
+ *   qwen2     biases on queries, keys and values; the upper layers may have a window
+ *   qwen3     norms on every head's queries and keys
+ *   phi3      q, k and v in one matrix, gate and up in another
+ *   mixtral, qwen3_moe   mistral and qwen3 with experts */
 #include "base/status.h"
-#include "graph/arch.h"
-#include "layers/rows.h"
+#include "graph/arch_decoder.h"
 
-#include <math.h>
-#include <stdio.h>
 #include <string.h>
 
-typedef struct llama {
-  size_t hidden_size, intermediate_size, n_layers, heads, kv_heads, head_dim, vocab_size, context;
-  float rms_norm_eps;
-  double rope_theta;
-  bool qkv_bias, out_bias, mlp_bias, tied;
-  const hd_activation *activation;
-} llama;
+typedef struct family {
+  const char *model_type;
+  hd_decoder missing;      /* what is not in config.json; window: where "sliding_window" is not there (null means none) */
+  double theta;
+  bool bias_keys;          /* attention_bias and mlp_bias are read */
+  bool window_is_switched; /* use_sliding_window turns it on, for layers from max_window_layers on */
+} family;
 
-/* No model is near these; they keep products of two sizes inside 32 bits where a file asks for nonsense. */
-enum { MAX_WIDTH = 1 << 20, MAX_LAYERS = 4096, MAX_VOCABULARY = 1 << 24, MAX_CONTEXT = 1 << 24 };
+static const family families[] = {
+  {"llama", {.context = 2048, .rms_norm_eps = 1e-6f}, 1e4, true, false},
+  {"smollm3", {.kv_heads = 4, .context = 32768, .rms_norm_eps = 1e-6f, .tied = true}, 2e6, true, true},
+  {"mistral", {.kv_heads = 8, .context = 131072, .rms_norm_eps = 1e-6f, .window = 4096}, 1e4, false, false},
+  {"qwen2", {.context = 32768, .rms_norm_eps = 1e-6f, .window = 4096, .qkv_bias = true}, 1e4, false, true},
+  {"qwen3", {.head_dim = 128, .context = 32768, .rms_norm_eps = 1e-6f, .window = 4096, .head_norm = true}, 1e4, true, true},
+  {"phi3", {.context = 4096, .rms_norm_eps = 1e-5f, .fused = true}, 1e4, false, false},
+  {"mixtral", {.kv_heads = 8, .context = 131072, .rms_norm_eps = 1e-5f, .experts_weights = "model.layers.%zu.block_sparse_moe.",
+               .experts = {.n_experts = 8, .n_chosen = 2, .renormalise = true, .mixtral_names = true}}, 1e6, false, false},
+  {"qwen3_moe", {.kv_heads = 4, .context = 32768, .rms_norm_eps = 1e-6f, .window = 4096, .head_norm = true, .experts_weights = "model.layers.%zu.mlp.",
+                 .experts = {.hidden = 768, .n_experts = 128, .n_chosen = 8}}, 1e4, true, true},
+};
 
-static size_t need(const hd_json *j, const char *key, size_t missing, size_t most) {
-  size_t value = hd_json_get_size(j, key, missing);
-  if (missing == 0 && !hd_json_has(j, key)) hd_json_refuse(j, key, HD_BAD_FILE, "this key is needed: expected a size from 1 to %zu, found none", most);
-  if (value == 0 || value > most) hd_json_refuse(j, key, HD_BAD_FILE, "expected a size from 1 to %zu, found %zu", most, value);
-  return value;
+static const family *family_of(const char *model_type) {
+  for (size_t i = 0; i < sizeof families / sizeof families[0]; i++)
+    if (strcmp(families[i].model_type, model_type) == 0) return &families[i];
+  return &families[0];
 }
 
-/* Attention to the nearest positions only: a key that does not turn it on is not looked at. */
-static void refuse_window(const hd_json *j) {
-  if (hd_json_get_bool(j, "use_sliding_window", false)) hd_json_refuse(j, "use_sliding_window", HD_UNSUPPORTED, "sliding-window attention is not built yet");
+/* ---- Windows ---- */
+
+/* 0: none. null says so where leaving the key out would not. */
+static size_t read_window(const hd_json *j, size_t missing, bool is_switched) {
+  const cJSON *window = cJSON_GetObjectItem(j->node, "sliding_window");
+  if (is_switched && !hd_json_get_bool(j, "use_sliding_window", false)) return 0;
+  if (window && cJSON_IsNull(window)) return 0;
+  return window || missing ? hd_config_size(j, "sliding_window", missing, HD_MAX_CONTEXT) : 0;
 }
 
-/* Both spellings: rope_theta and rope_scaling of version 4, rope_parameters of version 5. Only unscaled positions so far. */
-static double read_rope(const hd_json *j) {
-  double theta = hd_json_get_number(j, "rope_theta", 10000);
-  static const char *const keys[] = {"rope_parameters", "rope_scaling"};
-  for (int i = 0; i < 2; i++) {
-    hd_json rope = hd_json_member(j, keys[i]);
-    if (!rope.node || cJSON_IsNull(rope.node)) continue;
-    theta = hd_json_get_number(&rope, "rope_theta", theta);
-    const char *type = hd_json_get_text(&rope, "rope_type", hd_json_get_text(&rope, "type", "default"));
-    if (strcmp(type, "default") != 0) hd_json_refuse(j, keys[i], HD_UNSUPPORTED, "rope type '%s' is not built yet", type);
+static void read_blocks(hd_model *m, hd_decoder *c, const hd_json *j, const family *f) {
+  c->window = read_window(j, f->missing.window, f->window_is_switched);
+  uint8_t *blocks = hd_decoder_layer_types(m, j, c->n_layers);
+  bool given = blocks != NULL;
+  if (!given) blocks = hd_decoder_blocks(m, j, c->n_layers);
+  size_t first = f->window_is_switched ? hd_json_get_size(j, "max_window_layers", 28) : 0;
+  for (size_t i = 0; blocks && i < c->n_layers; i++) {
+    if (!given && c->window && i >= first) blocks[i] = HD_BLOCK_WINDOW;
+    if (c->window == 0) blocks[i] = 0;
   }
-  if (!(theta > 0)) hd_json_refuse(j, "rope_theta", HD_BAD_FILE, "expected a positive number");
-  return theta;
+  c->blocks = blocks;
 }
 
-static llama read_config(const hd_json *j) {
-  llama c = {0};
-  c.hidden_size = need(j, "hidden_size", 0, MAX_WIDTH);
-  c.intermediate_size = need(j, "intermediate_size", 0, MAX_WIDTH);
-  c.n_layers = need(j, "num_hidden_layers", 0, MAX_LAYERS);
-  c.heads = need(j, "num_attention_heads", 0, MAX_WIDTH);
-  c.kv_heads = need(j, "num_key_value_heads", c.heads, MAX_WIDTH);
-  c.head_dim = need(j, "head_dim", c.heads ? c.hidden_size / c.heads : 0, MAX_WIDTH);
-  c.vocab_size = need(j, "vocab_size", 0, MAX_VOCABULARY);
-  bool qwen2 = strcmp(hd_json_get_text(j, "model_type", ""), "qwen2") == 0;
-  c.context = need(j, "max_position_embeddings", qwen2 ? 32768 : 2048, MAX_CONTEXT);
-  c.rms_norm_eps = (float)hd_json_get_number(j, "rms_norm_eps", 1e-6);
-  c.rope_theta = read_rope(j);
-  c.out_bias = !qwen2 && hd_json_get_bool(j, "attention_bias", false);
-  c.qkv_bias = qwen2 || c.out_bias;
-  if (qwen2) refuse_window(j);
-  c.mlp_bias = hd_json_get_bool(j, "mlp_bias", false);
-  c.tied = hd_json_get_bool(j, "tie_word_embeddings", false);
-  const char *act = hd_json_get_text(j, "hidden_act", "silu");
-  c.activation = hd_activation_find(act);
-  char room[HD_NAME_ROOM];
-  if (!c.activation) hd_json_refuse(j, "hidden_act", HD_UNSUPPORTED, "unknown activation '%s'", hd_short_name(room, act));
-  if (c.kv_heads && c.heads % c.kv_heads != 0)
-    hd_json_refuse(j, "num_attention_heads", HD_BAD_FILE, "expected a multiple of the %zu key/value heads, found %zu", c.kv_heads, c.heads);
-  if (c.head_dim > MAX_WIDTH / (c.heads ? c.heads : 1))
-    hd_json_refuse(j, "head_dim", HD_BAD_FILE, "%zu heads of %zu are wider than %d", c.heads, c.head_dim, MAX_WIDTH);
-  if (c.head_dim % 2 != 0) hd_json_refuse(j, "head_dim", HD_BAD_FILE, "expected an even size, found %zu", c.head_dim);
-  return c;
+/* SmolLM3: no_rope_layers has a 0 where a layer knows no positions; without it every no_rope_layer_interval-th does not. */
+static void read_no_rope(hd_decoder *c, const hd_json *j) {
+  const cJSON *list = cJSON_GetObjectItem(j->node, "no_rope_layers"), *each;
+  size_t interval = hd_config_size(j, "no_rope_layer_interval", 4, HD_MAX_LAYERS), n = hd_json_count(j, "no_rope_layers"), i = 0;
+  bool given = list && !cJSON_IsNull(list);
+  if (given && n != c->n_layers) hd_json_refuse(j, "no_rope_layers", HD_BAD_FILE, "expected one for each of %zu layers, found %zu", c->n_layers, n);
+  if (*j->status != HD_OK) return;
+  for (; !given && i < c->n_layers; i++)
+    if ((i + 1) % interval == 0) c->blocks[i] |= HD_BLOCK_NO_ROPE;
+  if (!given) return;
+  cJSON_ArrayForEach(each, list) {
+    bool turned = cJSON_IsTrue(each) || (cJSON_IsNumber(each) && each->valuedouble != 0);
+    if (!turned) c->blocks[i] |= HD_BLOCK_NO_ROPE;
+    i++;
+  }
 }
 
-/* A spec under a formatted name and weight prefix; NULL sticks. */
-static hd_spec *spec(hd_model *m, const hd_layer *layer, const char *name, const char *weights, size_t index, const void *config) {
-  char value_name[96], weight_name[96];
-  snprintf(value_name, sizeof value_name, name, index);
-  snprintf(weight_name, sizeof weight_name, weights, index);
-  return hd_spec_new(m, layer, value_name, weight_name, "", config);
+/* ---- Experts ---- */
+
+static bool has_number(const hd_json *j, const char *key, size_t number) {
+  const cJSON *each, *list = cJSON_GetObjectItem(j->node, key);
+  cJSON_ArrayForEach(each, list)
+    if (cJSON_IsNumber(each) && each->valuedouble == (double)number) return true;
+  return false;
 }
 
-static hd_spec *residual(hd_model *m, const char *name, size_t index, hd_spec *norm, hd_spec *block) {
-  hd_spec *s = spec(m, &hd_layer_residual, name, "", index, NULL);
-  if (!s || !norm || !block) return NULL;
-  s->children = hd_arena_alloc(&m->arena, 2 * sizeof *s->children);
-  if (!s->children) return NULL;
-  s->children[0] = norm;
-  s->children[1] = block;
-  s->n_children = 2;
-  return s;
+/* Every layer has them, but those in mlp_only_layers and those that decoder_sparse_step leaves out. */
+static void read_experts(hd_decoder *c, const hd_json *j) {
+  hd_experts_config *e = &c->experts;
+  if (e->n_experts == 0) return;
+  e->d_model = c->hidden_size;
+  e->activation = c->activation;
+  e->hidden = e->mixtral_names ? c->intermediate_size : hd_config_size(j, "moe_intermediate_size", e->hidden, HD_MAX_WIDTH);
+  e->n_experts = hd_config_size(j, hd_json_has(j, "num_experts") ? "num_experts" : "num_local_experts", e->n_experts, 65536);
+  e->n_chosen = hd_config_size(j, "num_experts_per_tok", e->n_chosen, e->n_experts ? e->n_experts : 1);
+  e->renormalise = hd_json_get_bool(j, "norm_topk_prob", e->renormalise);
+  if (e->hidden && e->n_experts > SIZE_MAX / 64 / e->hidden) hd_json_refuse(j, "num_experts_per_tok", HD_BAD_FILE, "%zu experts of %zu are too many", e->n_experts, e->hidden);
+  size_t step = hd_config_size(j, "decoder_sparse_step", 1, HD_MAX_LAYERS);
+  for (size_t i = 0; c->blocks && step && i < c->n_layers; i++)
+    if ((i + 1) % step == 0 && !has_number(j, "mlp_only_layers", i)) c->blocks[i] |= HD_BLOCK_EXPERTS;
 }
 
-static hd_status add_block(hd_model *m, const llama *c, size_t i, hd_error *err) {
-  const hd_norm_config norm = {.size = c->hidden_size, .epsilon = c->rms_norm_eps};
-  const hd_multi_head_attention_config attention = {
-    .d_model = c->hidden_size,
-    .attention = {.heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .scale = 1.0f / sqrtf((float)c->head_dim),
-                  .causal = true, .cache = true},
-    .qkv_bias = c->qkv_bias,
-    .out_bias = c->out_bias,
-    .rope_theta = c->rope_theta,
-  };
-  const hd_swiglu_config mlp = {.d_model = c->hidden_size, .hidden = c->intermediate_size, .bias = c->mlp_bias, .activation = c->activation};
-  HD_TRY(hd_model_add_spec(m, residual(m, "layers.%zu.residual_attn", i,
-    spec(m, &hd_layer_rms_norm, "layers.%zu.input_norm", "model.layers.%zu.input_layernorm.", i, &norm),
-    spec(m, &hd_layer_multi_head_attention, "layers.%zu", "model.layers.%zu.self_attn.", i, &attention)), err));
-  return hd_model_add_spec(m, residual(m, "layers.%zu.output", i,
-    spec(m, &hd_layer_rms_norm, "layers.%zu.post_norm", "model.layers.%zu.post_attention_layernorm.", i, &norm),
-    spec(m, &hd_layer_swiglu, "layers.%zu", "model.layers.%zu.mlp.", i, &mlp)), err);
+static hd_status build(hd_model *m, const hd_json *j, hd_error *err) {
+  const char *type = hd_json_get_text(j, "model_type", "");
+  const family *f = family_of(type);
+  hd_decoder c = hd_decoder_read(j, &f->missing);
+  c.activation = hd_config_activation(j, "hidden_act", "silu");
+  if (f->bias_keys) {
+    c.qkv_bias = c.out_bias = hd_json_get_bool(j, "attention_bias", false);
+    c.mlp_bias = hd_json_get_bool(j, "mlp_bias", false);
+  }
+  c.rope = hd_config_rope(j, c.head_dim, f->theta, c.context, "full_attention", &m->arena);
+  read_blocks(m, &c, j, f);
+  read_experts(&c, j);
+  if (*j->status == HD_OK && strcmp(f->model_type, "smollm3") == 0) read_no_rope(&c, j);
+  if (*j->status != HD_OK) return *j->status;
+  return hd_decoder_build(m, &c, err);
 }
 
-static hd_status build(hd_model *m, const hd_json *config, hd_error *err) {
-  const llama c = read_config(config);
-  if (*config->status != HD_OK) return *config->status;
-  m->dialect = HD_STANDARD;
-  m->batch = 1;
-  m->max_context = c.context;
-  m->input = (hd_shape){.dtype = HD_I32, .n_dims = 1, .dim = {c.context < 64 ? c.context : 64}};
-
-  const hd_embedding_config embedding = {.vocab_size = c.vocab_size, .embedding_dim = c.hidden_size};
-  const hd_norm_config norm = {.size = c.hidden_size, .epsilon = c.rms_norm_eps};
-  const hd_linear_config head = {.in_features = c.hidden_size, .out_features = c.vocab_size};
-  HD_TRY(hd_model_add_spec(m, spec(m, &hd_layer_embedding, "embedding", "model.embed_tokens.", 0, &embedding), err));
-  for (size_t i = 0; i < c.n_layers; i++) HD_TRY(add_block(m, &c, i, err));
-  HD_TRY(hd_model_add_spec(m, spec(m, &hd_layer_last_rows, "last_rows", "", 0, NULL), err));
-  HD_TRY(hd_model_add_spec(m, spec(m, &hd_layer_rms_norm, "final_norm", "model.norm.", 0, &norm), err));
-  return hd_model_add_spec(m, spec(m, &hd_layer_linear, "logits", c.tied ? "model.embed_tokens." : "lm_head.", 0, &head), err);
-}
-
-static const char *const model_types[] = {"llama", "qwen2", NULL};
+static const char *const model_types[] = {"llama", "qwen2", "qwen3", "mistral", "smollm3", "phi3", "mixtral", "qwen3_moe", NULL};
 
 const hd_arch hd_arch_llama = {.name = "llama", .model_types = model_types, .build = build};

@@ -18,13 +18,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum part { EMBEDDING, NORM, LINEAR, ENCODER, FUSED, ATTENTION, MLP } part;
+typedef enum part { EMBEDDING, NORM, LINEAR, ENCODER, FUSED, ATTENTION, MLP } part_kind;
 
 enum { N_ENDINGS = 12 };
 
 /* Layers of several tensors: the one that stands for it, the others it needs, those it may have. */
 static const struct composite {
-  part part;
+  part_kind part;
   size_t n_needed;
   const char *ending[N_ENDINGS];
 } composites[] = {
@@ -41,7 +41,7 @@ typedef enum place { FIRST, IN_BLOCKS, FINAL_NORM, HEAD } place;
 typedef enum rank { ATTENTION_NORM, ATTENTION_ITSELF, MLP_NORM, MLP_ITSELF } rank;
 
 typedef struct unit {
-  part part;
+  part_kind part;
   const char *stem;  /* "model.layers.0.mlp." */
   size_t n_block;    /* of it, what names the block: "model.layers.0." */
   const hd_entry *entry;
@@ -196,7 +196,7 @@ static bool same_block(const unit *a, const unit *b) { return a->place == b->pla
 
 /* ---- Which layer a tensor is of ---- */
 
-static void add_unit(work *w, part part, const hd_entry *e, size_t n_stem) {
+static void add_unit(work *w, part_kind part, const hd_entry *e, size_t n_stem) {
   unit *u = &w->units[w->n];
   *u = (unit){.part = part, .stem = hd_arena_format(&w->arena, "%.*s", (int)n_stem, e->name), .entry = e, .place = IN_BLOCKS};
   if (!u->stem) {
@@ -267,7 +267,7 @@ static contents block_of(const work *w, const unit *u) {
   return c;
 }
 
-static bool is_composite(part p) { return p >= ENCODER; }
+static bool is_composite(part_kind p) { return p >= ENCODER; }
 
 static bool is_head(const unit *u) {
   static const char *const names[] = {"lm_head.", "head.", "classifier.", "score.", "fc_out.", "output."};

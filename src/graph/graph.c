@@ -61,6 +61,19 @@ hd_status hd_model_add_spec(hd_model *model, hd_spec *spec, hd_error *err) {
   return HD_OK;
 }
 
+hd_status hd_model_warn(hd_model *model, hd_error *err, const char *format, ...) {
+  char text[512];
+  va_list arguments;
+  if (model->n_warnings == HD_MAX_WARNINGS) return HD_OK;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  const char *kept = hd_arena_text(&model->arena, text);
+  if (!kept) return no_memory(err);
+  model->warnings[model->n_warnings++] = kept;
+  return HD_OK;
+}
+
 /* ---- The builder ---- */
 
 struct hd_builder {
@@ -271,6 +284,10 @@ size_t hd_parameter_count(const hd_parameter *p) {
   size_t n = 1;
   for (int d = 0; d < p->slot.n_dims; d++) n *= p->slot.shape[d];
   return n;
+}
+
+void hd_parameter_file_shape(const hd_parameter *p, size_t shape[HD_MAX_DIMS]) {
+  for (int d = 0; d < p->slot.n_dims; d++) shape[d] = p->slot.shape[p->slot.in_out ? p->slot.n_dims - 1 - d : d];
 }
 
 hd_status hd_parameter_allocate(hd_parameter *p, hd_dtype dtype, hd_error *err) {

@@ -38,6 +38,8 @@ typedef struct hd_value_info {
   size_t output;            /* which of its outputs */
 } hd_value_info;
 
+enum { HD_MAX_WARNINGS = 8 };
+
 struct hd_model {
   hd_arena arena;           /* names, configs, specs, slots */
   const char *family;       /* "network", "llama" */
@@ -49,6 +51,8 @@ struct hd_model {
   const char *bundle_extra, *bundle_model_extra; /* members nobody here knows, as hd_bundle has them; may be NULL */
   hd_shape input;           /* n_dims 0: up to the caller */
   size_t max_context;       /* positions; 0: no limit of its own */
+  const char *warnings[HD_MAX_WARNINGS]; /* what was assumed to load it */
+  size_t n_warnings;
 
   hd_spec **specs;          /* the chain of declared layers */
   size_t n_specs;
@@ -73,6 +77,9 @@ void hd_model_discard(hd_model *model);
 hd_spec *hd_spec_new(hd_model *model, const hd_layer *layer, const char *name, const char *weights, const char *bundle, const void *config);
 hd_status hd_model_add_spec(hd_model *model, hd_spec *spec, hd_error *err);
 
+/* Adds to the model's warnings; those past the last place are left out. */
+hd_status hd_model_warn(hd_model *model, hd_error *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
 /* Expands every spec into nodes, values and parameters. A network that declares its input is refused where its layers do not fit together. */
 hd_status hd_graph_expand(hd_model *model, hd_error *err);
 
@@ -88,6 +95,8 @@ hd_status hd_graph_check_shapes(const hd_model *model, hd_error *err);
 
 int hd_parameter_find(const hd_model *model, const char *name); /* −1: none */
 size_t hd_parameter_count(const hd_parameter *p);               /* elements */
+/* The shape that a weight file has it in. */
+void hd_parameter_file_shape(const hd_parameter *p, size_t shape[HD_MAX_DIMS]);
 /* Gives the parameter memory in a dtype (F32 for vectors). */
 hd_status hd_parameter_allocate(hd_parameter *p, hd_dtype dtype, hd_error *err);
 /* From and to float32 in the slot's shape; in_out: a matrix comes as [in][out]. */

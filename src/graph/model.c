@@ -227,6 +227,8 @@ hd_status hd_model_describe(char **out, const hd_model *model, hd_error *err) {
   cJSON_AddNumberToObject(json, "maxContext", (double)model->max_context);
   cJSON_AddStringToObject(json, "inputDtype", hd_dtype_name(model->input.dtype));
   cJSON_AddItemToObject(json, "inputShape", shape_json(model->input.n_dims, model->input.dim));
+  cJSON *warnings = cJSON_AddArrayToObject(json, "warnings");
+  for (size_t i = 0; i < model->n_warnings; i++) cJSON_AddItemToArray(warnings, cJSON_CreateString(model->warnings[i]));
   cJSON *layers = cJSON_AddArrayToObject(json, "layers");
   for (size_t i = 0; i < model->n_nodes; i++) {
     cJSON *layer = cJSON_CreateObject();

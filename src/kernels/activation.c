@@ -102,6 +102,12 @@ static inline v_f32 sigmoid_slope(v_f32 x) {
 static inline v_f32 tanh_(v_f32 x) { return v_tanh(x); }
 static inline v_f32 tanh__slope(v_f32 x) { return v_mul(v_splat(4.0f), sigmoid_slope(v_add(x, x))); }
 
+/* Parameter: cap; cap · tanh(x / cap). */
+static inline v_f32 soft_cap(v_f32 x) { return v_tanh(x); }
+static inline v_f32 soft_cap_slope(v_f32 x) { return tanh__slope(x); }
+static inline v_f32 soft_cap_with(v_f32 x, const float *p) { return v_mul(v_splat(p[0]), v_tanh(v_div(x, v_splat(p[0])))); }
+static inline v_f32 soft_cap_slope_with(v_f32 x, const float *p) { return tanh__slope(v_div(x, v_splat(p[0]))); }
+
 static inline v_f32 softplus(v_f32 x) { return v_add(v_max(x, v_zero()), v_log1p_unit(v_exp(v_neg(v_abs(x))))); }
 static inline v_f32 softplus_slope(v_f32 x) { return v_sigmoid(x); }
 
@@ -224,6 +230,7 @@ EACH_WAY(hardswish)
 EACH_WAY(softsign)
 EACH_WAY(sigmoid)
 EACH_WAY(tanh_)
+EACH_WAY(soft_cap)
 EACH_WAY(softplus)
 EACH_WAY(logsigmoid)
 EACH_WAY(elu)
@@ -236,6 +243,7 @@ EACH_WAY(quick_gelu)
 EACH_WAY(loom_softplus)
 
 EACH_WAY_WITH(leaky_relu)
+EACH_WAY_WITH(soft_cap)
 EACH_WAY_WITH(softplus)
 EACH_WAY_WITH(elu)
 
@@ -254,6 +262,7 @@ static const hd_activation activations[] = {
     ROW(softsign, "Softsign"),
     ROW(sigmoid, "Sigmoid"),
     {"tanh", tanh__forward, tanh__backward, "Tanh", {NULL, NULL}, {0, 0}, NULL, NULL},
+    ROW_WITH(soft_cap, NULL, "cap", 1, NULL, 0),
     ROW_WITH(softplus, "Softplus", "beta", 1, "threshold", 20),
     ROW(logsigmoid, "LogSigmoid"),
     ROW_WITH(elu, "ELU", "alpha", 1, NULL, 0),

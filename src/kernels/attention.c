@@ -7,18 +7,18 @@
 
 #include "base/pool.h"
 #include "kernels/elementwise.h"
-#include "kernels/simd.h"
+#include "kernels/vmath.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
 enum { ROWS = 4 };          /* query rows a block has at most */
 enum { POSITIONS = 128 };   /* values that stay in the first-level cache while all columns pass over them */
 
-void k_rope_f32(float *y, const float *x, const float *cos, const float *sin, size_t n, size_t heads, size_t head_dim, float sign) {
-  size_t half = head_dim / 2;
+void k_rope_f32(float *y, const float *x, const float *cos, const float *sin, size_t n, size_t heads, size_t head_dim, size_t turned, float sign) {
+  size_t half = turned / 2;
   v_f32 signs = v_splat(sign);
   for (size_t row = 0; row < n * heads; row++, x += head_dim, y += head_dim) {
-    const float *c = cos + row / heads * head_dim, *s = sin + row / heads * head_dim;
+    const float *c = cos + row / heads * turned, *s = sin + row / heads * turned;
     size_t d = 0;
     for (; d + V_LANES <= half; d += V_LANES) {
       v_f32 low = v_load(x + d), high = v_load(x + d + half);
@@ -30,6 +30,7 @@ void k_rope_f32(float *y, const float *x, const float *cos, const float *sin, si
       y[d] = low * c[d] - sign * (high * s[d]);
       y[d + half] = high * c[d + half] + sign * (low * s[d + half]);
     }
+    if (y != x) memcpy(y + turned, x + turned, (head_dim - turned) * sizeof *y);
   }
 }
 
@@ -122,30 +123,47 @@ typedef struct job {
 } job;
 
 typedef struct block {
-  size_t n, limit;          /* rows; positions that any of them sees */
-  size_t seen[ROWS], place[ROWS]; /* positions it sees; its row among [heads, n] */
+  size_t n, begin, limit;   /* rows; the positions from begin to limit are those that any of them sees */
+  size_t first[ROWS], seen[ROWS], place[ROWS]; /* it sees the positions from first to seen; its row among [heads, n] */
   const float *q[ROWS];
   float *context[ROWS];
 } block;
 
+/* The first position that the query behind `seen` of them sees. */
+static size_t first_seen(const hd_attention_shape *s, size_t seen) { return s->window && seen > s->window ? seen - s->window : 0; }
+
 static block block_of(const job *j, size_t kv_head, size_t first) {
   const hd_attention_shape *s = j->shape;
-  block b = {0};
+  block b = {.begin = SIZE_MAX};
   for (size_t row = first; row < j->group * s->n && b.n < ROWS; row++, b.n++) {
     size_t head = kv_head * j->group + row / s->n, i = row % s->n, at = (i * s->heads + head) * s->head_dim;
     b.q[b.n] = j->q + at;
     b.context[b.n] = j->context + at;
     b.place[b.n] = head * s->n + i;
     b.seen[b.n] = s->causal ? s->past + i + 1 : s->past + s->n;
+    b.first[b.n] = first_seen(s, b.seen[b.n]);
+    b.begin = b.first[b.n] < b.begin ? b.first[b.n] : b.begin;
     b.limit = b.seen[b.n] > b.limit ? b.seen[b.n] : b.limit;
   }
   return b;
 }
 
+/* row = cap · tanh(row · scale / cap) */
+static void cap_scores(float *row, size_t n, float scale, float cap) {
+  v_f32 inward = v_splat(scale / cap), outward = v_splat(cap);
+  size_t i = 0;
+  for (; i + V_LANES <= n; i += V_LANES) v_store(row + i, v_mul(outward, v_tanh(v_mul(v_load(row + i), inward))));
+  if (i < n) v_store_part(row + i, v_mul(outward, v_tanh(v_mul(v_load_part(row + i, n - i), inward))), n - i);
+}
+
 static void softmax_rows(const job *j, const block *b, float *scores, size_t total) {
+  const hd_attention_shape *s = j->shape;
   for (size_t r = 0; r < b->n; r++) {
-    float *row = scores + r * total;
-    k_softmax_f32(row, row, b->seen[r], j->shape->scale);
+    float *row = scores + r * total, *seen = row + b->first[r];
+    size_t n = b->seen[r] - b->first[r];
+    if (s->cap > 0) cap_scores(seen, n, s->scale, s->cap);
+    k_softmax_f32(seen, seen, n, s->cap > 0 ? 1 : s->scale);
+    memset(row, 0, b->first[r] * sizeof *row);
     memset(row + b->seen[r], 0, (total - b->seen[r]) * sizeof *row);
     if (j->probs) memcpy(j->probs + b->place[r] * total, row, total * sizeof *row);
   }
@@ -153,7 +171,7 @@ static void softmax_rows(const job *j, const block *b, float *scores, size_t tot
 
 static void weigh_values(const block *b, const float *scores, size_t total, const float *values, size_t head_dim) {
   for (size_t r = 0; r < b->n; r++) memset(b->context[r], 0, head_dim * sizeof(float));
-  for (size_t j = 0; j < b->limit; j += POSITIONS) {
+  for (size_t j = b->begin; j < b->limit; j += POSITIONS) {
     size_t n = b->limit - j < POSITIONS ? b->limit - j : POSITIONS;
     if (b->n == ROWS) value_four(b->context, scores + j, total, values + j * head_dim, n, head_dim);
     else
@@ -170,9 +188,10 @@ static void attend_blocks(void *context, size_t begin, size_t end, size_t thread
     size_t kv_head = item / j->blocks;
     size_t cache = kv_head * s->capacity * s->head_dim;
     block b = block_of(j, kv_head, item % j->blocks * ROWS);
-    size_t r = 0;
-    for (; r + 2 <= b.n; r += 2) score_two(scores + r * total, total, b.q + r, j->keys + cache, b.limit, s->head_dim);
-    if (r < b.n) score_one(scores + r * total, b.q + r, j->keys + cache, b.limit, s->head_dim);
+    const float *keys = j->keys + cache + b.begin * s->head_dim;
+    size_t r = 0, n = b.limit - b.begin;
+    for (; r + 2 <= b.n; r += 2) score_two(scores + r * total + b.begin, total, b.q + r, keys, n, s->head_dim);
+    if (r < b.n) score_one(scores + r * total + b.begin, b.q + r, keys, n, s->head_dim);
     softmax_rows(j, &b, scores, total);
     weigh_values(&b, scores, total, j->values + cache, s->head_dim);
   }
@@ -207,18 +226,25 @@ typedef struct grad_job {
   const float *d_context, *probs, *q, *k, *v;
 } grad_job;
 
+/* tanh's slope at x */
+static float cap_slope(float x) {
+  float t = V_GET(v_tanh(v_splat(x)), 0);
+  return 1 - t * t;
+}
+
 /* One query of one head. d_p[j] = d_context · v[j]; d_score = p · (d_p − Σ p·d_p) · scale. d_p is computed twice rather than kept. */
 static void query_grad(const grad_job *g, size_t head, size_t i) {
   const hd_attention_shape *s = g->shape;
   size_t kv_head = head / (s->heads / s->kv_heads), head_dim = s->head_dim, stride = s->kv_heads * head_dim;
-  size_t at = (i * s->heads + head) * head_dim, cache = kv_head * head_dim, seen = s->causal ? i + 1 : s->n;
+  size_t at = (i * s->heads + head) * head_dim, cache = kv_head * head_dim, seen = s->causal ? i + 1 : s->n, first = first_seen(s, seen);
   const float *probs = g->probs + (head * s->n + i) * s->n;
   double along = 0.0;
-  for (size_t j = 0; j < seen; j++) along += (double)probs[j] * (double)dot(g->d_context + at, g->v + cache + j * stride, head_dim);
-  for (size_t j = 0; j < seen; j++) {
+  for (size_t j = first; j < seen; j++) along += (double)probs[j] * (double)dot(g->d_context + at, g->v + cache + j * stride, head_dim);
+  for (size_t j = first; j < seen; j++) {
     size_t position = cache + j * stride;
     float d_p = dot(g->d_context + at, g->v + position, head_dim);
     float d_score = probs[j] * (d_p - (float)along) * s->scale;
+    if (s->cap > 0) d_score *= cap_slope(dot(g->q + at, g->k + position, head_dim) * s->scale / s->cap);
     k_axpy_f32(g->d_q + at, d_score, g->k + position, head_dim);
     k_axpy_f32(g->d_k + position, d_score, g->q + at, head_dim);
     k_axpy_f32(g->d_v + position, probs[j], g->d_context + at, head_dim);

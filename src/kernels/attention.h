@@ -4,10 +4,10 @@
 
 #include "heddle.h"
 
-/* y[n, heads, head_dim]: the half-split rotation of "RoFormer" as Llama uses it: for d < head_dim/2
+/* y[n, heads, head_dim]: the half-split rotation of "RoFormer" as Llama uses it, over each head's first `turned` values: for d < half = turned/2
  *   y[d] = x[d]·cos[d] − x[d+half]·sin[d],  y[d+half] = x[d+half]·cos[d+half] + x[d]·sin[d+half].
- * cos, sin: [n, head_dim]. sign −1 turns the other way (the gradient). y may be x. */
-void k_rope_f32(float *y, const float *x, const float *cos, const float *sin, size_t n, size_t heads, size_t head_dim, float sign);
+ * The rest is copied. cos, sin: [n, turned]. sign −1 turns the other way (the gradient). y may be x. */
+void k_rope_f32(float *y, const float *x, const float *cos, const float *sin, size_t n, size_t heads, size_t head_dim, size_t turned, float sign);
 
 typedef struct hd_attention_shape {
   size_t n;          /* queries */
@@ -16,9 +16,11 @@ typedef struct hd_attention_shape {
   size_t heads, kv_heads, head_dim; /* query head h uses key/value head h / (heads / kv_heads) */
   float scale;       /* of the scores, usually 1/√head_dim */
   bool causal;       /* query i sees positions up to past + i */
+  size_t window;     /* and of those only the nearest so many, itself included; 0: all. Causal only */
+  float cap;         /* scores become cap · tanh(score / cap) before the softmax; 0: they stay */
 } hd_attention_shape;
 
-/* context[n, heads, head_dim] = softmax(q·kᵀ·scale) · v.  q: [n, heads, head_dim]; keys, values: [kv_heads, capacity, head_dim].
+/* context[n, heads, head_dim] = softmax(capped(q·kᵀ·scale)) · v.  q: [n, heads, head_dim]; keys, values: [kv_heads, capacity, head_dim].
  * probs: NULL, or [heads, n, past + n], filled (hidden positions 0). scratch: attention_scratch_bytes. Splits heads over the pool. */
 void k_attention_f32(float *context, float *probs, const float *q, const float *keys, const float *values,
                      const hd_attention_shape *shape, void *scratch);

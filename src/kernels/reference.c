@@ -63,7 +63,7 @@ double k_reference_activation(const char *name, double x) {
   if (strcmp(name, "relu") == 0) return x > 0 ? x : 0;
   if (strcmp(name, "leaky_relu") == 0) return x > 0 ? x : 0.01 * x;
   if (strcmp(name, "sigmoid") == 0) return sigmoid(x);
-  if (strcmp(name, "tanh") == 0) return tanh(x);
+  if (strcmp(name, "tanh") == 0 || strcmp(name, "soft_cap") == 0) return tanh(x);
   if (strcmp(name, "softplus") == 0) return softplus(x);
   if (strcmp(name, "silu") == 0) return times(x, sigmoid(x));
   if (strcmp(name, "gelu") == 0) return times(x, erfc(-x / sqrt(2.0)) / 2);
@@ -86,32 +86,36 @@ double k_reference_activation(const char *name, double x) {
 
 /* ---- Attention ---- */
 
-void k_reference_rope(double *y, const float *x, const float *cos, const float *sin, size_t n, size_t heads, size_t head_dim, double sign) {
-  size_t half = head_dim / 2;
-  for (size_t i = 0; i < n * heads; i++)
+void k_reference_rope(double *y, const float *x, const float *cos, const float *sin, size_t n, size_t heads, size_t head_dim, size_t turned, double sign) {
+  size_t half = turned / 2;
+  for (size_t i = 0; i < n * heads; i++) {
+    for (size_t d = turned; d < head_dim; d++) y[i * head_dim + d] = (double)x[i * head_dim + d];
     for (size_t d = 0; d < half; d++) {
-      const float *row = x + i * head_dim, *c = cos + i / heads * head_dim, *s = sin + i / heads * head_dim;
+      const float *row = x + i * head_dim, *c = cos + i / heads * turned, *s = sin + i / heads * turned;
       double low = (double)row[d], high = (double)row[d + half];
       y[i * head_dim + d] = low * (double)c[d] - sign * high * (double)s[d];
       y[i * head_dim + d + half] = high * (double)c[d + half] + sign * low * (double)s[d + half];
     }
+  }
 }
 
-/* One query's scores over the `seen` positions, then the mean of the values. */
-static void attend(double *context, double *scores, const float *q, const float *keys, const float *values, size_t seen,
+/* One query's scores over the positions from `first` to `seen`, then the mean of the values. */
+static void attend(double *context, double *scores, const float *q, const float *keys, const float *values, size_t first, size_t seen,
                    const hd_attention_shape *shape) {
   double max = -INFINITY, sum = 0.0;
-  for (size_t j = 0; j < seen; j++) {
+  for (size_t j = 0; j < first; j++) scores[j] = 0.0;
+  for (size_t j = first; j < seen; j++) {
     scores[j] = 0.0;
     for (size_t d = 0; d < shape->head_dim; d++) scores[j] += (double)q[d] * (double)keys[j * shape->head_dim + d];
     scores[j] *= (double)shape->scale;
+    if (shape->cap > 0) scores[j] = (double)shape->cap * tanh(scores[j] / (double)shape->cap);
     max = fmax(max, scores[j]);
   }
-  for (size_t j = 0; j < seen; j++) sum += scores[j] = exp(scores[j] - max);
-  for (size_t j = 0; j < seen; j++) scores[j] /= sum;
+  for (size_t j = first; j < seen; j++) sum += scores[j] = exp(scores[j] - max);
+  for (size_t j = first; j < seen; j++) scores[j] /= sum;
   for (size_t d = 0; d < shape->head_dim; d++) {
     context[d] = 0.0;
-    for (size_t j = 0; j < seen; j++) context[d] += scores[j] * (double)values[j * shape->head_dim + d];
+    for (size_t j = first; j < seen; j++) context[d] += scores[j] * (double)values[j * shape->head_dim + d];
   }
 }
 
@@ -123,7 +127,8 @@ void k_reference_attention(double *context, double *probs, const float *q, const
     for (size_t i = 0; i < n; i++) {
       size_t cache = h / (shape->heads / shape->kv_heads) * shape->capacity * head_dim, at = (i * shape->heads + h) * head_dim;
       size_t seen = shape->causal ? shape->past + i + 1 : total;
-      attend(context + at, scores, q + at, keys + cache, values + cache, seen, shape);
+      size_t first = shape->window && seen > shape->window ? seen - shape->window : 0;
+      attend(context + at, scores, q + at, keys + cache, values + cache, first, seen, shape);
       for (size_t j = 0; probs && j < total; j++) probs[(h * n + i) * total + j] = j < seen ? scores[j] : 0.0;
     }
   free(scores);

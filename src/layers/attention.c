@@ -7,6 +7,7 @@
 #include "layers/rows.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* ---- The primitive: context = softmax(q·kᵀ·scale)·v. Inputs q [.., n, heads·head_dim], k and v [.., n, kv_heads·head_dim] ---- */
@@ -24,7 +25,7 @@ static size_t cache_floats(const hd_attention_config *c, size_t positions) { ret
 
 static hd_attention_shape kernel_shape(const hd_attention_config *c, size_t n, size_t past, size_t capacity) {
   return (hd_attention_shape){.n = n, .past = past, .capacity = capacity, .heads = c->heads, .kv_heads = c->kv_heads,
-                              .head_dim = c->head_dim, .scale = c->scale, .causal = c->causal};
+                              .head_dim = c->head_dim, .scale = c->scale, .causal = c->causal, .window = c->window, .cap = c->cap};
 }
 
 static hd_status infer(hd_infer *i, hd_error *err) {
@@ -118,7 +119,30 @@ const hd_layer hd_layer_attention = {
 
 #define LOOM_ROPE_THETA 10000.0
 
-static void parse_standard(hd_multi_head_attention_config *c, const hd_json *j) {
+/* "projections": the weights' names of q, k, v and out, or of the matrix that holds the first three and out. */
+static void parse_projections(hd_multi_head_attention_config *c, const hd_json *j, hd_arena *arena) {
+  hd_json list = hd_json_member(j, "projections");
+  size_t n = hd_json_count(j, "projections");
+  if (!list.node || cJSON_IsNull(list.node)) return;
+  if (n != 2 && n != HD_PROJECTIONS) hd_json_refuse(j, "projections", HD_BAD_FILE, "expected 2 or 4 names, found %zu", n);
+  for (size_t i = 0; i < n && i < HD_PROJECTIONS && *j->status == HD_OK; i++) {
+    hd_json item = hd_json_item(&list, i);
+    c->projections[i] = item.node && cJSON_IsString(item.node) ? hd_arena_text(arena, item.node->valuestring) : NULL;
+    if (!c->projections[i]) hd_json_refuse(j, "projections", HD_BAD_FILE, "expected names");
+  }
+}
+
+/* rope_freq_base 0: no positions. */
+static void parse_rope(hd_multi_head_attention_config *c, const hd_json *j, hd_arena *arena) {
+  c->rope.theta = hd_json_get_number(j, "rope_freq_base", 0);
+  c->rope.head_dim = hd_json_get_size(j, "rotary_dim", c->attention.head_dim);
+  hd_json scaling = hd_json_member(j, "rope_scaling");
+  if (c->rope.theta > 0 && scaling.node && cJSON_IsObject(scaling.node)) hd_rope_parse(&c->rope, &scaling, 0, arena);
+  if (c->rope.head_dim > c->attention.head_dim || (c->rope.theta > 0 && c->rope.head_dim == 0))
+    hd_json_refuse(j, "rotary_dim", HD_BAD_FILE, "expected a size from 1 to head_dim %zu, found %zu", c->attention.head_dim, c->rope.head_dim);
+}
+
+static void parse_standard(hd_multi_head_attention_config *c, const hd_json *j, hd_arena *arena) {
   hd_attention_config *a = &c->attention;
   a->kv_heads = hd_json_get_size(j, "num_kv_heads", a->heads);
   a->head_dim = hd_json_get_size(j, "head_dim", a->heads ? c->d_model / a->heads : 0);
@@ -126,7 +150,16 @@ static void parse_standard(hd_multi_head_attention_config *c, const hd_json *j) 
   a->cache = hd_json_get_bool(j, "cache", false);
   c->qkv_bias = hd_json_get_bool(j, "qkv_bias", true);
   c->out_bias = hd_json_get_bool(j, "out_bias", true);
-  c->rope_theta = hd_json_get_number(j, "rope_freq_base", 0);
+  c->in_out = hd_json_get_bool(j, "in_out", false);
+  a->window = hd_json_get_size(j, "sliding_window", 0);
+  a->cap = (float)hd_json_get_number(j, "score_cap", 0);
+  a->scale = (float)hd_json_get_number(j, "scale", 1 / sqrt((double)a->head_dim));
+  c->norm_epsilon = (float)hd_json_get_number(j, "head_norm_epsilon", 0);
+  c->head_norm = hd_json_has(j, "head_norm_epsilon");
+  c->norm_plus_one = hd_json_get_bool(j, "head_norm_plus_one", false);
+  parse_projections(c, j, arena);
+  parse_rope(c, j, arena);
+  if (a->window && !a->causal) hd_json_refuse(j, "sliding_window", HD_UNSUPPORTED, "a window is built for causal attention only");
 }
 
 /* Loom's has one key/value head for each head, every bias and rotary positions, and it is causal. */
@@ -136,9 +169,12 @@ static void parse_loom(hd_multi_head_attention_config *c, const hd_json *j) {
   a->kv_heads = a->heads;
   a->head_dim = c->d_model / a->heads;
   a->causal = c->qkv_bias = c->out_bias = true;
+  a->scale = 1.0f / sqrtf((float)a->head_dim);
   c->seq_length = hd_json_get_size(j, "seq_length", 0);
-  c->rope_theta = hd_json_get_number(j, "rope_freq_base", 0);
-  if (!(c->rope_theta > 0)) c->rope_theta = LOOM_ROPE_THETA;
+  c->rope.theta = hd_json_get_number(j, "rope_freq_base", 0);
+  if (!(c->rope.theta > 0)) c->rope.theta = LOOM_ROPE_THETA;
+  c->rope.head_dim = a->head_dim;
+  c->rope.exact = true;
 }
 
 static void parse(void *config, hd_parse *p) {
@@ -149,13 +185,12 @@ static void parse(void *config, hd_parse *p) {
   hd_attention_config *a = &c->attention;
   a->heads = p->dialect == HD_LOOM ? hd_json_get_size(j, "num_heads", 0) : hd_json_need_size(j, "num_heads", SIZE_MAX);
   if (p->dialect == HD_LOOM) parse_loom(c, j);
-  else parse_standard(c, j);
-  a->scale = 1.0f / sqrtf((float)a->head_dim);
+  else parse_standard(c, j, p->arena);
   if (a->heads > 65536 || a->head_dim > 65536 / (a->heads + 1))
     hd_json_refuse(j, "head_dim", HD_BAD_FILE, "%zu heads of %zu are too wide", a->heads, a->head_dim);
   else if (a->heads == 0 || a->kv_heads == 0 || a->heads % a->kv_heads != 0)
     hd_json_refuse(j, "num_heads", HD_BAD_FILE, "expected a multiple of %zu key/value heads, found %zu", a->kv_heads, a->heads);
-  else if (a->head_dim == 0 || (c->rope_theta > 0 && a->head_dim % 2 != 0 && p->dialect == HD_STANDARD)) /* Loom's are read, and refused when they run */
+  else if (a->head_dim == 0 || (c->rope.theta > 0 && c->rope.head_dim % 2 != 0 && p->dialect == HD_STANDARD)) /* Loom's are read, and refused when they run */
     hd_json_refuse(j, "head_dim", HD_BAD_FILE, "expected an even size for rotary positions, found %zu", a->head_dim);
   else if (p->dialect == HD_LOOM && a->heads * a->head_dim != c->d_model)
     hd_json_refuse(j, "num_heads", HD_BAD_FILE, "expected a divisor of d_model %zu, found %zu", c->d_model, a->heads);
@@ -163,14 +198,33 @@ static void parse(void *config, hd_parse *p) {
 
 /* Only a branch's rotary base is read again by Loom (loom.md, section j, 3). */
 static hd_status write_loom(const hd_multi_head_attention_config *c, cJSON *json, hd_error *err) {
-  const bool usual = c->rope_theta == LOOM_ROPE_THETA;
+  const bool usual = c->rope.theta == LOOM_ROPE_THETA;
   if (!usual && c->place == HD_IN_CHAIN) return hd_fail(err, HD_UNSUPPORTED, "the loom dialect has no rotary base but %g here", LOOM_ROPE_THETA);
   cJSON_AddStringToObject(json, "activation", "relu"); /* Loom writes one for every layer and ignores it here */
   cJSON_AddNumberToObject(json, "d_model", (double)c->d_model);
   cJSON_AddNumberToObject(json, "num_heads", (double)c->attention.heads);
   if (c->seq_length) cJSON_AddNumberToObject(json, "seq_length", (double)c->seq_length);
-  if (!usual) cJSON_AddNumberToObject(json, "rope_freq_base", c->rope_theta);
+  if (!usual) cJSON_AddNumberToObject(json, "rope_freq_base", c->rope.theta);
   return HD_OK;
+}
+
+/* What most layers lack. */
+static void write_rest(const hd_multi_head_attention_config *c, cJSON *json) {
+  const hd_attention_config *a = &c->attention;
+  if (c->in_out) cJSON_AddBoolToObject(json, "in_out", true);
+  if (a->window) cJSON_AddNumberToObject(json, "sliding_window", (double)a->window);
+  if (a->cap > 0) hd_json_add_float(json, "score_cap", a->cap);
+  if (a->scale != 1.0f / sqrtf((float)a->head_dim)) hd_json_add_float(json, "scale", a->scale);
+  if (c->head_norm) hd_json_add_float(json, "head_norm_epsilon", c->norm_epsilon);
+  if (c->norm_plus_one) cJSON_AddBoolToObject(json, "head_norm_plus_one", true);
+  if (c->projections[0]) {
+    cJSON *names = cJSON_AddArrayToObject(json, "projections");
+    for (size_t i = 0; i < HD_PROJECTIONS && c->projections[i]; i++) cJSON_AddItemToArray(names, cJSON_CreateString(c->projections[i]));
+  }
+  if (!(c->rope.theta > 0)) return;
+  cJSON_AddNumberToObject(json, "rope_freq_base", c->rope.theta);
+  if (c->rope.head_dim != a->head_dim) cJSON_AddNumberToObject(json, "rotary_dim", (double)c->rope.head_dim);
+  hd_rope_write(&c->rope, json);
 }
 
 static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
@@ -184,42 +238,60 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
   cJSON_AddBoolToObject(json, "cache", c->attention.cache);
   cJSON_AddBoolToObject(json, "qkv_bias", c->qkv_bias);
   cJSON_AddBoolToObject(json, "out_bias", c->out_bias);
-  if (c->rope_theta > 0) cJSON_AddNumberToObject(json, "rope_freq_base", c->rope_theta);
+  write_rest(c, json);
   return HD_OK;
 }
 
-/* Loom's layers take whatever rows they are given, so that a table may not fit the next layer; the others share one. */
-static hd_value rope_table(hd_builder *b, const hd_multi_head_attention_config *c, hd_value x) {
-  hd_rope_table_config table;
-  memset(&table, 0, sizeof table); /* tables are compared byte by byte */
-  table.head_dim = c->attention.head_dim;
-  table.theta = c->rope_theta;
-  table.exact = hd_build_dialect(b) == HD_LOOM;
-  if (table.exact) return hd_build(b, &hd_layer_rope_table, "rope", "", &table, &x, 1);
-  return hd_build_shared(b, &hd_layer_rope_table, "rope", &table, x);
+enum { Q, K, V, OUT };
+
+/* A projection's weights: "q_proj.", unless a model calls them otherwise. */
+static const char *weights_of(hd_builder *b, const hd_multi_head_attention_config *c, size_t which, char room[HD_NAME_ROOM]) {
+  static const char *const usual[HD_PROJECTIONS] = {"q_proj.", "k_proj.", "v_proj.", "o_proj."};
+  if (!c->projections[0]) return usual[which];
+  int n = snprintf(room, HD_NAME_ROOM, "%s.", c->projections[which]);
+  if (n < 0 || n >= HD_NAME_ROOM) hd_build_fail(b, HD_UNSUPPORTED, "a projection's name is longer than %d", HD_NAME_ROOM - 2);
+  return room;
+}
+
+/* x → q, k and v: three matrices, or the columns of one. */
+static void project(hd_builder *b, const hd_multi_head_attention_config *c, hd_value x, hd_value qkv[3]) {
+  static const char *const names[] = {"q", "k", "v"};
+  char room[HD_NAME_ROOM];
+  const size_t kv = c->attention.kv_heads * c->attention.head_dim, widths[] = {c->attention.heads * c->attention.head_dim, kv, kv};
+  const bool fused = c->projections[0] && !c->projections[2];
+  hd_linear_config to = {.in_features = c->d_model, .out_features = widths[Q] + 2 * kv, .bias = c->qkv_bias, .in_out = c->in_out};
+  if (fused) x = hd_build(b, &hd_layer_linear, "qkv", weights_of(b, c, 0, room), &to, &x, 1);
+  for (size_t i = 0, first = 0; i < 3; first += widths[i++]) {
+    to.out_features = widths[i];
+    if (fused) qkv[i] = hd_build(b, &hd_layer_columns, names[i], "", &(hd_columns_config){first, widths[i]}, &x, 1);
+    else qkv[i] = hd_build(b, &hd_layer_linear, names[i], weights_of(b, c, i, room), &to, &x, 1);
+  }
+}
+
+/* Queries and keys head by head: normed, then turned by their positions. */
+static void place_heads(hd_builder *b, const hd_multi_head_attention_config *c, hd_value x, hd_value qk[2]) {
+  static const char *const normed[] = {"q_normed", "k_normed"}, *const norms[] = {"q_norm.", "k_norm."}, *const turned[] = {"q_rope", "k_rope"};
+  const hd_norm_config norm = {.size = c->attention.head_dim, .epsilon = c->norm_epsilon, .plus_one = c->norm_plus_one, .flat = true};
+  const hd_rope_config rope = {.head_dim = c->attention.head_dim, .turned = c->rope.head_dim};
+  for (size_t i = 0; i < 2 && c->head_norm; i++) qk[i] = hd_build(b, &hd_layer_rms_norm, normed[i], norms[i], &norm, &qk[i], 1);
+  if (!(c->rope.theta > 0)) return;
+  hd_value cosine = hd_build_rope_table(b, &c->rope, x), sine = hd_build_output(b, cosine, 1);
+  for (size_t i = 0; i < 2; i++) qk[i] = hd_build(b, &hd_layer_rope, turned[i], "", &rope, (hd_value[]){qk[i], cosine, sine}, 3);
 }
 
 static hd_value expand(hd_builder *b, const hd_spec *spec, hd_value x) {
   const hd_multi_head_attention_config *c = spec->config;
   const bool loom = hd_build_dialect(b) == HD_LOOM;
+  char room[HD_NAME_ROOM];
   if (loom) x = hd_build(b, &hd_layer_as_rows, "rows", "", &(hd_as_rows_config){c->d_model}, &x, 1);
-  size_t width = c->attention.heads * c->attention.head_dim, kv_width = c->attention.kv_heads * c->attention.head_dim;
-  const hd_linear_config to_q = {.in_features = c->d_model, .out_features = width, .bias = c->qkv_bias};
-  const hd_linear_config to_kv = {.in_features = c->d_model, .out_features = kv_width, .bias = c->qkv_bias};
-  const hd_linear_config to_out = {.in_features = width, .out_features = c->d_model, .bias = c->out_bias};
-  hd_value q = hd_build(b, &hd_layer_linear, "q", "q_proj.", &to_q, &x, 1);
-  hd_value k = hd_build(b, &hd_layer_linear, "k", "k_proj.", &to_kv, &x, 1);
-  hd_value v = hd_build(b, &hd_layer_linear, "v", "v_proj.", &to_kv, &x, 1);
-  if (c->rope_theta > 0) {
-    const hd_rope_config rope = {.head_dim = c->attention.head_dim};
-    hd_value cosine = rope_table(b, c, x);
-    hd_value sine = hd_build_output(b, cosine, 1);
-    q = hd_build(b, &hd_layer_rope, "q_rope", "", &rope, (hd_value[]){q, cosine, sine}, 3);
-    k = hd_build(b, &hd_layer_rope, "k_rope", "", &rope, (hd_value[]){k, cosine, sine}, 3);
-  }
-  hd_value context = hd_build(b, &hd_layer_attention, "", "", &c->attention, (hd_value[]){q, k, v}, 3);
+  const hd_linear_config to_out = {.in_features = c->attention.heads * c->attention.head_dim, .out_features = c->d_model, .bias = c->out_bias, .in_out = c->in_out};
+  hd_value qkv[3];
+  project(b, c, x, qkv);
+  place_heads(b, c, x, qkv);
+  hd_value context = hd_build(b, &hd_layer_attention, "", "", &c->attention, qkv, 3);
   const bool last = loom && hd_build_carried(b) == HD_NO_VALUE; /* in the loom dialect a layer's last value has the layer's own name */
-  hd_value out = hd_build(b, &hd_layer_linear, last ? "" : "attn_out", "o_proj.", &to_out, &context, 1);
+  const size_t which = c->projections[0] && !c->projections[2] ? 1 : OUT;
+  hd_value out = hd_build(b, &hd_layer_linear, last ? "" : "attn_out", weights_of(b, c, which, room), &to_out, &context, 1);
   out = hd_build_add_carried(b, "", out);
   hd_build_carry(b, out);
   return out;

@@ -12,6 +12,7 @@ static void parse(void *config, hd_parse *p) {
   c->vocab_size = hd_json_get_size(&p->json, hd_json_has(&p->json, rows[1]) ? rows[1] : rows[0], 0);
   if (c->vocab_size == 0) hd_json_refuse_size(&p->json, rows, SIZE_MAX);
   c->embedding_dim = hd_json_need_size(&p->json, "embedding_dim", SIZE_MAX);
+  c->scale = (float)hd_json_get_number(&p->json, "scale", 0);
   c->unknown_is_zero = p->dialect == HD_LOOM;
   c->has_padding = hd_json_has(&p->json, "padding_idx");
   double padding = hd_json_get_number(&p->json, "padding_idx", 0);
@@ -27,6 +28,7 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
   cJSON_AddNumberToObject(json, "vocab_size", (double)c->vocab_size);
   cJSON_AddNumberToObject(json, "embedding_dim", (double)c->embedding_dim);
   if (c->has_padding) cJSON_AddNumberToObject(json, "padding_idx", (double)c->padding);
+  if (c->scale != 0) hd_json_add_float(json, "scale", c->scale);
   return HD_OK;
 }
 
@@ -46,15 +48,20 @@ static size_t slots(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
   return 1;
 }
 
-/* The id at `index`, or −1 where it is no row of the table. */
+int64_t hd_id_at(const hd_view *ids, size_t index, size_t n) {
+  if (ids->shape->dtype == HD_I32) {
+    int32_t id = ((const int32_t *)ids->data)[index];
+    return id >= 0 && (size_t)id < n ? id : -1;
+  }
+  double id = trunc((double)ids->data[index]);
+  return id >= 0 && id < (double)n ? (int64_t)id : -1;
+}
+
+/* The row that the id at `index` means, or −1 where there is none. */
 static int64_t id_at(const hd_call *call, size_t index) {
   const hd_embedding_config *c = call->config;
-  if (call->in[0].shape->dtype == HD_I32) {
-    int32_t id = ((const int32_t *)call->in[0].data)[index];
-    return id >= 0 && (size_t)id < c->vocab_size ? id : -1;
-  }
-  double id = trunc((double)call->in[0].data[index]);
-  return id >= 0 && id < (double)c->vocab_size ? (int64_t)id : -1;
+  int64_t id = hd_id_at(&call->in[0], index, c->vocab_size * (c->n_types ? c->n_types : 1));
+  return id < 0 ? -1 : id % (int64_t)c->vocab_size;
 }
 
 static hd_status refuse_id(const hd_call *call, size_t index, hd_error *err) {
@@ -74,6 +81,7 @@ static hd_status forward(const hd_call *call, hd_error *err) {
     if (id >= 0) table->layout->row(table, (size_t)id, row);
     else if (c->unknown_is_zero) memset(row, 0, c->embedding_dim * sizeof *row);
     else return refuse_id(call, t, err);
+    for (size_t i = 0; c->scale != 0 && i < c->embedding_dim; i++) row[i] *= c->scale;
   }
   return HD_OK;
 }
@@ -85,7 +93,7 @@ static hd_status backward(const hd_call *call, hd_error *err) {
   for (size_t t = 0; call->d_weight[0] && t < n; t++) {
     int64_t id = id_at(call, t);
     bool is_padding = c->has_padding && id == (int64_t)c->padding;
-    if (id >= 0 && !is_padding) k_axpy_f32(call->d_weight[0] + (size_t)id * c->embedding_dim, 1, call->d_out[0] + t * c->embedding_dim, c->embedding_dim);
+    if (id >= 0 && !is_padding) k_axpy_f32(call->d_weight[0] + (size_t)id * c->embedding_dim, c->scale != 0 ? c->scale : 1, call->d_out[0] + t * c->embedding_dim, c->embedding_dim);
   }
   return HD_OK;
 }

@@ -10,6 +10,7 @@ static void parse(void *config, hd_parse *p) {
   c->d_model = hd_json_get_size(&p->json, in[0], 0);
   c->hidden = hd_json_get_size(&p->json, out[0], 0);
   c->bias = hd_json_get_bool(&p->json, "bias", true);
+  c->fused = p->dialect == HD_STANDARD && hd_json_get_bool(&p->json, "fused", false);
   const char *name = hd_json_get_text(&p->json, "activation", "silu");
   c->activation = hd_activation_find(p->dialect == HD_LOOM ? "silu" : name);
   char room[HD_NAME_ROOM];
@@ -28,20 +29,32 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
     return HD_OK;
   }
   cJSON_AddBoolToObject(json, "bias", c->bias);
+  if (c->fused) cJSON_AddBoolToObject(json, "fused", true);
   cJSON_AddStringToObject(json, "activation", c->activation->name);
   return HD_OK;
+}
+
+/* gate, then up: two matrices, or the first and the second half of one. */
+static void build_gate_and_up(hd_builder *b, const hd_swiglu_config *c, hd_value x, hd_value out[2]) {
+  static const char *const names[] = {"gate", "up"}, *const weights[] = {"gate_proj.", "up_proj."};
+  const hd_linear_config one = {.in_features = c->d_model, .out_features = c->hidden, .bias = c->bias};
+  const hd_linear_config both = {.in_features = c->d_model, .out_features = 2 * c->hidden, .bias = c->bias};
+  if (c->fused) x = hd_build(b, &hd_layer_linear, "gate_up", "gate_up_proj.", &both, &x, 1);
+  for (size_t i = 0; i < 2; i++) {
+    if (c->fused) out[i] = hd_build(b, &hd_layer_columns, names[i], "", &(hd_columns_config){i * c->hidden, c->hidden}, &x, 1);
+    else out[i] = hd_build(b, &hd_layer_linear, names[i], weights[i], &one, &x, 1);
+  }
 }
 
 static hd_value expand(hd_builder *b, const hd_spec *spec, hd_value x) {
   const hd_swiglu_config *c = spec->config;
   const bool loom = hd_build_dialect(b) == HD_LOOM;
   if (loom) x = hd_build(b, &hd_layer_as_rows, "rows", "", &(hd_as_rows_config){c->d_model}, &x, 1);
-  const hd_linear_config in = {.in_features = c->d_model, .out_features = c->hidden, .bias = c->bias};
   const hd_linear_config out = {.in_features = c->hidden, .out_features = c->d_model, .bias = c->bias};
-  hd_value gate = hd_build(b, &hd_layer_linear, "gate", "gate_proj.", &in, &x, 1);
-  hd_value up = hd_build(b, &hd_layer_linear, "up", "up_proj.", &in, &x, 1);
-  hd_value act = hd_build(b, &hd_layer_activation, "act", "", &(hd_activation_config){.activation = c->activation}, &gate, 1);
-  hd_value product = hd_build(b, &hd_layer_multiply, "act_mul_up", "", NULL, (hd_value[]){act, up}, 2);
+  hd_value in[2];
+  build_gate_and_up(b, c, x, in);
+  hd_value act = hd_build(b, &hd_layer_activation, "act", "", &(hd_activation_config){.activation = c->activation}, in, 1);
+  hd_value product = hd_build(b, &hd_layer_multiply, "act_mul_up", "", NULL, (hd_value[]){act, in[1]}, 2);
   const bool last = loom && hd_build_carried(b) == HD_NO_VALUE; /* in the loom dialect a layer's last value has the layer's own name */
   hd_value down = hd_build(b, &hd_layer_linear, last ? "" : "down", "down_proj.", &out, &product, 1);
   down = hd_build_add_carried(b, "", down);

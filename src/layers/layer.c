@@ -18,6 +18,7 @@ static const hd_layer *const table[] = {
   &hd_layer_embedding,            /* embedding.c   ids → rows of a table */
   &hd_layer_rms_norm,             /* norm.c */
   &hd_layer_multi_head_attention, /* attention.c   projections, rotary positions, attention */
+  &hd_layer_mixture_of_experts,   /* experts.c     a router, and feed-forwards it chooses from */
   &hd_layer_swiglu,               /* glu.c         down(silu(gate) · up) */
   &hd_layer_sequential,           /* merge.c       children in a chain */
   &hd_layer_residual,             /* merge.c       x + children(x) */
@@ -34,12 +35,16 @@ static const hd_layer *const table[] = {
   &hd_layer_adaptive_avg_pool1d,  /* pool.c */
   &hd_layer_adaptive_avg_pool2d,  /* pool.c */
   &hd_layer_flatten,              /* shape.c */
+  &hd_layer_slice,                /* slice.c */
+  &hd_layer_pad,                  /* slice.c */
   &hd_layer_dropout,              /* shape.c       as in eval: nothing */
   &hd_layer_glu,                  /* shape.c       a · σ(b) */
   &hd_layer_embedding_bag,        /* embedding.c   mean or sum of rows of a table */
   &hd_layer_sinusoidal_positions, /* positions.c   x + sines and cosines */
   &hd_layer_learned_positions,    /* positions.c   x + rows of a weight */
   &hd_layer_rotary_positions,     /* positions.c   x turned by its positions */
+  &hd_layer_text_embeddings,      /* text.c        tokens, their types and positions, summed */
+  &hd_layer_pooler,               /* text.c        tanh(W·x + b) of the first row */
   &hd_layer_torch_attention,      /* encoder.c     PyTorch's MultiheadAttention of x to itself */
   &hd_layer_transformer_encoder_layer, /* encoder.c */
   &hd_layer_transformer_encoder,  /* encoder.c */
@@ -58,6 +63,8 @@ static const hd_layer *const table[] = {
   &hd_layer_convolution,          /* conv.c */
   &hd_layer_recurrent,            /* recurrent.c   one layer in one direction */
   &hd_layer_join,                 /* columns.c     values beside each other */
+  &hd_layer_token_types,          /* text.c        x + rows of a weight */
+  &hd_layer_first_row,            /* text.c */
   &hd_layer_sum_rows,             /* embedding.c */
   &hd_layer_swap,                 /* encoder.c     the first two of three dimensions */
   &hd_layer_columns,              /* columns.c     some of a value's columns */
@@ -69,6 +76,7 @@ static const hd_layer *const table[] = {
   &hd_layer_multiply,             /* merge.c */
   &hd_layer_rope_table,           /* position.c    cos and sin of the call's positions */
   &hd_layer_rope,                 /* position.c    rotates queries and keys */
+  &hd_layer_experts,              /* experts.c     those that were chosen, summed by their shares */
   &hd_layer_attention,            /* attention.c   softmax(q·kᵀ)·v over the key/value cache */
 };
 

@@ -32,6 +32,7 @@ static void parse(void *config, hd_parse *p) {
   c->in_features = hd_json_need_size(&p->json, "in_features", SIZE_MAX);
   c->out_features = hd_json_need_size(&p->json, "out_features", SIZE_MAX);
   c->bias = hd_json_get_bool(&p->json, "bias", true);
+  c->in_out = hd_json_get_bool(&p->json, "in_out", false);
 }
 
 static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
@@ -40,6 +41,7 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
   cJSON_AddNumberToObject(json, "in_features", (double)c->in_features);
   cJSON_AddNumberToObject(json, "out_features", (double)c->out_features);
   cJSON_AddBoolToObject(json, "bias", c->bias);
+  if (c->in_out) cJSON_AddBoolToObject(json, "in_out", true);
   return HD_OK;
 }
 
@@ -81,7 +83,7 @@ static size_t out_features(const void *config) { return ((const hd_linear_config
 static size_t slots(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
   const hd_linear_config *c = config;
   hd_lack lack = c->fixed_rows ? HD_LACK_PADDED : HD_LACK_REFUSED;
-  slot[0] = (hd_slot){.role = c->weight_role ? c->weight_role : "weight", .n_dims = 2, .shape = {c->out_features, c->in_features}, .matrix = true, .lack = lack,
+  slot[0] = (hd_slot){.role = c->weight_role ? c->weight_role : "weight", .n_dims = 2, .shape = {c->out_features, c->in_features}, .matrix = true, .in_out = c->in_out, .lack = lack,
                       .init = HD_INIT_UNIFORM_FAN_IN, .init_scale = 1};
   if (!c->bias) return 1;
   slot[1] = (hd_slot){.role = c->bias_role ? c->bias_role : "bias", .n_dims = 1, .shape = {c->out_features}, .lack = lack, .init = HD_INIT_ZERO};

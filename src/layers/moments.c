@@ -10,35 +10,22 @@
 
 #include <string.h>
 
-typedef enum moments_over { OVER_ROWS, OVER_CHANNELS, OVER_BATCH } moments_over;
-
-typedef struct moments_config {
-  moments_over over;
-  int n_dims;              /* of a row (layer norm) or 1 */
-  size_t shape[HD_MAX_DIMS];
-  size_t size;             /* elements of a row; channels of the others */
-  size_t n_groups;         /* OVER_CHANNELS; 0: as many as channels */
-  float epsilon;
-  bool weight, bias, running;
-  size_t rows;             /* Loom's layer_norm: so many rows, and zeros behind them */
-} moments_config;
-
 enum { SLOT_WEIGHT, SLOT_BIAS };
 
 /* ---- JSON ---- */
 
-static void parse_epsilon(moments_config *c, hd_parse *p) {
+static void parse_epsilon(hd_moments_config *c, hd_parse *p) {
   c->epsilon = (float)hd_json_get_number(&p->json, hd_json_has(&p->json, "epsilon") ? "epsilon" : "eps", 1e-5);
   if (p->dialect == HD_LOOM && c->epsilon == 0) c->epsilon = 1e-5f;
 }
 
-static void add_row_size(moments_config *c, hd_parse *p, const char *key, double size) {
+static void add_row_size(hd_moments_config *c, hd_parse *p, const char *key, double size) {
   if (c->n_dims == HD_MAX_DIMS || !(size >= 1 && size <= 1 << 24) || !hd_mul_size(c->size, (size_t)size, &c->size))
     hd_json_refuse(&p->json, key, HD_BAD_FILE, "expected at most %d sizes of at least 1", HD_MAX_DIMS);
   else c->shape[c->n_dims++] = (size_t)size;
 }
 
-static void parse_row(moments_config *c, hd_parse *p) {
+static void parse_row(hd_moments_config *c, hd_parse *p) {
   const char *key = hd_json_has(&p->json, "normalized_shape") ? "normalized_shape" : "norm_size";
   hd_json shape = hd_json_member(&p->json, key);
   c->size = 1;
@@ -56,8 +43,8 @@ static void parse_row(moments_config *c, hd_parse *p) {
 }
 
 static void parse_layer(void *config, hd_parse *p) {
-  moments_config *c = config;
-  c->over = OVER_ROWS;
+  hd_moments_config *c = config;
+  c->over = HD_OVER_ROWS;
   parse_row(c, p);
   parse_epsilon(c, p);
   c->weight = p->dialect == HD_LOOM || hd_json_get_bool(&p->json, "elementwise_affine", true);
@@ -65,7 +52,7 @@ static void parse_layer(void *config, hd_parse *p) {
   c->rows = p->dialect == HD_LOOM ? p->batch : 0;
 }
 
-static void parse_channels(moments_config *c, hd_parse *p, moments_over over, const char *key, bool affine) {
+static void parse_channels(hd_moments_config *c, hd_parse *p, hd_moments_over over, const char *key, bool affine) {
   c->over = over;
   c->size = hd_json_need_size(&p->json, key, SIZE_MAX);
   c->n_dims = 1;
@@ -76,28 +63,28 @@ static void parse_channels(moments_config *c, hd_parse *p, moments_over over, co
 }
 
 static void parse_group(void *config, hd_parse *p) {
-  moments_config *c = config;
-  parse_channels(c, p, OVER_CHANNELS, "num_channels", true);
+  hd_moments_config *c = config;
+  parse_channels(c, p, HD_OVER_CHANNELS, "num_channels", true);
   c->n_groups = hd_json_need_size(&p->json, "num_groups", SIZE_MAX);
   if (c->n_groups == 0 || c->size % c->n_groups)
     hd_json_refuse(&p->json, "num_groups", HD_BAD_FILE, "expected a divisor of %zu channels, found %zu", c->size, c->n_groups);
 }
 
 static void parse_instance(void *config, hd_parse *p) {
-  parse_channels(config, p, OVER_CHANNELS, "num_features", false);
+  parse_channels(config, p, HD_OVER_CHANNELS, "num_features", false);
   if (hd_json_get_bool(&p->json, "track_running_stats", false))
     hd_json_refuse(&p->json, "track_running_stats", HD_UNSUPPORTED, "an instance norm with running statistics is not built");
 }
 
 static void parse_batch(void *config, hd_parse *p) {
-  moments_config *c = config;
-  parse_channels(c, p, OVER_BATCH, "num_features", true);
+  hd_moments_config *c = config;
+  parse_channels(c, p, HD_OVER_BATCH, "num_features", true);
   c->running = hd_json_get_bool(&p->json, "track_running_stats", true);
 }
 
 static hd_status write_layer(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
   (void)err;
-  const moments_config *c = config;
+  const hd_moments_config *c = config;
   if (dialect == HD_LOOM) {
     cJSON_AddStringToObject(json, "activation", "relu"); /* Loom writes it for every layer and ignores it here */
     cJSON_AddNumberToObject(json, "norm_size", (double)c->size);
@@ -113,13 +100,13 @@ static hd_status write_layer(const void *config, cJSON *json, hd_dialect dialect
 }
 
 static hd_status write_channels(const void *config, cJSON *json, hd_dialect dialect, hd_error *err) {
-  const moments_config *c = config;
+  const hd_moments_config *c = config;
   if (dialect == HD_LOOM) return hd_fail(err, HD_UNSUPPORTED, "the loom dialect has no group, instance or batch norm");
   cJSON_AddNumberToObject(json, c->n_groups ? "num_channels" : "num_features", (double)c->size);
   if (c->n_groups) cJSON_AddNumberToObject(json, "num_groups", (double)c->n_groups);
   hd_json_add_float(json, "eps", c->epsilon);
   cJSON_AddBoolToObject(json, "affine", c->weight);
-  if (c->over == OVER_BATCH) cJSON_AddBoolToObject(json, "track_running_stats", c->running);
+  if (c->over == HD_OVER_BATCH) cJSON_AddBoolToObject(json, "track_running_stats", c->running);
   return HD_OK;
 }
 
@@ -133,14 +120,14 @@ static hd_value expand_layer(hd_builder *b, const hd_spec *spec, hd_value x) {
   return y;
 }
 
-static size_t add_slot(hd_slot slot[HD_MAX_WEIGHTS], size_t n, const moments_config *c, const char *role, hd_init init) {
+static size_t add_slot(hd_slot slot[HD_MAX_WEIGHTS], size_t n, const hd_moments_config *c, const char *role, hd_init init) {
   slot[n] = (hd_slot){.role = role, .n_dims = c->n_dims, .lack = HD_LACK_INIT, .init = init};
   memcpy(slot[n].shape, c->shape, (size_t)c->n_dims * sizeof *c->shape);
   return n + 1;
 }
 
 static size_t slots(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
-  const moments_config *c = config;
+  const hd_moments_config *c = config;
   size_t n = 0;
   if (c->weight) n = add_slot(slot, n, c, "weight", HD_INIT_ONE);
   if (c->bias) n = add_slot(slot, n, c, "bias", HD_INIT_ZERO);
@@ -150,7 +137,7 @@ static size_t slots(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
 }
 
 /* Whether the row's dimensions are the last of the shape. */
-static bool row_fits(const moments_config *c, const hd_shape *in) {
+static bool row_fits(const hd_moments_config *c, const hd_shape *in) {
   if (in->n_dims < c->n_dims) return false;
   for (int d = 0; d < c->n_dims; d++)
     if (in->dim[in->n_dims - c->n_dims + d] != c->shape[d]) return false;
@@ -158,14 +145,14 @@ static bool row_fits(const moments_config *c, const hd_shape *in) {
 }
 
 static hd_status infer(hd_infer *i, hd_error *err) {
-  const moments_config *c = i->config;
+  const hd_moments_config *c = i->config;
   const hd_shape *in = i->in[0];
   char room[HD_SHAPE_ROOM], room_row[HD_SHAPE_ROOM];
   if (c->rows && hd_shape_size(in) / c->rows < c->size)
     return hd_infer_fail(i, err, "expected %zu rows of %zu, found %zu values", c->rows, c->size, hd_shape_size(in));
-  if (!c->rows && c->over == OVER_ROWS && !row_fits(c, in))
+  if (!c->rows && c->over == HD_OVER_ROWS && !row_fits(c, in))
     return hd_infer_fail(i, err, "expected rows of shape %s, found shape %s", hd_shape_text(room_row, c->n_dims, c->shape), hd_shape_text(room, in->n_dims, in->dim));
-  if (c->over != OVER_ROWS && (in->n_dims < 2 || in->dim[1] != c->size))
+  if (c->over != HD_OVER_ROWS && (in->n_dims < 2 || in->dim[1] != c->size))
     return hd_infer_fail(i, err, "expected a batch of %zu channels, found shape %s", c->size, hd_shape_text(room, in->n_dims, in->dim));
   i->out[0] = *in;
   i->scratch_bytes = i->run->keep ? 2 * hd_shape_size(in) * sizeof(float) : 0;
@@ -179,25 +166,25 @@ typedef struct cut {
   size_t n;
 } cut;
 
-static cut cut_of(const moments_config *c, const hd_shape *in) {
+static cut cut_of(const hd_moments_config *c, const hd_shape *in) {
   size_t all = hd_shape_size(in);
-  if (c->over == OVER_ROWS) {
+  if (c->over == HD_OVER_ROWS) {
     size_t rows = c->rows ? c->rows : all / c->size;
     return (cut){{rows, 1, c->size, 0}, {1, c->size}, rows * c->size};
   }
   size_t batch = in->dim[0], places = batch ? all / (batch * c->size) : 0, groups = c->n_groups ? c->n_groups : c->size;
   const k_affine affine = {places, c->size};
-  if (c->over == OVER_BATCH) return (cut){{c->size, batch, places, c->size * places}, affine, all};
+  if (c->over == HD_OVER_BATCH) return (cut){{c->size, batch, places, c->size * places}, affine, all};
   return (cut){{batch * groups, 1, c->size / groups * places, 0}, affine, all};
 }
 
 static const float *weight_at(const hd_call *call, size_t slot) { return call->weight[slot] ? call->weight[slot]->data : NULL; }
 
 /* The running mean's slot; the variance's comes after it. */
-static size_t running_slot(const moments_config *c) { return (size_t)c->weight + (size_t)c->bias; }
+static size_t running_slot(const hd_moments_config *c) { return (size_t)c->weight + (size_t)c->bias; }
 
 static void normalise(const hd_call *call, float *y, const cut *t) {
-  const moments_config *c = call->config;
+  const hd_moments_config *c = call->config;
   size_t slot = running_slot(c);
   const float *means = c->running ? weight_at(call, slot) : NULL, *variances = c->running ? weight_at(call, slot + 1) : NULL;
   k_normalise_f32(y, call->in[0].data, means, variances, &t->groups, c->epsilon);
@@ -205,7 +192,7 @@ static void normalise(const hd_call *call, float *y, const cut *t) {
 
 static hd_status forward(const hd_call *call, hd_error *err) {
   (void)err;
-  const moments_config *c = call->config;
+  const hd_moments_config *c = call->config;
   const cut t = cut_of(c, call->in[0].shape);
   float *y = call->out[0].data;
   if (t.n) {
@@ -219,7 +206,7 @@ static hd_status forward(const hd_call *call, hd_error *err) {
 /* scratch: x̂, then d_y · weight. */
 static hd_status backward(const hd_call *call, hd_error *err) {
   (void)err;
-  const moments_config *c = call->config;
+  const hd_moments_config *c = call->config;
   const cut t = cut_of(c, call->in[0].shape);
   float *x_hat = call->scratch, *d_x_hat = x_hat + hd_shape_size(call->in[0].shape);
   if (t.n == 0) return HD_OK;
@@ -232,8 +219,12 @@ static hd_status backward(const hd_call *call, hd_error *err) {
   return HD_OK;
 }
 
+hd_moments_config hd_layer_norm_of(size_t size, float epsilon, bool bias) {
+  return (hd_moments_config){.over = HD_OVER_ROWS, .n_dims = 1, .shape = {size}, .size = size, .epsilon = epsilon, .weight = true, .bias = bias};
+}
+
 hd_value hd_build_layer_norm(hd_builder *b, const char *name, const char *weights, size_t size, float epsilon, bool bias, hd_value x) {
-  const moments_config c = {.over = OVER_ROWS, .n_dims = 1, .shape = {size}, .size = size, .epsilon = epsilon, .weight = true, .bias = bias};
+  const hd_moments_config c = hd_layer_norm_of(size, epsilon, bias);
   return hd_build(b, &hd_layer_layer_norm, name, weights, &c, &x, 1);
 }
 
@@ -247,7 +238,7 @@ const hd_layer hd_layer_layer_norm = {
   .name = "layer_norm",
   .example = "{\"type\":\"layer_norm\",\"normalized_shape\":[2,3],\"input_shape\":[3,2,3]}",
   .aliases = layer_aliases,
-  .config_bytes = sizeof(moments_config),
+  .config_bytes = sizeof(hd_moments_config),
   .parse = parse_layer,
   .write = write_layer,
   .bundle_names = layer_bundle_names,
@@ -262,7 +253,7 @@ const hd_layer hd_layer_group_norm = {
   .name = "group_norm",
   .example = "{\"type\":\"group_norm\",\"num_groups\":2,\"num_channels\":4,\"input_shape\":[2,4,3]}",
   .aliases = group_aliases,
-  .config_bytes = sizeof(moments_config),
+  .config_bytes = sizeof(hd_moments_config),
   .parse = parse_group,
   .write = write_channels,
   .infer = infer,
@@ -275,7 +266,7 @@ const hd_layer hd_layer_instance_norm = {
   .name = "instance_norm",
   .example = "{\"type\":\"instance_norm\",\"num_features\":3,\"affine\":true,\"input_shape\":[2,3,4]}",
   .aliases = instance_aliases,
-  .config_bytes = sizeof(moments_config),
+  .config_bytes = sizeof(hd_moments_config),
   .parse = parse_instance,
   .write = write_channels,
   .infer = infer,
@@ -288,7 +279,7 @@ const hd_layer hd_layer_batch_norm = {
   .name = "batch_norm",
   .example = "{\"type\":\"batch_norm\",\"num_features\":3,\"track_running_stats\":false,\"input_shape\":[4,3,2]}",
   .aliases = batch_aliases,
-  .config_bytes = sizeof(moments_config),
+  .config_bytes = sizeof(hd_moments_config),
   .parse = parse_batch,
   .write = write_channels,
   .infer = infer,

@@ -29,6 +29,7 @@ static void parse(void *config, hd_parse *p) {
   c->size = hd_json_get_size(&p->json, "norm_size", 0);
   if (c->size == 0) hd_json_refuse_size(&p->json, (const char *const[]){"norm_size", "normalized_shape", NULL}, SIZE_MAX);
   c->no_weight = p->dialect == HD_STANDARD && !hd_json_get_bool(&p->json, "elementwise_affine", true);
+  c->plus_one = p->dialect == HD_STANDARD && hd_json_get_bool(&p->json, "plus_one", false);
   c->epsilon = (float)hd_json_get_number(&p->json, "epsilon", 0);
   if (c->epsilon == 0) c->epsilon = 1e-6f;
   c->flat = p->dialect == HD_LOOM;
@@ -41,6 +42,7 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
   cJSON_AddNumberToObject(json, "norm_size", (double)c->size);
   hd_json_add_float(json, "epsilon", c->epsilon);
   if (c->no_weight) cJSON_AddBoolToObject(json, "elementwise_affine", false);
+  if (c->plus_one) cJSON_AddBoolToObject(json, "plus_one", true);
   return HD_OK;
 }
 
@@ -51,6 +53,7 @@ static hd_status infer(hd_infer *i, hd_error *err) {
     return hd_infer_fail(i, err, "expected rows of %zu, found shape %s", c->size, hd_shape_text(room, i->in[0]->n_dims, i->in[0]->dim));
   }
   i->out[0] = *i->in[0];
+  i->scratch_bytes = c->plus_one ? c->size * sizeof(float) : 0;
   return HD_OK;
 }
 
@@ -59,11 +62,19 @@ static size_t n_rows(const hd_norm_config *c, const hd_shape *in) { return hd_sh
 static size_t slots(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
   const hd_norm_config *c = config;
   if (c->no_weight) return 0;
-  slot[0] = (hd_slot){.role = "weight", .n_dims = 1, .shape = {c->size}, .lack = HD_LACK_INIT, .init = HD_INIT_ONE};
+  slot[0] = (hd_slot){.role = "weight", .n_dims = 1, .shape = {c->size}, .lack = HD_LACK_INIT, .init = c->plus_one ? HD_INIT_ZERO : HD_INIT_ONE};
   return 1;
 }
 
-static const float *gamma_of(const hd_call *call) { return call->weight[0] ? call->weight[0]->data : NULL; }
+/* What rows are multiplied by; NULL: nothing. */
+static const float *gamma_of(const hd_call *call) {
+  const hd_norm_config *c = call->config;
+  const float *weight = call->weight[0] ? call->weight[0]->data : NULL;
+  if (!weight || !c->plus_one) return weight;
+  float *gamma = call->scratch;
+  for (size_t i = 0; i < c->size; i++) gamma[i] = 1.0f + weight[i];
+  return gamma;
+}
 
 static hd_status forward(const hd_call *call, hd_error *err) {
   (void)err;

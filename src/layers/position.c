@@ -5,6 +5,7 @@
 #include "layers/rows.h"
 
 #include <math.h>
+#include <string.h>
 
 /* Positions are the second last dimension of what they are made for. */
 static size_t n_positions(const hd_shape *shape) { return shape->n_dims >= 2 ? shape->dim[shape->n_dims - 2] : 1; }
@@ -21,24 +22,19 @@ static hd_status infer_table(hd_infer *i, hd_error *err) {
   return HD_OK;
 }
 
-/* Rounded to float32 on the way, as PyTorch does it, so that far positions agree with it. The product of two floats is exact in double. */
-static double rounded_frequency(const hd_rope_table_config *c, size_t d) {
-  return (double)(1.0f / (float)pow(c->theta, (double)((float)(2 * d) / (float)c->head_dim)));
-}
-
-static double exact_frequency(const hd_rope_table_config *c, size_t d) { return 1 / pow(c->theta, (double)(2 * d) / (double)c->head_dim); }
-
-/* cos and sin are those of a double, rounded to float32. */
+/* cos and sin are those of a double, rounded to float32. Angles are rounded too, as PyTorch's are, so that far positions agree with it; the
+ * product of two floats is exact in double. */
 static hd_status forward_table(const hd_call *call, hd_error *err) {
   (void)err;
   const hd_rope_table_config *c = call->config;
   size_t half = c->head_dim / 2, n = call->out[0].shape->dim[0];
+  float magnitude = c->magnitude > 0 ? (float)c->magnitude : 1;
   for (size_t d = 0; d < half; d++) {
-    double frequency = c->exact ? exact_frequency(c, d) : rounded_frequency(c, d);
+    double frequency = hd_rope_frequency(c, d, call->run->past + n);
     for (size_t t = 0; t < n; t++) {
       double angle = (double)(call->run->past + t) * frequency;
       if (!c->exact) angle = (double)(float)angle;
-      float cosine = (float)cos(angle), sine = (float)sin(angle);
+      float cosine = (float)cos(angle) * magnitude, sine = (float)sin(angle) * magnitude;
       float *cos_row = call->out[0].data + t * c->head_dim, *sin_row = call->out[1].data + t * c->head_dim;
       cos_row[d] = cos_row[d + half] = cosine;
       sin_row[d] = sin_row[d + half] = sine;
@@ -53,11 +49,13 @@ static hd_status backward_table(const hd_call *call, hd_error *err) {
   return HD_OK; /* positions have no gradient */
 }
 
+static size_t turned(const hd_rope_config *c) { return c->turned ? c->turned : c->head_dim; }
+
 static hd_status infer_rope(hd_infer *i, hd_error *err) {
   const hd_rope_config *c = i->config;
   if (i->in[0]->n_dims < 2 || hd_shape_last(i->in[0]) % c->head_dim != 0)
     return hd_infer_fail(i, err, "expected positions × heads of %zu, found rows of %zu", c->head_dim, hd_shape_last(i->in[0]));
-  if (c->head_dim % 2 != 0) return hd_infer_fail(i, err, "expected heads of an even size for rotary positions, found %zu", c->head_dim);
+  if (turned(c) % 2 != 0) return hd_infer_fail(i, err, "expected heads of an even size for rotary positions, found %zu", turned(c));
   if (i->in[1]->dim[0] < n_positions(i->in[0]))
     return hd_infer_fail(i, err, "the rotary table has %zu positions, found %zu", i->in[1]->dim[0], n_positions(i->in[0]));
   i->out[0] = *i->in[0];
@@ -69,7 +67,7 @@ static void rotate(const hd_call *call, float *y, const float *x, float sign) {
   const hd_shape *shape = call->in[0].shape;
   size_t n = n_positions(shape), width = hd_shape_last(shape), batch = hd_shape_rows(shape) / n;
   for (size_t b = 0; b < batch; b++)
-    k_rope_f32(y + b * n * width, x + b * n * width, call->in[1].data, call->in[2].data, n, width / c->head_dim, c->head_dim, sign);
+    k_rope_f32(y + b * n * width, x + b * n * width, call->in[1].data, call->in[2].data, n, width / c->head_dim, c->head_dim, turned(c), sign);
 }
 
 static hd_status forward_rope(const hd_call *call, hd_error *err) {
@@ -91,6 +89,24 @@ static hd_status infer_rope_with_scratch(hd_infer *i, hd_error *err) {
   HD_TRY(infer_rope(i, err));
   i->scratch_bytes = i->run->keep ? hd_shape_size(i->in[0]) * sizeof(float) : 0;
   return HD_OK;
+}
+
+hd_value hd_build_rope_table(hd_builder *b, const hd_rope_table_config *c, hd_value x) {
+  /* Loom's layers take whatever rows they are given, so that a table may not fit the next layer; the others share one. */
+  if (c->exact) return hd_build(b, &hd_layer_rope_table, "rope", "", c, &x, 1);
+  hd_rope_table_config bare;
+  memset(&bare, 0, sizeof bare); /* shared nodes are found by their configs' bytes */
+  bare.head_dim = c->head_dim;
+  bare.theta = c->theta;
+  bare.kind = c->kind;
+  bare.factor = c->factor;
+  bare.original = c->original;
+  bare.low = c->low;
+  bare.high = c->high;
+  bare.magnitude = c->magnitude;
+  bare.short_factors = c->short_factors;
+  bare.long_factors = c->long_factors;
+  return hd_build_shared(b, &hd_layer_rope_table, "rope", &bare, x);
 }
 
 static const char *const table_outputs[] = {"cos", "sin"};

@@ -6,13 +6,7 @@
 
 #include <math.h>
 
-typedef struct positions_config {
-  size_t width;
-  size_t most;      /* learned: rows of the weight; sinusoidal: 0 is no limit */
-  bool positions_first;
-} positions_config;
-
-static void parse(positions_config *c, hd_parse *p, const char *key) {
+static void parse(hd_positions_config *c, hd_parse *p, const char *key) {
   c->width = hd_json_need_size(&p->json, key, 1 << 24);
   c->positions_first = !hd_json_get_bool(&p->json, "batch_first", true);
   if (p->dialect == HD_LOOM) hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "the loom dialect has no '%s'", p->spec->layer->name);
@@ -20,16 +14,16 @@ static void parse(positions_config *c, hd_parse *p, const char *key) {
 
 static void parse_sinusoidal(void *config, hd_parse *p) {
   parse(config, p, "d_model");
-  ((positions_config *)config)->most = hd_json_get_size(&p->json, "max_len", 0);
+  ((hd_positions_config *)config)->most = hd_json_get_size(&p->json, "max_len", 0);
 }
 
 static void parse_learned(void *config, hd_parse *p) {
-  positions_config *c = config;
+  hd_positions_config *c = config;
   parse(c, p, "dim");
   c->most = hd_json_need_size(&p->json, "max_len", SIZE_MAX);
 }
 
-static hd_status write(const positions_config *c, cJSON *json, const char *key, hd_dialect dialect, hd_error *err) {
+static hd_status write(const hd_positions_config *c, cJSON *json, const char *key, hd_dialect dialect, hd_error *err) {
   if (dialect == HD_LOOM) return hd_fail(err, HD_UNSUPPORTED, "the loom dialect has no positions");
   cJSON_AddNumberToObject(json, key, (double)c->width);
   if (c->most) cJSON_AddNumberToObject(json, "max_len", (double)c->most);
@@ -46,7 +40,7 @@ static hd_status write_learned(const void *config, cJSON *json, hd_dialect diale
 }
 
 static hd_status infer(hd_infer *i, hd_error *err) {
-  const positions_config *c = i->config;
+  const hd_positions_config *c = i->config;
   const hd_shape *in = i->in[0];
   char room[HD_SHAPE_ROOM];
   if (in->n_dims < 2 || hd_shape_last(in) != c->width)
@@ -61,7 +55,7 @@ static hd_status infer(hd_infer *i, hd_error *err) {
 
 /* The position of a row of the input. */
 static size_t position_of(const hd_call *call, size_t row) {
-  const positions_config *c = call->config;
+  const hd_positions_config *c = call->config;
   const hd_shape *in = call->in[0].shape;
   size_t n = c->positions_first ? in->dim[0] : in->dim[in->n_dims - 2];
   size_t rows_apart = c->positions_first ? hd_shape_rows(in) / n : 1;
@@ -78,7 +72,7 @@ static void sinusoid(float *to, size_t position, size_t width) {
 
 static hd_status forward_sinusoidal(const hd_call *call, hd_error *err) {
   (void)err;
-  size_t width = ((const positions_config *)call->config)->width, rows = hd_shape_rows(call->in[0].shape);
+  size_t width = ((const hd_positions_config *)call->config)->width, rows = hd_shape_rows(call->in[0].shape);
   for (size_t r = 0; r < rows; r++) {
     sinusoid(call->scratch, position_of(call, r), width);
     k_add_f32(call->out[0].data + r * width, call->in[0].data + r * width, call->scratch, width);
@@ -93,7 +87,7 @@ static hd_status backward(const hd_call *call, hd_error *err) {
 }
 
 static size_t slots_learned(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
-  const positions_config *c = config;
+  const hd_positions_config *c = config;
   slot[0] = (hd_slot){.role = "weight", .n_dims = 2, .shape = {c->most, c->width}, .init = HD_INIT_NORMAL, .init_scale = 1};
   return 1;
 }
@@ -101,14 +95,14 @@ static size_t slots_learned(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
 static hd_status forward_learned(const hd_call *call, hd_error *err) {
   (void)err;
   const float *weight = call->weight[0]->data;
-  size_t width = ((const positions_config *)call->config)->width, rows = hd_shape_rows(call->in[0].shape);
+  size_t width = ((const hd_positions_config *)call->config)->width, rows = hd_shape_rows(call->in[0].shape);
   for (size_t r = 0; r < rows; r++)
     k_add_f32(call->out[0].data + r * width, call->in[0].data + r * width, weight + position_of(call, r) * width, width);
   return HD_OK;
 }
 
 static hd_status backward_learned(const hd_call *call, hd_error *err) {
-  size_t width = ((const positions_config *)call->config)->width, rows = hd_shape_rows(call->in[0].shape);
+  size_t width = ((const hd_positions_config *)call->config)->width, rows = hd_shape_rows(call->in[0].shape);
   for (size_t r = 0; call->d_weight[0] && r < rows; r++)
     k_axpy_f32(call->d_weight[0] + position_of(call, r) * width, 1, call->d_out[0] + r * width, width);
   return backward(call, err);
@@ -148,7 +142,7 @@ const hd_layer hd_layer_sinusoidal_positions = {
   .name = "sinusoidal_positions",
   .example = "{\"type\":\"sinusoidal_positions\",\"d_model\":5,\"batch_first\":false,\"max_len\":9,\"input_shape\":[4,2,5]}",
   .aliases = sinusoidal_aliases,
-  .config_bytes = sizeof(positions_config),
+  .config_bytes = sizeof(hd_positions_config),
   .parse = parse_sinusoidal,
   .write = write_sinusoidal,
   .infer = infer,
@@ -160,7 +154,7 @@ const hd_layer hd_layer_sinusoidal_positions = {
 const hd_layer hd_layer_learned_positions = {
   .name = "learned_positions",
   .example = "{\"type\":\"learned_positions\",\"dim\":4,\"max_len\":7,\"input_shape\":[2,5,4]}",
-  .config_bytes = sizeof(positions_config),
+  .config_bytes = sizeof(hd_positions_config),
   .parse = parse_learned,
   .write = write_learned,
   .infer = infer,

@@ -12,7 +12,7 @@
 #undef k_attention_f32
 #undef k_attention_scratch_bytes
 #undef k_attention_grad_f32
-void k_rope_f32(float *y, const float *x, const float *cos, const float *sin, size_t n, size_t heads, size_t head_dim, float sign);
+void k_rope_f32(float *y, const float *x, const float *cos, const float *sin, size_t n, size_t heads, size_t head_dim, size_t turned, float sign);
 void k_attention_f32(float *context, float *probs, const float *q, const float *keys, const float *values,
                      const hd_attention_shape *shape, void *scratch);
 size_t k_attention_scratch_bytes(const hd_attention_shape *shape);
@@ -23,15 +23,21 @@ void k_attention_grad_f32(float *d_q, float *d_k, float *d_v, const float *d_con
 
 static const hd_attention_shape shapes[] = {
     /* n, past, capacity, heads, kv_heads, head_dim */
-    {1, 0, 1, 1, 1, 1, 1.0f, true},
-    {1, 5, 6, 9, 3, 64, 0.125f, true},
-    {1, 300, 512, 4, 4, 32, 0.2f, true},
-    {2, 3, 8, 4, 2, 12, 0.3f, true},
-    {7, 0, 7, 3, 1, 10, 0.3f, true},
-    {7, 0, 9, 2, 2, 33, 0.2f, false},
-    {130, 0, 130, 2, 1, 16, 0.25f, true},
-    {5, 140, 150, 6, 3, 5, 0.4f, true},
-    {4, 0, 4, 8, 8, 8, 0.35f, false},
+    {1, 0, 1, 1, 1, 1, 1.0f, true, 0, 0},
+    {1, 5, 6, 9, 3, 64, 0.125f, true, 0, 0},
+    {1, 300, 512, 4, 4, 32, 0.2f, true, 0, 0},
+    {2, 3, 8, 4, 2, 12, 0.3f, true, 0, 0},
+    {7, 0, 7, 3, 1, 10, 0.3f, true, 0, 0},
+    {7, 0, 9, 2, 2, 33, 0.2f, false, 0, 0},
+    {130, 0, 130, 2, 1, 16, 0.25f, true, 0, 0},
+    {5, 140, 150, 6, 3, 5, 0.4f, true, 0, 0},
+    {4, 0, 4, 8, 8, 8, 0.35f, false, 0, 0},
+    {.n = 1, .past = 300, .capacity = 301, .heads = 4, .kv_heads = 2, .head_dim = 12, .scale = 0.3f, .causal = true, .window = 8},
+    {.n = 40, .past = 3, .capacity = 50, .heads = 4, .kv_heads = 2, .head_dim = 12, .scale = 0.3f, .causal = true, .window = 8},
+    {.n = 150, .past = 0, .capacity = 150, .heads = 3, .kv_heads = 1, .head_dim = 7, .scale = 0.4f, .causal = true, .window = 131},
+    {.n = 9, .past = 2, .capacity = 11, .heads = 2, .kv_heads = 2, .head_dim = 16, .scale = 2, .causal = true, .window = 1},
+    {.n = 13, .past = 4, .capacity = 17, .heads = 4, .kv_heads = 2, .head_dim = 16, .scale = 1.5f, .causal = true, .window = 6, .cap = 0.8f},
+    {.n = 6, .past = 0, .capacity = 6, .heads = 2, .kv_heads = 1, .head_dim = 9, .scale = 0.7f, .cap = 5},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -107,7 +113,7 @@ TEST(attention_has_the_same_bits_for_any_number_of_threads) {
 
 /* Decoding position by position is the same attention. */
 TEST(one_query_at_a_time_gives_the_bits_of_all_at_once) {
-  hd_attention_shape all = {9, 0, 9, 6, 2, 20, 0.25f, true};
+  hd_attention_shape all = {.n = 9, .capacity = 9, .heads = 6, .kv_heads = 2, .head_dim = 20, .scale = 0.25f, .causal = true, .window = 5};
   example e = example_of(&all);
   k_attention_f32(e.context, NULL, e.q, e.keys, e.values, &all, e.scratch);
   for (size_t i = 0; i < all.n; i++) {
@@ -122,7 +128,7 @@ TEST(one_query_at_a_time_gives_the_bits_of_all_at_once) {
 }
 
 TEST(no_queries_do_nothing) {
-  hd_attention_shape none = {0, 3, 4, 2, 1, 4, 0.5f, true};
+  hd_attention_shape none = {0, 3, 4, 2, 1, 4, 0.5f, true, 0, 0};
   k_attention_f32(NULL, NULL, NULL, NULL, NULL, &none, NULL);
 }
 
@@ -183,37 +189,45 @@ static void check_gradients(const hd_attention_shape *s) {
 }
 
 TEST(attention_gradients_are_finite_differences) {
-  check_gradients(&(hd_attention_shape){1, 0, 1, 1, 1, 3, 0.5f, true});
-  check_gradients(&(hd_attention_shape){5, 0, 5, 4, 2, 6, 0.7f, true});
-  check_gradients(&(hd_attention_shape){4, 0, 4, 3, 3, 5, 0.9f, false});
+  check_gradients(&(hd_attention_shape){1, 0, 1, 1, 1, 3, 0.5f, true, 0, 0});
+  check_gradients(&(hd_attention_shape){5, 0, 5, 4, 2, 6, 0.7f, true, 0, 0});
+  check_gradients(&(hd_attention_shape){4, 0, 4, 3, 3, 5, 0.9f, false, 0, 0});
+  check_gradients(&(hd_attention_shape){.n = 6, .capacity = 6, .heads = 4, .kv_heads = 2, .head_dim = 5, .scale = 0.7f, .causal = true, .window = 3});
+  check_gradients(&(hd_attention_shape){.n = 5, .capacity = 5, .heads = 2, .kv_heads = 1, .head_dim = 6, .scale = 1.1f, .causal = true, .window = 4, .cap = 0.6f});
 }
 
 /* ---- Rotary embedding ---- */
 
+/* All of a head is turned, or its first `turned` values. */
+static void check_rope(size_t dim, size_t turned) {
+  size_t n = 3, heads = 2, size = n * heads * dim;
+  if (size == 0) return;
+  float *x = test_random_floats(size), *y = malloc(size * sizeof *y), *twin = malloc(size * sizeof *twin);
+  float *cosine = calloc(n * turned, sizeof *cosine), *sine = calloc(n * turned, sizeof *sine);
+  double *should = malloc(size * sizeof *should);
+  for (size_t k = 0; k < n * turned; k++) {
+    float angle = (float)(k / turned) * 0.3f * (float)(k % (turned / 2) + 1);
+    cosine[k] = cosf(angle);
+    sine[k] = sinf(angle);
+  }
+  k_rope_f32(y, x, cosine, sine, n, heads, dim, turned, 1.0f);
+  k_reference_rope(should, x, cosine, sine, n, heads, dim, turned, 1);
+  for (size_t k = 0; k < size; k++) CHECK_NEAR(y[k], should[k], 2e-7, 1e-6);
+  twin_rope(twin, x, cosine, sine, n, heads, dim, turned, 1.0f);
+  CHECK_EQ_BITS(y, twin, size * sizeof *y);
+  k_rope_f32(y, y, cosine, sine, n, heads, dim, turned, -1.0f); /* in place, and back */
+  for (size_t k = 0; k < size; k++) CHECK_NEAR(y[k], x[k], 5e-7, 0);
+  free(x);
+  free(y);
+  free(twin);
+  free(cosine);
+  free(sine);
+  free(should);
+}
+
 TEST(rope_turns_pairs_and_back) {
   const size_t dims[] = {2, 6, 8, 10, 64};
-  for (size_t i = 0; i < 5; i++) {
-    size_t n = 3, heads = 2, dim = dims[i], size = n * heads * dim;
-    float *x = test_random_floats(size), *y = malloc(size * sizeof *y), *twin = malloc(size * sizeof *twin);
-    float *cosine = malloc(n * dim * sizeof *cosine), *sine = malloc(n * dim * sizeof *sine);
-    double *should = malloc(size * sizeof *should);
-    for (size_t k = 0; k < n * dim; k++) {
-      float angle = (float)(k / dim) * 0.3f * (float)(k % (dim / 2) + 1);
-      cosine[k] = cosf(angle);
-      sine[k] = sinf(angle);
-    }
-    k_rope_f32(y, x, cosine, sine, n, heads, dim, 1.0f);
-    k_reference_rope(should, x, cosine, sine, n, heads, dim, 1);
-    for (size_t k = 0; k < size; k++) CHECK_NEAR(y[k], should[k], 2e-7, 1e-6);
-    twin_rope(twin, x, cosine, sine, n, heads, dim, 1.0f);
-    CHECK_EQ_BITS(y, twin, size * sizeof *y);
-    k_rope_f32(y, y, cosine, sine, n, heads, dim, -1.0f); /* in place, and back */
-    for (size_t k = 0; k < size; k++) CHECK_NEAR(y[k], x[k], 5e-7, 0);
-    free(x);
-    free(y);
-    free(twin);
-    free(cosine);
-    free(sine);
-    free(should);
-  }
+  for (size_t i = 0; i < 5; i++) check_rope(dims[i], dims[i]);
+  check_rope(10, 6);
+  check_rope(96, 72);
 }

@@ -17,7 +17,7 @@ static hd_model *example_network(const hd_layer *layer) {
   return test_network(layer->example, example_shape(layer, shape));
 }
 
-static bool takes_ids(const hd_layer *layer) { return layer == &hd_layer_embedding || layer == &hd_layer_embedding_bag; }
+static bool takes_ids(const hd_layer *layer) { return layer == &hd_layer_embedding || layer == &hd_layer_embedding_bag || layer == &hd_layer_text_embeddings; }
 
 /* Small numbers that differ from seed to seed; whole ones for layers that take ids. */
 static void fill_input_from(hd_session *s, const hd_layer *layer, uint64_t seed) {
@@ -245,6 +245,15 @@ static const struct { const hd_layer *layer; const char *example; } settings[] =
   {&hd_layer_log_softmax, "{\"type\":\"log_softmax\",\"dim\":0,\"input_shape\":[3,4]}"},
   {&hd_layer_torch_attention, "{\"type\":\"torch_attention\",\"embed_dim\":4,\"num_heads\":2,\"bias\":false,\"batch_first\":true,\"input_shape\":[2,3,4]}"},
   {&hd_layer_transformer_encoder_layer, "{\"type\":\"transformer_encoder_layer\",\"d_model\":8,\"nhead\":2,\"dim_feedforward\":5,\"activation\":\"silu\",\"norm_first\":true,\"input_shape\":[3,2,8]}"},
+  {&hd_layer_mixture_of_experts, "{\"type\":\"mixture_of_experts\",\"d_model\":4,\"hidden_size\":3,\"num_experts\":4,\"num_experts_per_tok\":2,\"norm_topk_prob\":false,\"mixtral_names\":true,\"input_shape\":[3,4]}"},
+  {&hd_layer_rms_norm, "{\"type\":\"rms_norm\",\"norm_size\":6,\"plus_one\":true,\"input_shape\":[3,6]}"},
+  {&hd_layer_linear, "{\"type\":\"linear\",\"in_features\":5,\"out_features\":3,\"in_out\":true,\"input_shape\":[4,5]}"},
+  {&hd_layer_embedding, "{\"type\":\"embedding\",\"vocab_size\":9,\"embedding_dim\":4,\"scale\":1.5,\"input_shape\":[6]}"},
+  {&hd_layer_activation, "{\"type\":\"soft_cap\",\"cap\":0.7,\"input_shape\":[7]}"},
+  {&hd_layer_swiglu, "{\"type\":\"swiglu\",\"input_height\":6,\"output_height\":5,\"fused\":true,\"input_shape\":[4,6]}"},
+  {&hd_layer_multi_head_attention, "{\"type\":\"multi_head_attention\",\"d_model\":8,\"num_heads\":2,\"num_kv_heads\":1,\"head_dim\":6,\"rope_freq_base\":100,\"rotary_dim\":4,"
+    "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":16},\"sliding_window\":3,\"score_cap\":2,\"scale\":0.7,"
+    "\"head_norm_epsilon\":1e-5,\"head_norm_plus_one\":true,\"projections\":[\"c_attn\",\"c_proj\"],\"in_out\":true,\"input_shape\":[2,5,8]}"},
   {&hd_layer_parallel, "{\"type\":\"parallel\",\"combine_mode\":\"add\",\"input_shape\":[2,4]," TWO_BRANCHES},
   {&hd_layer_parallel, "{\"type\":\"parallel\",\"combine_mode\":\"avg\",\"input_shape\":[2,4]," TWO_BRANCHES},
   {&hd_layer_parallel, "{\"type\":\"parallel\",\"combine_mode\":\"filter\",\"input_shape\":[2,4]," TWO_BRANCHES},

@@ -207,7 +207,7 @@ static void check_refused(const files *f, const char *config, const char *says) 
 TEST(configs_that_do_not_fit_are_refused_by_name) {
   files f = read_files();
   check_refused(&f, "{\"model_type\":\"t5\"}", "model_type 't5' is an encoder-decoder");
-  check_refused(&f, "{\"model_type\":\"gpt2\"}", "model_type 'gpt2' is not known; known: llama, qwen2");
+  check_refused(&f, "{\"model_type\":\"vit\"}", "model_type 'vit' is a vision model, which is not built; known: llama, qwen2");
   check_refused(&f, "{\"model_type\":\"llama\",\"architectures\":[\"LlavaForConditionalGeneration\"]}", "'LlavaForConditionalGeneration' is no Llama-style decoder");
   check_refused(&f, "{\"model_type\":\"llama\"}", "config.json.hidden_size");
   check_refused(&f, "{\"model_type\":\"llama\",\"hidden_size\":48,\"intermediate_size\":112,\"num_hidden_layers\":3,\"num_attention_heads\":6,"

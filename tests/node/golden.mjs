@@ -5,9 +5,9 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 
-const views = { F32: Float32Array, F64: Float64Array, I64: BigInt64Array, I32: Int32Array, I8: Int8Array, U8: Uint8Array, BOOL: Uint8Array };
+const views = { F32: Float32Array, F64: Float64Array, I64: BigInt64Array, I32: Int32Array, I8: Int8Array, U8: Uint8Array, BOOL: Uint8Array, F16: Uint16Array, BF16: Uint16Array };
 
-/** The file's tensors by name: { dtype, shape, data }; integers of 64 bits come as plain numbers. */
+/** The file's tensors by name: { dtype, shape, data }; integers of 64 bits come as plain numbers, halves as their bits. */
 export function readSafetensors(path) {
   const file = readFileSync(path);
   const headerBytes = Number(file.readBigUInt64LE(0));

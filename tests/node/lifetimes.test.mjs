@@ -152,7 +152,7 @@ testOnEveryModule('a failed load leaves nothing behind', async (_, module) => {
   await (await runtime.loadModel(storyFolder)).free();
   const before = runtime.memory().live;
   const cases = [
-    [{ ...config, model_type: 'nonsense' }, weights, heddleError('unsupported', /nonsense.*known: .*llama/)],
+    [{ ...config, model_type: 'vit' }, weights, heddleError('unsupported', /vit.*known: .*llama/)],
     [{ ...config, hidden_size: 95 }, weights, heddleError('bad_file')],
     [{ ...config, num_hidden_layers: 6 }, weights, heddleError('bad_file', /layers\.5\./)],
     [config, weights.subarray(0, weights.length - 100), heddleError('bad_file')],
