@@ -59,6 +59,20 @@ testOnEveryModule('F34: kept, packed weights become what multiplies, and the rep
   await model.free();
 });
 
+testOnEveryModule('F34 F36: one packed matrix can be had alone, as values', async (runtime) => {
+  for (const { file, quantization } of packedFiles) {
+    const { bytes, shape, values } = packedFile(file);
+    const weights = await runtime.openWeights(new Blob([bytes]));
+    const got = await weights.tensor('l.weight', { as: 'f32', quantization });
+    assert.deepEqual(got.shape, shape);
+    assertSameBits(got.data, values, file);
+    assert.equal((await weights.tensor('l.weight')).dtype, 'U32', 'as stored, the codes');
+    if (file.startsWith('mlx')) await assert.rejects(weights.tensor('l.weight', { as: 'f32' }), heddleError('bad_argument', /tensor l\.weight is packed: give config\.json's "quantization"/));
+    else assertSameBits((await weights.tensor('l.weight', { as: 'f32' })).data, values, `${file} by its shapes`);
+    await weights.close();
+  }
+});
+
 /** MLX's rule for affine groups, from shared/formats/mlx-node.md, section f. */
 function affine(values, cols, size, bits) {
   const f = Math.fround;
