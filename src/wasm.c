@@ -14,7 +14,7 @@
 
 #include <string.h>
 
-enum { TRANSFER_SIZE = 16 };
+enum { TRANSFER_SIZE = 24 };
 static double transfer[TRANSFER_SIZE];
 static hd_error error;
 
@@ -34,7 +34,7 @@ static void put_tensor(const hd_tensor *t) {
   for (int i = 0; i < t->n_dims; i++) transfer[3 + i] = (double)t->shape[i];
 }
 
-/* [name, dtype, n_dims, begin, end, wanted, shape…] */
+/* [name, dtype, n_dims, begin, end, wanted, shape (8), whether strided, strides (8)] */
 static void put_entry(const hd_entry *e, bool wanted) {
   put(0, e->name);
   transfer[1] = e->dtype;
@@ -43,6 +43,8 @@ static void put_entry(const hd_entry *e, bool wanted) {
   transfer[4] = (double)e->end;
   transfer[5] = wanted;
   for (int i = 0; i < e->n_dims; i++) transfer[6 + i] = (double)e->shape[i];
+  transfer[6 + HD_MAX_DIMS] = e->strided;
+  for (int i = 0; i < e->n_dims && e->strided; i++) transfer[7 + HD_MAX_DIMS + i] = (double)e->strides[i];
 }
 
 /* ---- Names: C owns the tables, JavaScript asks for them at start ---- */

@@ -14,8 +14,8 @@ import type { PretrainedOptions } from './pretrained.js';
 import type { SafetensorsOptions } from './safetensors-file.js';
 import type { SamplingOptions } from './sampling.js';
 import type {
-  CacheOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, LoadWeightsOptions, NumbersInput, QuantizeOptions, SaveGgufOptions, SaveOptions, SaveTorchOptions, SessionGenerateOptions,
-  SessionOptions, TensorOptions, TensorsOptions, TrainOptions, ValidateOptions,
+  CacheOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, LoadWeightsOptions, NumbersInput, QuantizeOptions, SaveGgufOptions, SaveOptions,
+  SaveTorchOptions, SessionGenerateOptions, SessionOptions, TensorOptions, TensorsOptions, TrainOptions, ValidateOptions,
 } from './types.js';
 
 type Check = (value: unknown, name: string) => void;

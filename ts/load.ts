@@ -90,6 +90,11 @@ async function whole(weights: WeightFiles): Promise<WeightFiles> {
   return weights;
 }
 
+/** A GGUF file among them is a model by itself. */
+async function mayDescribeItself(set: FileSet): Promise<boolean> {
+  return (await set.list())?.some((name) => name.endsWith('.gguf')) ?? false;
+}
+
 /** The same of a folder that is open. */
 export async function openSet(set: FileSet, options: Opening): Promise<ModelFiles> {
   const files: ModelFiles = {};
@@ -98,8 +103,7 @@ export async function openSet(set: FileSet, options: Opening): Promise<ModelFile
     return file && readText(file);
   };
   const config = options.config === undefined ? await text('config.json') : await describe(options.config, openOptions(options));
-  const mayDescribeItself = (await set.list())?.some((name) => name.endsWith('.gguf')) ?? false;
-  if (config === undefined && !mayDescribeItself) throw await missingFile(set, 'config.json');
+  if (config === undefined && !(await mayDescribeItself(set))) throw await missingFile(set, 'config.json');
   if (config !== undefined) files.config = config;
   const generationConfig = await text('generation_config.json');
   if (generationConfig !== undefined) files.generationConfig = generationConfig;

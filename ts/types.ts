@@ -158,7 +158,10 @@ export interface TensorInfo {
   /** Byte range from the start of the file. */
   begin: number;
   end: number;
+  /** Of its values; of a strided tensor not those between them. */
   byteSize: number;
+  /** In elements, where the values do not lie one after the other: a view in a PyTorch file. */
+  strides?: number[];
   /** The file it is in, where there are several. */
   file?: string;
 }

@@ -359,17 +359,16 @@ static hd_status look_at(hd_loader *loader, const hd_directory *directory, hd_er
   return loader->names.architecture ? HD_OK : hd_gguf_recognise(&loader->names, directory, err); /* of several files the first says it */
 }
 
-/* Bytes of the weight that a tensor fills, all of it or its part; where no size holds them, more than any memory has. Packed codes are as large as
- * what most of them become. */
+/* Bytes of the weight that a tensor fills, or begins; where no size holds them, more than any memory has. */
 static uint64_t weight_bytes(const hd_loader *loader, const hd_entry *entry) {
   const hd_wanted w = wanted(loader, entry);
-  if (w.parameter < 0) return 0;
+  if (w.parameter < 0 || w.part > 0) return 0;
   const hd_parameter *p = &loader->model->parameters[w.parameter];
-  hd_dtype file = entry->dtype == HD_U32 && p->slot.matrix ? HD_Q8_0 : entry->dtype;
+  hd_dtype file = entry->dtype == HD_U32 && p->slot.matrix ? HD_Q8_0 : entry->dtype; /* packed codes: what most of them become */
   const hd_layout *layout = p->slot.matrix ? hd_layout_for(target(loader, p, file, NULL).dtype) : NULL;
-  size_t bytes, share = w.part >= 0 && p->slot.n_parts ? p->slot.n_parts : 1;
+  size_t bytes;
   if (!layout) return (uint64_t)hd_parameter_count(p) * sizeof(float);
-  return layout->bytes(p->slot.shape[0], p->slot.shape[1], &bytes) ? bytes / share : SIZE_MAX;
+  return layout->bytes(p->slot.shape[0], p->slot.shape[1], &bytes) ? bytes : SIZE_MAX;
 }
 
 hd_status hd_loader_estimate(uint64_t *bytes, hd_loader *loader, const hd_directory *directory, hd_error *err) {

@@ -30,16 +30,19 @@ test('a memory estimate is what loading takes, to the byte, for every dtype, fro
 test('the same for a GGUF file', needs('fixtures/real/stories260k'), () => agrees(shared('fixtures/real/stories260k/stories260K-q8_0.gguf')));
 
 test('T17 a model that cannot fit 4 GB is refused by its header alone, with the dtypes that would fit', async () => {
-  const made = madeCheckpoint(['layers.0.weight', 'layers.1.weight'], 40000, 40000);
-  server.files['big.safetensors'] = made;
+  /** So many matrices of 0.8 GB in BF16. */
+  const large = (n) => {
+    const layers = Array.from({ length: n }, () => ({ type: 'linear', in_features: 20000, out_features: 20000, bias: false }));
+    return { config: { layers }, file: madeCheckpoint(layers.map((_, i) => `layers.${i}.weight`), 20000, 20000) };
+  };
+  const { config, file } = large(8);
+  server.files['big.safetensors'] = file;
   const url = `${server.address}/big.safetensors`;
-  const layer = { type: 'linear', in_features: 40000, out_features: 40000, bias: false };
-  const config = { layers: [layer, layer] };
   server.reset();
   const estimate = await runtime.estimate(url, { config });
-  assert.equal(estimate.weights, 2 * 40000 * 40000 * 2);
+  assert.equal(estimate.weights, 8 * 20000 * 20000 * 2);
   assert.equal(estimate.fits, false);
-  assert.ok(estimate.byDtype.q4_0 < 2 ** 31);
+  assert.ok(estimate.byDtype.q4_0 < estimate.byDtype.q8_0 && estimate.byDtype.q8_0 < 2 ** 32);
   const refusal = heddleError('out_of_memory', /^the model's weights take 6\.4 GB, and WebAssembly's memory ends at 4\.29 GB: as 'q8_0' [\d.]+ GB, 'int8' [\d.]+ GB, 'q4_0' [\d.]+ GB they would fit \(options\.dtype\)$/);
   await assert.rejects(runtime.loadModel(url, { config }), refusal);
   await assert.rejects(runtime.loadModel(url, { config, dtype: 'f32' }), heddleError('out_of_memory', /WebAssembly's memory ends at/));
@@ -50,7 +53,7 @@ test('T17 a model that cannot fit 4 GB is refused by its header alone, with the 
   await remote.free();
   assert.ok(server.sent < 100_000, `${server.sent} bytes sent`);
 
-  server.files['huge.safetensors'] = madeCheckpoint(['layers.0.weight'], 120000, 120000);
-  const huge = { layers: [{ type: 'linear', in_features: 120000, out_features: 120000, bias: false }] };
-  await assert.rejects(runtime.loadModel(`${server.address}/huge.safetensors`, { config: huge }), heddleError('out_of_memory', /no dtype makes them fit/));
+  const huge = large(30);
+  server.files['huge.safetensors'] = huge.file;
+  await assert.rejects(runtime.loadModel(`${server.address}/huge.safetensors`, { config: huge.config }), heddleError('out_of_memory', /no dtype makes them fit/));
 });
