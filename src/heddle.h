@@ -138,6 +138,17 @@ const hd_entry *hd_directory_config_tensor(const hd_directory *directory);
  * ignored when it is broken. The caller frees *json with hd_text_free. */
 hd_status hd_directory_detect(char **json, const hd_directory *directory, const char *config, size_t n_config, hd_error *err);
 
+/* ---- MLX-Node's weights.mlx (format/mlx_json.c says what it is) --------------------------------------------------- */
+
+/* A SafeTensors file of a weights.mlx with data. The metadata keep its version and config. Unsupported where it only describes the weights. The caller
+ * frees *file with hd_bytes_free. */
+hd_status hd_mlx_to_safetensors(uint8_t **file, size_t *n_file, const char *text, size_t n_text, hd_error *err);
+/* A weights.mlx of a SafeTensors file of F32, F16 and BF16 (else unsupported), finite values only. `config`, JSON text, may be NULL: then it is what the
+ * metadata keep. `pretty`: a line for each row. The caller frees *text with hd_text_free. */
+hd_status hd_mlx_from_safetensors(char **text, size_t *n, const void *file, size_t n_file, const char *config, size_t n_config, bool pretty, hd_error *err);
+/* What either variant lists, as JSON: "metadataOnly", "weights" (name, dtype, shape), its "note". The caller frees *json with hd_text_free. */
+hd_status hd_mlx_list(char **json, const char *text, size_t n_text, hd_error *err);
+
 /* ---- Loading a model ---------------------------------------------------------------------------------------- */
 
 typedef struct hd_model hd_model;
@@ -166,9 +177,17 @@ hd_status hd_loader_estimate(uint64_t *bytes, hd_loader *loader, const hd_direct
 /* Adds a weight file's directory (a copy is taken) and matches its tensors to the graph. Once per file or shard. */
 hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err);
 
+/* Once all directories are added: says of matrices in several tensors (MLX's: format/packed.h, by the description's "quantization") whether they fit.
+ * The first hd_tensor_begin does it otherwise. What is wanted is certain afterwards, and no directory may be added. */
+hd_status hd_loader_settle(hd_loader *loader, hd_error *err);
+
 /* The tensors of all added directories, in the order they were added; `wanted` is false for those no node uses. */
 size_t hd_loader_count(const hd_loader *loader);
 const hd_entry *hd_loader_tensor(const hd_loader *loader, size_t index, bool *wanted);
+
+/* The tensors that have to come before this one: the scales of packed codes. Their number, at most HD_MAX_BEFORE. They are held until it has gone by. */
+#define HD_MAX_BEFORE 3
+size_t hd_loader_before(const hd_loader *loader, size_t index, size_t before[HD_MAX_BEFORE]);
 
 /* One tensor's bytes, in order, in chunks of any size. End fails when their number is not the directory's. */
 hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err);
@@ -250,7 +269,7 @@ hd_status hd_model_save_gguf(uint8_t **bytes, size_t *n, const hd_model *model, 
 hd_status hd_model_free(hd_model *model, hd_error *err);
 
 /* A JSON description: family, dialect, inputs, layers, and every weight's name, shape, dtype, layout and bytes; of loaded ones, the file's dtype
- * ("fileDtype"), whether values were rounded on the way in ("lossy"), and why it is not the dtype that was asked for ("reason"). The caller
+ * ("fileDtype"; of several tensors in one "packing"), whether values were rounded on the way in ("lossy"), and why it is not the dtype that was asked for ("reason"). The caller
  * frees *json with hd_text_free. */
 hd_status hd_model_describe(char **json, const hd_model *model, hd_error *err);
 

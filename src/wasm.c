@@ -157,6 +157,15 @@ void w_loader_tensor(const hd_loader *loader, size_t index) {
   put_entry(entry, wanted);
 }
 
+int w_loader_settle(hd_loader *loader) { return (int)hd_loader_settle(loader, &error); }
+
+/* transfer: the tensors before it; their number */
+int w_loader_before(const hd_loader *loader, size_t index) {
+  size_t before[HD_MAX_BEFORE], n = hd_loader_before(loader, index, before);
+  for (size_t i = 0; i < n; i++) transfer[i] = (double)before[i];
+  return (int)n;
+}
+
 int w_tensor_begin(hd_loader *loader, size_t index) { return (int)hd_tensor_begin(loader, index, &error); }
 int w_tensor_write(hd_loader *loader, const void *bytes, size_t n) { return (int)hd_tensor_write(loader, bytes, n, &error); }
 int w_tensor_end(hd_loader *loader) { return (int)hd_tensor_end(loader, &error); }
@@ -260,6 +269,30 @@ int w_safetensors_serialize(const char *json, size_t n_json, const float *values
   size_t n = 0;
   hd_status status = hd_safetensors_serialize(&bytes, &n, json, n_json, values, n_values, &error);
   return put_bytes(status, bytes, n);
+}
+
+/* transfer: [bytes, n] */
+int w_mlx_to_safetensors(const char *text, size_t n_text) {
+  uint8_t *bytes = NULL;
+  size_t n = 0;
+  hd_status status = hd_mlx_to_safetensors(&bytes, &n, text, n_text, &error);
+  return put_bytes(status, bytes, n);
+}
+
+/* config NULL: none of its own. transfer: [text, n]; give it back with w_free */
+int w_mlx_from_safetensors(const void *file, size_t n_file, const char *config, size_t n_config, int pretty) {
+  char *text = NULL;
+  size_t n = 0;
+  hd_status status = hd_mlx_from_safetensors(&text, &n, file, n_file, config, n_config, pretty != 0, &error);
+  return put_bytes(status, (uint8_t *)text, n);
+}
+
+/* transfer: [text]; give the text back with w_text_free */
+int w_mlx_list(const char *text, size_t n_text) {
+  char *json = NULL;
+  hd_status status = hd_mlx_list(&json, text, n_text, &error);
+  put(0, json);
+  return (int)status;
 }
 
 /* transfer: [text]; give the text back with w_text_free */

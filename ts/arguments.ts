@@ -9,6 +9,9 @@ import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
 import type { DecodeOptions, EncodeOptions } from './tokenizer.js';
 import type { TokenizerFiles } from './tokenizer-files.js';
 import type { ChatOptions } from './chat.js';
+import type { MlxOptions } from './mlx.js';
+import type { PretrainedOptions } from './pretrained.js';
+import type { SafetensorsOptions } from './safetensors-file.js';
 import type { SamplingOptions } from './sampling.js';
 import type {
   CacheOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, LoadWeightsOptions, NumbersInput, QuantizeOptions, SaveGgufOptions, SaveOptions,
@@ -253,6 +256,18 @@ export const loadOptions: Checks<LoadOptions> = {
   progress: checkFunction,
   ...fetchOptions,
 };
+
+export const pretrainedOptions: Checks<PretrainedOptions> = {
+  dtype: checkText,
+  context: checkPositive,
+  progress: checkFunction,
+  log: checkFunction,
+  ...fetchOptions,
+};
+
+export const safetensorsOptions: Checks<SafetensorsOptions> = { errors: named('heddle', 'mlx-node'), log: checkFunction, ...fetchOptions };
+
+export const mlxOptions: Checks<MlxOptions> = { pretty: checkBoolean, config: anything };
 
 export const seedOptions: Checks<{ seed?: number }> = { seed: checkSeed };
 

@@ -39,12 +39,17 @@ export interface CoreExports extends HeapExports {
   w_loader_estimate(loader: Pointer, directory: Pointer): Status;
   w_loader_add(loader: Pointer, directory: Pointer): Status;
   w_loader_count(loader: Pointer): number;
+  w_loader_settle(loader: Pointer): Status;
+  w_loader_before(loader: Pointer, index: number): number;
   w_loader_tensor(loader: Pointer, index: number): void;
   w_tensor_begin(loader: Pointer, index: number): Status;
   w_tensor_write(loader: Pointer, bytes: Pointer, n: number): Status;
   w_tensor_end(loader: Pointer): Status;
   w_loader_finish(loader: Pointer): Status;
 
+  w_mlx_to_safetensors(text: Pointer, nText: number): Status;
+  w_mlx_from_safetensors(file: Pointer, nFile: number, config: Pointer, nConfig: number, pretty: number): Status;
+  w_mlx_list(text: Pointer, nText: number): Status;
   w_model_load_bundle(text: Pointer, n: number, id: Pointer): Status;
   w_model_build(json: Pointer, n: number, seed: number): Status;
   w_model_save_bundle(model: Pointer, id: Pointer, dtype: Pointer): Status;

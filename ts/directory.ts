@@ -50,7 +50,9 @@ async function readParts(core: Core, source: ByteSource): Promise<number> {
       const end = core.heap.transfer(1);
       if (begin === end) core.check((x) => x.w_reader_give(reader, 0, 0));
       if (begin !== position && !source.seekable) await source.spool?.();
-      for await (const chunk of source.read(begin, end)) give(core, reader, chunk);
+      // A stream's first bytes are looked at, not taken: tensors may begin among them.
+      if (begin === 0) give(core, reader, await source.peek(end));
+      else for await (const chunk of source.read(begin, end)) give(core, reader, chunk);
       position = end;
     }
     return core.made((x) => x.w_reader_finish(reader));
