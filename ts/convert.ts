@@ -198,7 +198,7 @@ function metadataText(to: WeightFormat, metadata: GgufMetadataInput | undefined)
   if (metadata === undefined || to === 'pytorch') return '';
   if (to === 'gguf') return metadataJson(metadata);
   const pairs = metadata instanceof Map ? [...(metadata as ReadonlyMap<string, unknown>)] : Object.entries(metadata);
-  return JSON.stringify(Object.fromEntries(pairs.map(([key, value]) => [key, typeof value === 'string' ? value : JSON.stringify(value)])));
+  return JSON.stringify(Object.fromEntries(pairs.map(([key, value]) => [key, typeof value === 'string' ? value : metadataJson({ value }).slice('{"value":'.length, -1)])));
 }
 
 /** Writes the tensors as a file, chunk by chunk in order; what became of them. */

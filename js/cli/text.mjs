@@ -27,5 +27,5 @@ export function printJson(value) {
   process.stdout.write(`${JSON.stringify(value, plain, 2)}\n`);
 }
 
-export const say = (text) => process.stdout.write(`${text}\n`);
-export const warn = (text) => process.stderr.write(`warning: ${text}\n`);
+export const say = (text) => void process.stdout.write(`${text}\n`);
+export const warn = (text) => void process.stderr.write(`warning: ${text}\n`);

@@ -8,7 +8,8 @@ export const about = "a text's token ids, or ids' text";
 export const operands = [{ name: 'MODEL' }, { name: 'TEXT', optional: true }];
 export const options = {
   decode: { kind: 'flag', about: 'TEXT is ids, as 1,2,3 or 1 2 3; their text comes out' },
-  special: { kind: 'flag', about: 'with the special tokens the files put around a text (ids), or shown as they are written (text)' },
+  bare: { kind: 'flag', about: 'without the special tokens that the files put around a text' },
+  special: { kind: 'flag', about: 'with --decode: special tokens as they are written' },
   ...jsonOption,
   ...sourceOptions,
 };
@@ -39,11 +40,11 @@ async function folderTokenizer(folder) {
   return new Tokenizer(files);
 }
 
-export async function run({ MODEL, TEXT, decode, special = false, json, ...how }) {
+export async function run({ MODEL, TEXT, decode, bare = false, special = false, json, ...how }) {
   const tokenizer = await openTokenizer(MODEL, how);
   const text = await readInput(TEXT);
   if (!decode) {
-    const ids = tokenizer.encode(text, { addSpecialTokens: special });
+    const ids = tokenizer.encode(text, { addSpecialTokens: !bare });
     return json ? printJson({ ids, tokens: ids.map((id) => tokenizer.idToToken(id)) }) : say(ids.join(' '));
   }
   const ids = text.trim().split(/[\s,]+/).map((each) => {
