@@ -171,7 +171,10 @@ function isFamily(config) {
 async function modelToGguf(operand, config, { runtime, out, how, bar, signal }) {
   const model = await runtime.loadModel(operand.source, { ...operand.fetching, signal, config: JSON.parse(config), ...(bar.tell && { progress: bar.tell }) });
   try {
-    const { metadata, warnings } = tokenizerMetadata(operand.tokenizer);
+    const tokenizer = tokenizerMetadata(operand.tokenizer);
+    const ends = endMetadata(JSON.parse(config), operand.generationConfig && JSON.parse(operand.generationConfig));
+    const metadata = { ...tokenizer.metadata, ...ends.metadata };
+    const warnings = [...tokenizer.warnings, ...ends.warnings];
     const stored = new Set(model.weights.map(({ fileDtype, dtype }) => fileDtype ?? dtype));
     const dtype = how.dtype === undefined || how.dtype === 'keep' ? likeMost(stored) : dtypeName(how.dtype);
     const bytes = await model.saveGguf({ dtype, metadata });
@@ -190,6 +193,14 @@ async function modelToGguf(operand, config, { runtime, out, how, bar, signal }) 
 /** Without --dtype a GGUF model's matrices stay what they are, where GGUF's writer has that. */
 function likeMost(stored) {
   return ['BF16', 'F16', 'Q8_0', 'Q4_0'].find((dtype) => stored.has(dtype) && ![...stored].some((other) => other === 'F32' && dtype !== 'F32' && stored.size === 1)) ?? 'F32';
+}
+
+/** What ends the model's text, which the tokenizer's own end need not be: generation_config.json goes before config.json. GGUF has two places for it. */
+function endMetadata(config, generationConfig) {
+  const value = (key) => generationConfig?.[key] ?? config[key];
+  const [end, turn, ...more] = [value('eos_token_id') ?? []].flat();
+  const metadata = Object.fromEntries([['bos', value('bos_token_id')], ['eos', end], ['eot', turn]].filter(([, id]) => typeof id === 'number').map(([name, id]) => [`tokenizer.ggml.${name}_token_id`, id]));
+  return { metadata, warnings: more.length > 0 ? [`GGUF has room for two end tokens: ${more.join(', ')} left out`] : [] };
 }
 
 function tokenizerMetadata(files) {

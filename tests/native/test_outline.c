@@ -4,7 +4,7 @@
 #include "format/format.h"
 #include "format/torch_write.h"
 #include "format/zip.h"
-#include "test.h"
+#include "networks.h"
 
 static const char two[] = "[{\"name\":\"w\",\"dtype\":\"F32\",\"shape\":[2,3]},{\"name\":\"b\",\"dtype\":\"F32\",\"shape\":[3]}]";
 static const float values[9] = {1, 2, 3, 4, 5, 6, -1, -2, -3};
