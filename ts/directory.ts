@@ -1,7 +1,7 @@
 /**
  * directory.ts: what weight files declare: the core's reader asks for parts of a file until it has its directory, and here they are brought.
  */
-import { sized } from './bytes.js';
+import { joined, sized } from './bytes.js';
 import type { ByteSource } from './bytes.js';
 import { elements } from './core.js';
 import { elementBytes } from './strides.js';
@@ -44,17 +44,21 @@ async function readDirectory(core: Core, source: ByteSource): Promise<number> {
 async function readParts(core: Core, source: ByteSource): Promise<number> {
   const reader = core.made((x) => x.w_reader_new(source.size ?? 0));
   let position = 0;
+  let last: { begin: number; chunks: Uint8Array[] } = { begin: 0, chunks: [] };
   try {
     while (core.call((x) => x.w_reader_wants(reader)) !== 0) {
       const begin = core.heap.transfer(0);
       const end = core.heap.transfer(1);
       if (begin === end) core.check((x) => x.w_reader_give(reader, 0, 0));
       if (begin !== position && !source.seekable) await source.spool?.();
-      // A stream's first bytes are looked at, not taken: tensors may begin among them.
-      if (begin === 0) give(core, reader, await source.peek(end));
-      else for await (const chunk of source.read(begin, end)) give(core, reader, chunk);
+      last = { begin, chunks: [] };
+      for await (const chunk of source.read(begin, end)) {
+        if (!source.seekable) last.chunks.push(chunk.slice());
+        give(core, reader, chunk);
+      }
       position = end;
     }
+    if (!source.seekable) source.unread?.(last.begin, joined(last.chunks)); // tensors may begin in there
     return core.made((x) => x.w_reader_finish(reader));
   } finally {
     if (core.alive) core.call((x) => x.w_reader_free(reader));

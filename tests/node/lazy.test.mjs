@@ -400,3 +400,19 @@ test('nothing is left in the temporary folder', async () => {
     });
   }
 }
+
+test('F36 a small stream, whose first bytes hold header and tensors, has them all; read back to front as well', async () => {
+  const file = writeSafetensors({ a: { shape: [3], data: [1, 2, 3] }, b: { shape: [200], data: Array.from({ length: 200 }, (_, i) => i) }, c: { shape: [2], data: [8, 9] } });
+  const byteByByte = () => new ReadableStream({ start(controller) { for (const byte of file) controller.enqueue(Uint8Array.of(byte)); controller.close(); } });
+  const made = [() => new Blob([file]).stream(), () => ({ stream: byteByByte(), size: file.length }), byteByByte, () => gzipSync(file)];
+  for (const make of made) {
+    const forwards = await runtime.openWeights(make());
+    const seen = [];
+    for await (const { name, data } of forwards.all()) seen.push([name, data.length, data.at(-1)]);
+    assert.deepEqual(seen, [['a', 3, 3], ['b', 200, 199], ['c', 2, 9]]);
+    await forwards.close();
+    const backwards = await runtime.openWeights(make());
+    for (const [name, want] of [['c', 9], ['b', 199], ['a', 3]]) assert.equal((await backwards.tensor(name)).data.at(-1), want);
+    await backwards.close();
+  }
+});
