@@ -237,7 +237,7 @@ export const fetchOptions: Checks<FetchOptions> = {
   signal: checkSignal,
 };
 
-export const tensorOptions: Checks<TensorOptions> = { as: named('stored', 'f32') };
+export const tensorOptions: Checks<TensorOptions> = { as: named('stored', 'f32'), quantization: anything };
 
 export const tensorsOptions: Checks<TensorsOptions> = {
   ...tensorOptions,

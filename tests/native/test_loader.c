@@ -21,11 +21,9 @@ typedef struct stored {
 } stored;
 
 static hd_directory *directory_of(const stored *tensors, size_t n) {
-  static const unsigned char empty[] = {2, 0, 0, 0, 0, 0, 0, 0, '{', '}'};
-  uint64_t at = sizeof empty;
+  uint64_t at = 10;
   hd_error err;
-  hd_directory *d;
-  CHECK(hd_directory_read(&d, empty, sizeof empty, sizeof empty, &err) == HD_OK);
+  hd_directory *d = hd_directory_new("SafeTensors", UINT64_MAX);
   for (size_t i = 0; i < n; i++) {
     hd_entry e = {.name = tensors[i].name, .dtype = tensors[i].dtype, .n_dims = 2, .shape = {tensors[i].rows, tensors[i].cols}, .begin = at, .end = at + tensors[i].n};
     at = e.end;

@@ -59,6 +59,20 @@ testOnEveryModule('F34: kept, packed weights become what multiplies, and the rep
   await model.free();
 });
 
+testOnEveryModule('F34 F36: one packed matrix can be had alone, as values', async (runtime) => {
+  for (const { file, quantization } of packedFiles) {
+    const { bytes, shape, values } = packedFile(file);
+    const weights = await runtime.openWeights(new Blob([bytes]));
+    const got = await weights.tensor('l.weight', { as: 'f32', quantization });
+    assert.deepEqual(got.shape, shape);
+    assertSameBits(got.data, values, file);
+    assert.equal((await weights.tensor('l.weight')).dtype, 'U32', 'as stored, the codes');
+    if (file.startsWith('mlx')) await assert.rejects(weights.tensor('l.weight', { as: 'f32' }), heddleError('bad_argument', /tensor l\.weight is packed: give config\.json's "quantization"/));
+    else assertSameBits((await weights.tensor('l.weight', { as: 'f32' })).data, values, `${file} by its shapes`);
+    await weights.close();
+  }
+});
+
 /** MLX's rule for affine groups, from shared/formats/mlx-node.md, section f. */
 function affine(values, cols, size, bits) {
   const f = Math.fround;
@@ -88,13 +102,22 @@ function affine(values, cols, size, bits) {
 const bytesOf = (array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength);
 const story = 'models/story';
 
+/** The story model's tensors as float32, by name. */
+async function storyTensors(runtime) {
+  const weights = await runtime.openWeights(shared(`${story}/model.safetensors`));
+  const found = new Map();
+  for await (const { name, shape, data } of weights.all({ as: 'f32' })) found.set(name, { shape, data });
+  await weights.close();
+  return found;
+}
+
 testOnEveryModule('F34: a whole language model packed in 4 bits, with 8 for single weights, in two files, has the logits of its unpacked values', needs(story), async (runtime) => {
-  const tensors = readSafetensors(shared(`${story}/model.safetensors`));
+  const tensors = await storyTensors(runtime);
   const config = readJson(shared(`${story}/config.json`));
   const quantization = { group_size: 64, bits: 4 };
   const [packed, plain] = [[], {}];
-  for (const [name, { dtype, shape, data }] of tensors) {
-    assert.equal(dtype, 'F32');
+  for (const [name, { shape, data }] of tensors) {
+    const dtype = 'F32';
     const base = name.replace(/\.weight$/, '');
     const bits = /down_proj|embed_tokens/.test(name) ? 8 : 4;
     const size = shape[1] % 64 === 0 ? 64 : 32;
@@ -146,7 +169,7 @@ const mlx = (weights, more = {}) => JSON.stringify({ version: '1.0', config: { h
 const small = {
   'b.half': { shape: [3], dtype: 'float16', data: [0.1, -65504, 6e-8] },
   'a.brain': { shape: [2, 1], dtype: 'bfloat16', data: [3.14159, -1e-40] },
-  'c.full': { shape: [2, 2], dtype: 'float32', data: [0.1, 1e-45, -0, 16777217] },
+  'c.full': { shape: [2, 2], dtype: 'float32', data: [0.1, 1e-45, -1e-60, 16777217] }, // JSON.stringify has no -0
 };
 
 testOnEveryModule('F25: a weights.mlx with data is read: labels, values rounded once, the metadata', async (runtime) => {
@@ -182,7 +205,8 @@ const broken = [
 
 testOnEveryModule("E5: a broken weights.mlx is refused in MLX-Node's words, and what is no JSON in ours", async (runtime) => {
   for (const [text, message] of broken) assert.throws(() => runtime.mlxToSafetensors(text), heddleError(message.startsWith('Unsupported') ? 'unsupported' : 'bad_file', exactly(message)), text);
-  assert.throws(() => runtime.mlxToSafetensors('{"version": "1.0", "weights": {"k": {"shape": [1], "dtype": "float32", "data": [NaN]}}}'), heddleError('bad_file', /byte 75: expected a value, found 'NaN'/));
+  const notJson = '{"version": "1.0", "weights": {"k": {"shape": [1], "dtype": "float32", "data": [NaN]}}}';
+  assert.throws(() => runtime.mlxToSafetensors(notJson), heddleError('bad_file', new RegExp(`byte ${notJson.indexOf('NaN')}: expected a value, found 'NaN'`)));
   assert.throws(() => runtime.mlxToSafetensors(mlx({ k: { shape: [1], dtype: 'float32', data: [1e39] } })), heddleError('bad_file', /^k: .*expected a number that fits a float32/));
 });
 
@@ -196,11 +220,11 @@ testOnEveryModule('F26 F27: weights.mlx to SafeTensors and back is the same, bot
 });
 
 testOnEveryModule('F26 F27: a checkpoint survives weights.mlx bit for bit', needs(story), async (runtime) => {
-  const tensors = readSafetensors(shared(`${story}/model.safetensors`));
+  const tensors = await storyTensors(runtime);
   const text = runtime.safetensorsToMlx(new Uint8Array(readFileSync(shared(`${story}/model.safetensors`))), { config: { model_type: 'llama' } });
   const weights = await runtime.openWeights(runtime.mlxToSafetensors(text));
   assert.equal(weights.tensors.length, tensors.size);
-  for await (const { name, shape, data } of weights.all()) {
+  for await (const { name, shape, data } of weights.all({ as: 'f32' })) {
     assert.deepEqual(shape, tensors.get(name).shape);
     assertSameBits(data, tensors.get(name).data, name);
   }
@@ -241,7 +265,8 @@ testOnEveryModule('F42: a weights.mlx for people has a line for each row, and de
   }
 }
 `);
-  assert.deepEqual(runtime.mlxToSafetensors(text).subarray(-24), file.subarray(-24));
+  const values = (each) => each.subarray(8 + Number(Buffer.from(each.buffer).readBigUInt64LE(0)));
+  assert.deepEqual(values(runtime.mlxToSafetensors(text)), values(file));
 });
 
 testOnEveryModule('F25: 24 MB of weights.mlx take less than four times that', async (runtime) => {
