@@ -69,6 +69,11 @@ const char *hd_dtype_name(hd_dtype dtype);
 /* n values as files keep them (n_bytes of them; whole blocks where the dtype has blocks) as float32, exactly where that can be. */
 hd_status hd_widen(hd_dtype dtype, const void *bytes, size_t n_bytes, float *values, size_t n, hd_error *err);
 
+/* The other way, rounded as the dtype rounds. n is whole blocks, n_bytes what they take. Unsupported where the dtype has no such way. */
+hd_status hd_narrow(hd_dtype dtype, const float *values, size_t n, void *bytes, size_t n_bytes, hd_error *err);
+/* Whether every value of `from` is one of `to`: else going there rounds. */
+bool hd_dtype_holds(hd_dtype to, hd_dtype from);
+
 #define HD_MAX_DIMS 8
 
 /* A borrowed view. `shape` holds n_dims sizes, outermost first; a scalar has n_dims 0. */
@@ -245,6 +250,20 @@ hd_status hd_model_load_state(hd_model *model, const void *file, size_t n, const
 hd_status hd_model_save_torch(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, const char *checkpoint, size_t n_checkpoint,
                               hd_error *err);
 void hd_bytes_free(void *bytes);
+
+/* A weight file to be written tensor by tensor: everything in it but the tensors' values. `format` is "SafeTensors", "GGUF" or "PyTorch" (a state
+ * dict); `json` is an array of {"name", "dtype", "shape"}; `metadata` is a JSON object or NULL: of texts for SafeTensors, as hd_gguf_serialize has it for GGUF,
+ * left alone for PyTorch. Refuses a dtype the format has not, a name that comes twice, a file of 4 GB or more where size_t has 32 bits. */
+typedef struct hd_outline hd_outline;
+
+hd_status hd_outline_new(hd_outline **out, const char *format, const char *json, size_t n_json, const char *metadata, size_t n_metadata, hd_error *err);
+void hd_outline_free(hd_outline *outline);
+size_t hd_outline_count(const hd_outline *outline);
+/* Which of the JSON's tensors is the file's i-th, and how many bytes its values take. */
+size_t hd_outline_tensor(const hd_outline *outline, size_t i, size_t *n_bytes);
+/* The bytes between the values of tensors i - 1 and i: the file's begin where i is 0, its end where i is their number. Asked for in that order. `checksum`
+ * is the CRC-32 of tensor i's bytes, which PyTorch's files have before them. *bytes stay the outline's until its next piece. */
+hd_status hd_outline_piece(hd_outline *outline, size_t i, uint32_t checksum, const void **bytes, size_t *n, hd_error *err);
 
 /* A SafeTensors file from plain values, encoded as Loom's tensor-level writer does: integers are truncated, not scaled. `json` is an array of
  * {"name", "dtype", "shape"}; `values` are theirs, one after the other. */

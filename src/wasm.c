@@ -58,6 +58,15 @@ int w_widen(int dtype, const void *bytes, size_t n_bytes, float *values, size_t 
   return (int)hd_widen((hd_dtype)dtype, bytes, n_bytes, values, n, &error);
 }
 
+int w_narrow(int dtype, const float *values, size_t n, void *bytes, size_t n_bytes) {
+  return (int)hd_narrow((hd_dtype)dtype, values, n, bytes, n_bytes, &error);
+}
+
+int w_dtype_holds(int to, int from) {
+  bool known = to >= 0 && to < HD_DTYPE_COUNT && from >= 0 && from < HD_DTYPE_COUNT;
+  return known && hd_dtype_holds((hd_dtype)to, (hd_dtype)from);
+}
+
 /* ---- Directories ---- */
 
 /* transfer: [reader] */
@@ -262,6 +271,33 @@ int w_model_save_gguf(const hd_model *model, int dtype, const char *config, size
   size_t n = 0;
   hd_status status = hd_model_save_gguf(&bytes, &n, model, (hd_dtype)dtype, config, n_config, metadata, n_metadata, &error);
   return put_bytes(status, bytes, n);
+}
+
+/* transfer: [outline]. `metadata` ends with a NUL. */
+int w_outline_new(const char *format, const char *json, size_t n_json, const char *metadata, size_t n_metadata) {
+  hd_outline *outline = NULL;
+  hd_status status = hd_outline_new(&outline, format, json, n_json, metadata, n_metadata, &error);
+  put(0, outline);
+  return (int)status;
+}
+
+void w_outline_free(hd_outline *outline) { hd_outline_free(outline); }
+
+/* The number of the file's i-th tensor; transfer: [bytes] */
+int w_outline_tensor(const hd_outline *outline, size_t i) {
+  size_t n_bytes = 0, number = hd_outline_tensor(outline, i, &n_bytes);
+  transfer[0] = (double)n_bytes;
+  return (int)number;
+}
+
+/* transfer: [bytes, their number]; the outline's until its next piece */
+int w_outline_piece(hd_outline *outline, size_t i, unsigned checksum) {
+  const void *bytes = NULL;
+  size_t n = 0;
+  hd_status status = hd_outline_piece(outline, i, checksum, &bytes, &n, &error);
+  put(0, bytes);
+  transfer[1] = (double)n;
+  return (int)status;
 }
 
 int w_safetensors_serialize(const char *json, size_t n_json, const float *values, size_t n_values) {

@@ -6,6 +6,8 @@
  */
 import { HeddleError } from './errors.js';
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
+import type { ConvertOptions } from './convert.js';
+import type { TraceOptions } from './trace.js';
 import type { DecodeOptions, EncodeOptions } from './tokenizer.js';
 import type { TokenizerFiles } from './tokenizer-files.js';
 import type { ChatOptions } from './chat.js';
@@ -245,6 +247,25 @@ export const tensorsOptions: Checks<TensorsOptions> = {
   },
   progress: checkFunction,
   signal: checkSignal,
+};
+
+export const convertOptions: Checks<ConvertOptions> = {
+  to: named('safetensors', 'gguf', 'pytorch', 'mlx-json'),
+  dtype: checkText,
+  metadata: (value, name) => {
+    if (!isRecord(value)) throw expected(name, 'an object or a Map', value);
+  },
+  names: tensorsOptions.names,
+  rename: checkFunction,
+  progress: checkFunction,
+  ...fetchOptions,
+};
+
+export const traceOptions: Checks<TraceOptions> = {
+  tolerance: (value, name) => {
+    if (!(typeof value === 'number' && value >= 0)) throw expected(name, 'a number from 0', value);
+  },
+  absolute: checkBoolean,
 };
 
 export const loadOptions: Checks<LoadOptions> = {

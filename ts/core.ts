@@ -18,6 +18,8 @@ export interface CoreExports extends HeapExports {
   w_dtype_name(dtype: number): Pointer;
   w_status_name(status: number): Pointer;
   w_widen(dtype: number, bytes: Pointer, nBytes: number, values: Pointer, n: number): Status;
+  w_narrow(dtype: number, values: Pointer, n: number, bytes: Pointer, nBytes: number): Status;
+  w_dtype_holds(to: number, from: number): number;
 
   w_reader_new(fileBytes: number): Status;
   w_reader_wants(reader: Pointer): number;
@@ -59,6 +61,10 @@ export interface CoreExports extends HeapExports {
   w_model_load_state(model: Pointer, file: Pointer, n: number, prefix: Pointer, strict: number): Status;
   w_gguf_serialize(json: Pointer, nJson: number, values: Pointer, nValues: number, metadata: Pointer, nMetadata: number): Status;
   w_model_save_gguf(model: Pointer, dtype: number, config: Pointer, nConfig: number, metadata: Pointer, nMetadata: number): Status;
+  w_outline_new(format: Pointer, json: Pointer, nJson: number, metadata: Pointer, nMetadata: number): Status;
+  w_outline_free(outline: Pointer): void;
+  w_outline_tensor(outline: Pointer, index: number): number;
+  w_outline_piece(outline: Pointer, index: number, checksum: number): Status;
   w_safetensors_serialize(json: Pointer, nJson: number, values: Pointer, nValues: number): Status;
   w_model_free(model: Pointer): Status;
   w_model_describe(model: Pointer): Status;

@@ -5,6 +5,8 @@
 import { checkOptions, checkText, checkTextOrBytes, fetchOptions, initOptions, jsonText, loadOptions, mlxOptions, pretrainedOptions, safetensorsOptions, seedOptions } from './arguments.js';
 import { compileModule } from './compile.js';
 import { Core, elements } from './core.js';
+import { convertTensors, isTensorSource } from './convert.js';
+import type { Conversion, ConvertOptions, TensorSource, WriteChunk } from './convert.js';
 import { HeddleError } from './errors.js';
 import { processors, whyNoThreads } from './host.js';
 import { fromBytes, readAll } from './bytes.js';
@@ -248,6 +250,23 @@ export class LocalRuntime implements Runtime {
       return use(core);
     } finally {
       release();
+    }
+  }
+
+  /**
+   * A weight file in another format: its bytes go to `write` in order, a tensor at a time, so that neither file is ever whole in memory. The source may be
+   * anything `openWeights` takes, MLX-Node's weights.mlx, or tensors (`modelTensors`); one that was open stays so. Throws `unsupported` where a
+   * tensor's dtype has no place in the format.
+   */
+  async convertWeights(source: SourceInput | TensorSource, write: WriteChunk, options: ConvertOptions): Promise<Conversion> {
+    const { to: _, dtype: __, metadata: ___, names: ____, rename: _____, progress: ______, ...fetching } = options;
+    const opened = isTensorSource(source) ? undefined : await this.openWeights(source, fetching);
+    const { core, release } = this.#lend();
+    try {
+      return await convertTensors(core, opened ?? (source as TensorSource), write, options);
+    } finally {
+      release();
+      await opened?.close();
     }
   }
 

@@ -11,6 +11,8 @@ import './checklist-layers.test.mjs';
 import './entries.test.mjs';
 import './estimate.test.mjs';
 import './families.test.mjs';
+import './families.test.mjs';
+import './estimate.test.mjs';
 import './generate.test.mjs';
 import './generic-parts.test.mjs';
 import './generic.test.mjs';
