@@ -66,6 +66,9 @@ typedef enum hd_dtype {
 /* "F32", "BF16", "Q8_0": the name files use. */
 const char *hd_dtype_name(hd_dtype dtype);
 
+/* n values as files keep them (n_bytes of them; whole blocks where the dtype has blocks) as float32, exactly where that can be. */
+hd_status hd_widen(hd_dtype dtype, const void *bytes, size_t n_bytes, float *values, size_t n, hd_error *err);
+
 #define HD_MAX_DIMS 8
 
 /* A borrowed view. `shape` holds n_dims sizes, outermost first; a scalar has n_dims 0. */

@@ -50,6 +50,12 @@ static void put_entry(const hd_entry *e, bool wanted) {
 const char *w_dtype_name(int dtype) { return dtype >= 0 && dtype < HD_DTYPE_COUNT ? hd_dtype_name((hd_dtype)dtype) : NULL; }
 const char *w_status_name(int status) { return status >= 0 && status <= HD_BAD_STATE ? hd_status_name((hd_status)status) : NULL; }
 
+/* ---- Values ---- */
+
+int w_widen(int dtype, const void *bytes, size_t n_bytes, float *values, size_t n) {
+  return (int)hd_widen((hd_dtype)dtype, bytes, n_bytes, values, n, &error);
+}
+
 /* ---- Directories ---- */
 
 /* transfer: [reader] */

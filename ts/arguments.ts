@@ -10,7 +10,10 @@ import type { DecodeOptions, EncodeOptions } from './tokenizer.js';
 import type { TokenizerFiles } from './tokenizer-files.js';
 import type { ChatOptions } from './chat.js';
 import type { SamplingOptions } from './sampling.js';
-import type { GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveGgufOptions, SaveOptions, SessionGenerateOptions, SessionOptions, TrainOptions, ValidateOptions } from './types.js';
+import type {
+  CacheOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveGgufOptions, SaveOptions, SessionGenerateOptions,
+  SessionOptions, TensorOptions, TensorsOptions, TrainOptions, ValidateOptions,
+} from './types.js';
 
 type Check = (value: unknown, name: string) => void;
 export type Checks<T> = { readonly [K in keyof Required<T>]: Check };
@@ -212,6 +215,35 @@ export const initOptions: Checks<InitOptions> = {
   log: checkFunction,
 };
 
+export const cacheOptions: Checks<CacheOptions> = { folder: checkText, revalidate: checkBoolean, verify: checkBoolean };
+
+export const fetchOptions: Checks<FetchOptions> = {
+  headers: (value, name) => {
+    if (!isRecord(value) || value instanceof Headers) throw expected(name, 'an object of header names and values', value);
+    for (const [header, text] of Object.entries(value)) checkText(text, `${name}['${header}']`);
+  },
+  fetch: checkFunction,
+  revision: checkText,
+  cache: (value, name) => {
+    if (typeof value === 'boolean') return;
+    if (!isRecord(value)) throw expected(name, 'true, false or an object', value);
+    checkOptions<CacheOptions>(value, cacheOptions);
+  },
+  signal: checkSignal,
+};
+
+export const tensorOptions: Checks<TensorOptions> = { as: named('stored', 'f32') };
+
+export const tensorsOptions: Checks<TensorsOptions> = {
+  ...tensorOptions,
+  names: (value, name) => {
+    if (!Array.isArray(value)) throw expected(name, 'an array of names', value);
+    value.forEach((each, i) => checkText(each, `${name}[${i}]`));
+  },
+  progress: checkFunction,
+  signal: checkSignal,
+};
+
 export const loadOptions: Checks<LoadOptions> = {
   dtype: checkText,
   id: checkText,
@@ -219,7 +251,7 @@ export const loadOptions: Checks<LoadOptions> = {
   tokenizer: checkTokenizerFiles,
   context: checkPositive,
   progress: checkFunction,
-  signal: checkSignal,
+  ...fetchOptions,
 };
 
 export const seedOptions: Checks<{ seed?: number }> = { seed: checkSeed };

@@ -17,6 +17,7 @@ export interface CoreExports extends HeapExports {
   w_error(): Pointer;
   w_dtype_name(dtype: number): Pointer;
   w_status_name(status: number): Pointer;
+  w_widen(dtype: number, bytes: Pointer, nBytes: number, values: Pointer, n: number): Status;
 
   w_reader_new(fileBytes: number): Status;
   w_reader_wants(reader: Pointer): number;

@@ -9,6 +9,8 @@ import { HeddleError } from './errors.js';
 export interface NodeFileHandle {
   stat(): Promise<{ isDirectory(): boolean; size: number }>;
   read(buffer: Uint8Array, offset: number, length: number, position: number): Promise<{ bytesRead: number }>;
+  write(buffer: Uint8Array, offset: number, length: number, position: number): Promise<unknown>;
+  sync(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -18,6 +20,9 @@ export interface NodeFileSystem {
   stat(path: string | URL): Promise<{ isDirectory(): boolean; size: number }>;
   writeFile(path: string | URL, data: Uint8Array | string): Promise<void>;
   readdir(path: string | URL): Promise<string[]>;
+  mkdir(path: string, options: { recursive: true }): Promise<unknown>;
+  rename(from: string, to: string): Promise<void>;
+  rm(path: string, options: { force: true }): Promise<void>;
 }
 
 export interface NodeWorker {
@@ -45,6 +50,13 @@ export interface NodeThreads {
 interface NodeProcess {
   getBuiltinModule?(name: string): unknown;
   versions?: { node?: string };
+  env?: Record<string, string | undefined>;
+}
+
+interface NodeSystem {
+  availableParallelism?(): number;
+  homedir(): string;
+  tmpdir(): string;
 }
 
 function nodeProcess(): NodeProcess | undefined {
@@ -78,8 +90,29 @@ export function isPage(): boolean {
 export function processors(): number {
   const found = (globalThis as { navigator?: { hardwareConcurrency?: number } }).navigator?.hardwareConcurrency;
   if (typeof found === 'number' && found > 0) return found;
-  const os = nodeProcess()?.getBuiltinModule?.('node:os') as { availableParallelism?(): number } | undefined;
-  return os?.availableParallelism?.() ?? 1;
+  return nodeSystem()?.availableParallelism?.() ?? 1;
+}
+
+function nodeSystem(): NodeSystem | undefined {
+  return nodeProcess()?.getBuiltinModule?.('node:os') as NodeSystem | undefined;
+}
+
+/** A variable of Node's environment; undefined where it is not set or empty. */
+export function environment(name: string): string | undefined {
+  return nodeProcess()?.env?.[name] || undefined;
+}
+
+/** Where programs keep what they can fetch again: XDG_CACHE_HOME, or `.cache` in the user's folder. Node only. */
+export function cacheFolder(): string {
+  return environment('XDG_CACHE_HOME') ?? `${nodeSystem()?.homedir() ?? '.'}/.cache`;
+}
+
+/** A new empty file that no folder lists: it goes when it is closed, and with its process. Node only. */
+export async function temporaryFile(): Promise<NodeFileHandle> {
+  const path = `${nodeSystem()?.tmpdir() ?? '.'}/heddle-${crypto.randomUUID()}`;
+  const file = await nodeFiles().open(path, 'wx+');
+  await nodeFiles().rm(path, { force: true });
+  return file;
 }
 
 /**

@@ -1,28 +1,33 @@
 /**
- * load.ts: from bytes to a model inside an instance, by the core's three steps: the header gives a directory, the directory and a
+ * load.ts: from bytes to a model inside an instance, by the core's three steps: the headers give directories, the directories and a
  * description give a graph, and the wanted tensors stream into it in file order, in pieces of at most 1 MB.
  *
  * Progress is counted here and an abort is this file not making the next call: the core knows of neither.
  */
 import { checkName, isPlainObject, jsonText } from './arguments.js';
+import { Progress, arrivals } from './arrival.js';
+import { readAll, readRange, readText, sized } from './bytes.js';
+import type { ByteSource } from './bytes.js';
 import type { Core } from './core.js';
+import { entry, formatOf, withDirectory } from './directory.js';
 import { HeddleError } from './errors.js';
-import type { ErrorCode } from './errors.js';
 import { Breather } from './host.js';
 import { stagingBytes } from './memory.js';
 import { readMetadata } from './metadata.js';
-import { isByteSource, missingFile, openFile, openSource, readAll, readRange, readText, sized } from './source.js';
-import type { ByteSource, FileSet } from './source.js';
+import { checkShard, closeAll, openWeightFiles } from './shards.js';
+import type { WeightFiles } from './shards.js';
+import { isFileSet, missingFile, openFile, openSource } from './source.js';
+import type { FileSet, OpenOptions } from './source.js';
 import { findTokenizerFiles } from './tokenizer-files.js';
 import type { FoundTokenizer } from './tokenizer-files.js';
-import type { DetectedModel, FileInfo, FileInput, LoadOptions, MetadataValue, SourceInput, TensorInfo } from './types.js';
+import type { FileInput, LoadOptions, MetadataValue, SourceInput } from './types.js';
 
 /** A model's files, opened: either a bundle, or a description and weights. */
 export interface ModelFiles {
   bundle?: { bytes: Uint8Array; id: string };
   config?: string;
   generationConfig?: string;
-  weights?: ByteSource;
+  weights?: WeightFiles;
   tokenizer?: FoundTokenizer;
   /** What a GGUF file says of itself; there once its directory is read. */
   metadata?: ReadonlyMap<string, MetadataValue>;
@@ -36,62 +41,81 @@ export interface TextSettings {
 
 // ---- Finding the files ----
 
-/** Opens what a model consists of. The weights stay open: close them when done. */
-export async function openModel(input: SourceInput, options: LoadOptions): Promise<ModelFiles> {
-  const opened = await openSource(input, options.signal);
-  if (!isByteSource(opened)) return openSet(opened, options);
-  const files: ModelFiles = {};
-  if (options.tokenizer) files.tokenizer = { files: options.tokenizer };
-  const first = new Uint8Array(await firstBytes(opened));
-  if (looksLikeText(first)) {
-    const bytes = await readOn(opened, first);
-    return { ...files, bundle: { bytes, id: options.id ?? soleModel(bytes, opened.name) } };
-  }
-  if (options.config === undefined && isGguf(first)) return { ...files, weights: await sized(startingWith(opened, first)) };
-  if (options.config === undefined) {
-    await opened.close();
-    if (!mayBeWeights(first, opened.size)) throw new HeddleError('bad_file', `${opened.name}: expected a bundle's JSON or SafeTensors, found neither`);
-    throw new HeddleError('bad_argument', `${opened.name}: weights alone are no model; give their description as options.config`);
-  }
-  return { ...files, config: await describe(options.config, options.signal), weights: await sized(startingWith(opened, first)) };
+/** How a load opens its files. */
+export interface Opening extends LoadOptions {
+  /** Takes what the caller should know. */
+  say?: (text: string) => void;
 }
 
-async function openSet(set: FileSet, options: LoadOptions): Promise<ModelFiles> {
+function openOptions({ signal, fetch, headers, revision, cache, say }: Opening): OpenOptions {
+  return { signal, fetch, headers, revision, cache, say };
+}
+
+/** Opens what a model consists of. The weights stay open: close them when done. */
+export async function openModel(input: SourceInput, options: Opening): Promise<ModelFiles> {
+  const opened = await openSource(input, openOptions(options));
+  return isFileSet(opened) ? openSet(opened, options) : openSingle(opened, options);
+}
+
+async function openSingle(file: ByteSource, options: Opening): Promise<ModelFiles> {
+  try {
+    const files: ModelFiles = options.tokenizer ? { tokenizer: { files: options.tokenizer } } : {};
+    const first = await file.peek(512);
+    if (looksLikeText(first)) {
+      const bytes = await readAll(file);
+      return { ...files, bundle: { bytes, id: options.id ?? soleModel(bytes, file.name) } };
+    }
+    const weights: WeightFiles = { files: [file], expected: new Map() };
+    if (options.config === undefined && isGguf(first)) return { ...files, weights: await whole(weights) };
+    if (options.config === undefined) {
+      if (!mayBeWeights(first, file.size)) throw new HeddleError('bad_file', `${file.name}: expected a bundle's JSON or SafeTensors, found neither`);
+      throw new HeddleError('bad_argument', `${file.name}: weights alone are no model; give their description as options.config`);
+    }
+    return { ...files, config: await describe(options.config, openOptions(options)), weights: await whole(weights) };
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+/** With the sizes of all files known. */
+async function whole(weights: WeightFiles): Promise<WeightFiles> {
+  for (const file of weights.files) await sized(file);
+  return weights;
+}
+
+async function openSet(set: FileSet, options: Opening): Promise<ModelFiles> {
   const files: ModelFiles = {};
   const text = async (name: string): Promise<string | undefined> => {
-    const file = await set.open(name);
+    const file = await set.open(name, true);
     return file && readText(file);
   };
-  const config = options.config === undefined ? await text('config.json') : await describe(options.config, options.signal);
-  if (config === undefined) throw await missingFile(set, 'config.json');
-  files.config = config;
+  const config = options.config === undefined ? await text('config.json') : await describe(options.config, openOptions(options));
+  const mayDescribeItself = (await set.list())?.some((name) => name.endsWith('.gguf')) ?? false;
+  if (config === undefined && !mayDescribeItself) throw await missingFile(set, 'config.json');
+  if (config !== undefined) files.config = config;
   const generationConfig = await text('generation_config.json');
   if (generationConfig !== undefined) files.generationConfig = generationConfig;
   const bytes = async (name: string): Promise<Uint8Array | undefined> => {
-    const file = await set.open(name);
+    const file = await set.open(name, true);
     return file && readAll(file);
   };
   const tokenizer = options.tokenizer ? { files: options.tokenizer } : await findTokenizerFiles({ text, bytes }, await set.list());
   if (tokenizer) files.tokenizer = tokenizer;
-  files.weights = await sized(await openWeights(set));
+  files.weights = await openWeightFiles(set);
   return files;
 }
 
-async function openWeights(set: FileSet): Promise<ByteSource> {
-  const names = await set.list();
-  const candidates = names?.filter((name) => name.endsWith('.safetensors')) ?? ['model.safetensors'];
-  const name = candidates.includes('model.safetensors') ? 'model.safetensors' : candidates.length === 1 ? candidates[0] : undefined;
-  const file = name === undefined ? undefined : await set.open(name);
-  if (file) return file;
-  const index = names ? names.includes('model.safetensors.index.json') : (await set.open('model.safetensors.index.json')) !== undefined;
-  if (index) throw new HeddleError('unsupported', 'the weights are split into several files, which is not built yet');
-  throw await missingFile(set, 'model.safetensors');
+/** The weight files of a source that need not be a whole model. */
+export async function openWeightsOf(input: SourceInput, options: OpenOptions): Promise<WeightFiles> {
+  const opened = await openSource(input, options);
+  return isFileSet(opened) ? openWeightFiles(opened) : { files: [opened], expected: new Map() };
 }
 
 /** A description as JSON text. A network's spec without a dialect means the textbook's arithmetic: see `standardDialect`. */
-export async function describe(config: FileInput | object, signal: AbortSignal | undefined): Promise<string> {
+export async function describe(config: FileInput | object, options: OpenOptions = {}): Promise<string> {
   const plain = isPlainObject(config) && !('stream' in config);
-  return standardDialect(plain ? jsonText(config, 'config') : await readText(await openFile(config as FileInput, signal, 'config')));
+  return standardDialect(plain ? jsonText(config, 'config') : await readText(await openFile(config as FileInput, { ...options, whole: true }, 'config')));
 }
 
 /** Builders in camelCase default to the textbook; a bundle, and the core, to Loom. Text that is no JSON is left for the core to refuse. */
@@ -131,7 +155,7 @@ function mayBeWeights(first: Uint8Array, fileBytes: number | undefined): boolean
 const lookAlikes: readonly (readonly [key: string, what: string, advice: string])[] = [
   ['layers', "a network's spec", 'buildNetwork makes a network of it; with weights it is their options.config'],
   ['peft_type', "an adapter's config", "model.loadAdapter takes it, beside the adapter's weights"],
-  ['weight_map', 'the index of weights in several files', 'several files are not built yet'],
+  ['weight_map', 'the index of weights in several files', 'load the folder it lies in'],
   ['model_type', "a model's config.json", 'load the folder it lies in, or the weights with it as options.config'],
   ['architectures', "a model's config.json", 'load the folder it lies in, or the weights with it as options.config'],
   ['added_tokens', 'a tokenizer.json', "load the folder it lies in, or the model's files by name"],
@@ -154,35 +178,6 @@ function soleModel(bytes: Uint8Array, name: string): string {
   return ids[0] ?? '';
 }
 
-async function firstBytes(source: ByteSource): Promise<Uint8Array> {
-  return readRange(source, 0, Math.min(512, source.size ?? 512));
-}
-
-/** The whole of a file whose first bytes were read. Closes it. */
-async function readOn(source: ByteSource, first: Uint8Array): Promise<Uint8Array> {
-  const end = source.size ?? Number.POSITIVE_INFINITY;
-  const rest = end > first.byteLength ? await readRange(source, first.byteLength, end) : new Uint8Array(0);
-  await source.close();
-  const all = new Uint8Array(first.byteLength + rest.byteLength);
-  all.set(first);
-  all.set(rest, first.byteLength);
-  return all;
-}
-
-/** The file again from its start: its first bytes were read off a stream that cannot go back. */
-function startingWith(source: ByteSource, first: Uint8Array): ByteSource {
-  return {
-    name: source.name,
-    size: source.size,
-    async *read(begin, end) {
-      if (begin < first.byteLength) yield first.subarray(begin, Math.min(end, first.byteLength));
-      if (end > first.byteLength) yield* source.read(Math.max(begin, first.byteLength), end);
-    },
-    close: () => source.close(),
-    ...(source.withSize && { withSize: async () => startingWith(await sized(source), first) }),
-  };
-}
-
 /** Begin and end tokens: generation_config.json goes before config.json. */
 export function textSettings(files: ModelFiles): TextSettings {
   const found: TextSettings = { endTokens: [], beginToken: undefined };
@@ -200,111 +195,12 @@ export function textSettings(files: ModelFiles): TextSettings {
   return found;
 }
 
-// ---- Directories ----
-
-/** A weight file with its directory read. */
-interface OpenedFile {
-  /** The core's; the caller frees it. */
-  directory: number;
-  /** The file, from its first byte again. */
-  source: ByteSource;
-  bytes: number;
-}
-
-/** Reads a weight file's directory, and no more of the file than that takes. Errors name the file. */
-async function readDirectory(core: Core, source: ByteSource): Promise<OpenedFile> {
-  try {
-    const bytes = source.size ?? 0; // `sized` went before
-    const again = startingWith(source, await firstBytes(source));
-    return { directory: await readParts(core, again, bytes), source: again, bytes };
-  } catch (error) {
-    const aboutFile = error instanceof HeddleError && (error.code === 'bad_file' || error.code === 'unsupported') && !error.message.includes(source.name);
-    throw aboutFile ? new HeddleError(error.code, `${source.name}: ${error.message}`) : error;
-  }
-}
-
-/** Gives the core the parts of the file it wants, until it has a directory. */
-async function readParts(core: Core, source: ByteSource, bytes: number): Promise<number> {
-  const reader = core.made((x) => x.w_reader_new(bytes));
-  try {
-    while (core.call((x) => x.w_reader_wants(reader)) !== 0) {
-      const begin = core.heap.transfer(0);
-      const end = core.heap.transfer(1);
-      if (begin === end) core.check((x) => x.w_reader_give(reader, 0, 0));
-      for await (const chunk of source.read(begin, end)) give(core, reader, chunk);
-    }
-    return core.made((x) => x.w_reader_finish(reader));
-  } finally {
-    if (core.alive) core.call((x) => x.w_reader_free(reader));
-  }
-}
-
-function give(core: Core, reader: number, chunk: Uint8Array): void {
-  for (let at = 0; at < chunk.byteLength; at += stagingBytes) {
-    const piece = chunk.subarray(at, at + stagingBytes);
-    const staged = core.heap.stage(piece);
-    core.check((x) => x.w_reader_give(reader, staged, piece.byteLength));
-  }
-}
-
-/** The entry in the transfer area: [name, dtype, n_dims, begin, end, wanted, shape…]. */
-function entry(core: Core): TensorInfo & { wanted: boolean } {
-  const { heap } = core;
-  return {
-    name: heap.text(heap.transfer(0)),
-    dtype: core.dtypes[heap.transfer(1)] ?? '?',
-    shape: heap.transferShape(2, 6),
-    begin: heap.transfer(3),
-    end: heap.transfer(4),
-    wanted: heap.transfer(5) !== 0,
-  };
-}
-
-function formatOf(core: Core, directory: number): string {
-  return core.heap.text(core.call((x) => x.w_directory_format(directory)) >>> 0);
-}
-
-/** A weight file's tensors and metadata. Nothing but its header is read. */
-export async function inspectFile(core: Core, source: ByteSource): Promise<FileInfo> {
-  const { directory, bytes } = await readDirectory(core, source);
-  try {
-    const tensors: TensorInfo[] = [];
-    const count = core.call((x) => x.w_directory_count(directory));
-    for (let i = 0; i < count; i++) {
-      core.call((x) => x.w_directory_entry(directory, i));
-      const { wanted: _, ...info } = entry(core);
-      tensors.push(info);
-    }
-    return { format: formatOf(core, directory), tensors, metadata: Object.fromEntries(readMetadata(core, directory)), bytes };
-  } finally {
-    if (core.alive) core.call((x) => x.w_directory_free(directory));
-  }
-}
+// ---- Loading ----
 
 /** config.json with what Llama-named tensors say besides; undefined where they are not, or the config is broken. */
 function completed(core: Core, directory: number, config: string): string | undefined {
   const { network } = core.heap.withText(config, (p, n) => JSON.parse(core.text((x) => x.w_directory_detect(directory, p, n))) as { network: object | null });
   return network && 'model_type' in network ? JSON.stringify(network) : undefined;
-}
-
-/** Takes what a GGUF file says of itself: its metadata, and its description unless there is another. */
-async function describeItself(core: Core, files: ModelFiles, { directory, source }: OpenedFile): Promise<void> {
-  if (formatOf(core, directory) !== 'GGUF') return;
-  files.metadata = readMetadata(core, directory);
-  if (files.metadata.has('tokenizer.ggml.model')) files.tokenizer ??= { files: { gguf: files.metadata } };
-  if (files.config !== undefined) return;
-  let tensor = new Uint8Array(0);
-  if (core.call((x) => x.w_directory_config_tensor(directory)) !== 0) {
-    const { begin, end } = entry(core);
-    tensor = new Uint8Array(await readRange(source, begin, end));
-  }
-  files.config = core.heap.with(tensor, (p, n) => core.text((x) => x.w_directory_config(directory, p, n)));
-}
-
-/** What a weight file's tensors seem to be, and the network they make or why they make none: see src/graph/detect.c. */
-export interface Detection extends DetectedModel {
-  network: object | null;
-  refusal: { code: ErrorCode; message: string } | null;
 }
 
 /** Whether a config.json is one whose own loader says better than detection what is wrong: it names a family, or is no JSON. */
@@ -316,18 +212,6 @@ export function namesFamily(config: string): boolean {
     return true;
   }
 }
-
-export async function detectFile(core: Core, source: ByteSource, config: string | undefined): Promise<Detection> {
-  const { directory } = await readDirectory(core, source);
-  try {
-    const detect = (p: number, n: number): string => core.text((x) => x.w_directory_detect(directory, p, n));
-    return JSON.parse(config === undefined ? detect(0, 0) : core.heap.withText(config, detect)) as Detection;
-  } finally {
-    if (core.alive) core.call((x) => x.w_directory_free(directory));
-  }
-}
-
-// ---- Loading ----
 
 /** The core's model from a bundle's text. Synchronous: LoadNetworkFromString is this. */
 export function loadBundle(core: Core, text: string | Uint8Array, id: string): number {
@@ -361,58 +245,109 @@ export async function loadFiles(core: Core, files: ModelFiles, options: LoadOpti
     if (dtype >= 0 && core.dtypes[dtype] !== 'F32') throw new HeddleError('unsupported', `dtype '${options.dtype ?? ''}': a bundle's weights are kept as F32`);
     return loadBundle(core, files.bundle.bytes, files.bundle.id);
   }
-  if (!files.weights) throw new HeddleError('bad_argument', 'a model needs a description and weights');
+  const { weights } = files;
+  if (!weights) throw new HeddleError('bad_argument', 'a model needs a description and weights');
   const loader = core.made((x) => x.w_loader_new(dtype));
   try {
-    const opened = await readDirectory(core, files.weights);
-    const { directory, source } = opened;
-    try {
-      await describeItself(core, files, opened);
-      const config = (complete && completed(core, directory, files.config ?? '')) || (files.config ?? '');
-      core.heap.withText(config, (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
-      core.check((x) => x.w_loader_add(loader, directory));
-    } finally {
-      if (core.alive) core.call((x) => x.w_directory_free(directory));
-    }
-    await streamTensors(core, loader, source, options);
+    const parts = await addDirectories(core, loader, weights, async (directory, file) => {
+      await describeItself(core, files, directory, file);
+      if (files.config === undefined) throw new HeddleError('bad_argument', `${file.name}: weights alone are no model; give their description as options.config`);
+      return (complete && weights.files.length === 1 && completed(core, directory, files.config)) || files.config;
+    });
+    await streamTensors(core, loader, parts, options);
+    for (const { file } of parts) await file.finish?.();
     return core.made((x) => x.w_loader_finish(loader));
   } finally {
     if (core.alive) core.call((x) => x.w_loader_free(loader));
   }
 }
 
-async function streamTensors(core: Core, loader: number, source: ByteSource, options: LoadOptions): Promise<void> {
-  const count = core.call((x) => x.w_loader_count(loader));
-  const wanted: { index: number; begin: number; end: number }[] = [];
-  for (let index = 0; index < count; index++) {
-    core.call((x) => x.w_loader_tensor(loader, index));
-    const info = entry(core);
-    if (info.wanted) wanted.push({ index, begin: info.begin, end: info.end });
+/** Takes what a GGUF file says of itself: its metadata, and its description unless there is another. */
+async function describeItself(core: Core, files: ModelFiles, directory: number, file: ByteSource): Promise<void> {
+  if (formatOf(core, directory) !== 'GGUF') return;
+  files.metadata = readMetadata(core, directory);
+  if (files.metadata.has('tokenizer.ggml.model')) files.tokenizer ??= { files: { gguf: files.metadata } };
+  if (files.config !== undefined) return;
+  let tensor: Uint8Array = new Uint8Array(0);
+  if (core.call((x) => x.w_directory_config_tensor(directory)) !== 0) {
+    const { begin, end } = entry(core);
+    if (!file.seekable) await file.spool?.(); // others before it are read later
+    tensor = await readRange(file, begin, end);
   }
-  const progress = { bytes: 0, totalBytes: wanted.reduce((sum, t) => sum + t.end - t.begin, 0), tensors: 0, totalTensors: wanted.length };
+  files.config = core.heap.with(tensor, (p, n) => core.text((x) => x.w_directory_config(directory, p, n)));
+}
+
+/** A tensor that the model wants, by its number in the loader. */
+interface Wanted {
+  index: number;
+  name: string;
+  begin: number;
+  end: number;
+}
+
+/** A weight file and what the model wants of it. */
+interface Part {
+  file: ByteSource;
+  wanted: Wanted[];
+}
+
+/** Tells the loader of every file; with the first, of the description, which may need to see its tensors. */
+async function addDirectories(
+  core: Core,
+  loader: number,
+  { files, expected }: WeightFiles,
+  describeBy: (directory: number, file: ByteSource) => Promise<string>,
+): Promise<Part[]> {
+  const parts: Part[] = [];
+  let before = 0;
+  for (const file of files) {
+    await withDirectory(core, file, async (directory) => {
+      if (parts.length === 0) core.heap.withText(await describeBy(directory, file), (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
+      core.check((x) => x.w_loader_add(loader, directory));
+    });
+    const count = core.call((x) => x.w_loader_count(loader));
+    const names = new Set<string>();
+    const wanted: Wanted[] = [];
+    for (let index = before; index < count; index++) {
+      core.call((x) => x.w_loader_tensor(loader, index));
+      const { name, begin, end, wanted: isWanted } = entry(core);
+      names.add(name);
+      if (isWanted) wanted.push({ index, name, begin, end });
+    }
+    checkShard(file, expected.get(file), (tensor) => names.has(tensor));
+    parts.push({ file, wanted });
+    before = count;
+  }
+  return parts;
+}
+
+async function streamTensors(core: Core, loader: number, parts: readonly Part[], options: LoadOptions): Promise<void> {
+  const progress = new Progress(parts.flatMap(({ wanted }) => wanted), options.progress);
   const breather = new Breather();
   const pause = async (): Promise<void> => {
     options.signal?.throwIfAborted();
     await breather.breathe();
     options.signal?.throwIfAborted();
   };
-  for (const { index, begin, end } of wanted) {
-    core.check((x) => x.w_tensor_begin(loader, index));
-    if (end > begin) {
-      for await (const chunk of source.read(begin, end)) {
-        for (let at = 0; at < chunk.byteLength; at += stagingBytes) {
-          const piece = chunk.subarray(at, at + stagingBytes);
-          const staged = core.heap.stage(piece);
-          core.check((x) => x.w_tensor_write(loader, staged, piece.byteLength));
-          progress.bytes += piece.byteLength;
-          options.progress?.({ ...progress });
-          await pause();
-        }
+  for (const { file, wanted } of parts) {
+    for await (const { tensor, chunk, isFirst, isLast } of arrivals(file, wanted)) {
+      if (isFirst) core.check((x) => x.w_tensor_begin(loader, tensor.index));
+      for (let at = 0; chunk && at < chunk.byteLength; at += stagingBytes) {
+        const piece = chunk.subarray(at, at + stagingBytes);
+        const staged = core.heap.stage(piece);
+        core.check((x) => x.w_tensor_write(loader, staged, piece.byteLength));
+        progress.add(piece.byteLength);
+        await pause();
       }
+      if (!isLast) continue;
+      core.check((x) => x.w_tensor_end(loader));
+      progress.done(tensor.name);
+      await pause();
     }
-    core.check((x) => x.w_tensor_end(loader));
-    progress.tensors++;
-    options.progress?.({ ...progress });
-    await pause();
   }
+}
+
+/** Closes what a load opened. */
+export async function closeModel(files: ModelFiles): Promise<void> {
+  await closeAll(files.weights?.files ?? []);
 }

@@ -16,7 +16,8 @@ import { loadBundle } from './load.js';
 import type { TextSettings } from './load.js';
 import { reportOf } from './report.js';
 import { LocalAdapter, LocalSession, localHandle } from './session.js';
-import { openFile, readAll, readText } from './source.js';
+import { readAll, readText } from './bytes.js';
+import { openFile } from './source.js';
 import { Tokenizer } from './tokenizer.js';
 import type { FoundTokenizer } from './tokenizer-files.js';
 import type {

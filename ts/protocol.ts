@@ -3,7 +3,7 @@
  * cross as numbers.
  */
 import type { PlainError } from './errors.js';
-import type { GeneratedToken, GenerateUsage, WeightInfo } from './types.js';
+import type { FileInfo, GeneratedToken, GenerateUsage, WeightInfo } from './types.js';
 
 /** An object of the worker, as an argument. */
 export interface Reference {
@@ -31,11 +31,13 @@ export interface ObjectState {
   outputShape?: readonly number[];
   threads?: number;
   weights?: readonly WeightInfo[];
+  /** What opened weight files declare. */
+  file?: FileInfo;
 }
 
 /** A new object of the worker, as a reply. */
 export interface Made {
-  made: 'model' | 'session' | 'adapter' | 'generation';
+  made: 'model' | 'session' | 'adapter' | 'generation' | 'weights';
   handle: number;
 }
 
@@ -57,7 +59,7 @@ export function isReference(value: unknown): value is Reference {
 
 /** Buffers in a value that its sender has no more use for. */
 export function buffersOf(value: unknown): ArrayBuffer[] {
-  if (value instanceof Float32Array || value instanceof Int32Array) return value.buffer instanceof ArrayBuffer ? [value.buffer] : [];
+  if (ArrayBuffer.isView(value)) return value.buffer instanceof ArrayBuffer ? [value.buffer] : [];
   if (typeof value === 'object' && value !== null && 'data' in value) return buffersOf(value.data);
   return [];
 }

@@ -40,7 +40,7 @@ import type {
 } from './types.js';
 
 /** An object of the worker: its number, its last known state, and whether it was freed. */
-class Remote {
+export class Remote {
   readonly connection: Connection;
   readonly handle: number;
   readonly #what: string;

@@ -2,14 +2,16 @@
  * runtime.ts: picks a module the host can run, compiles it once and starts an instance of it for each model, so that freeing a model
  * gives its memory back and a trap ends one model only.
  */
-import { checkOptions, checkText, checkTextOrBytes, initOptions, jsonText, loadOptions, seedOptions } from './arguments.js';
+import { checkOptions, checkText, checkTextOrBytes, fetchOptions, initOptions, jsonText, loadOptions, seedOptions } from './arguments.js';
 import { compileModule } from './compile.js';
 import { Core } from './core.js';
 import { HeddleError } from './errors.js';
 import { processors, whyNoThreads } from './host.js';
+import { fromBytes, readAll } from './bytes.js';
+import { detectFile, inspectFiles } from './directory.js';
+import type { Detection } from './directory.js';
 import { serializeGguf } from './gguf.js';
-import { describe, detectFile, inspectFile, loadFiles, namesFamily, openModel, standardDialect, textSettings } from './load.js';
-import type { Detection } from './load.js';
+import { closeModel, describe, loadFiles, namesFamily, openModel, openWeightsOf, standardDialect, textSettings } from './load.js';
 import { hasThreads } from './loader.js';
 import { LocalModel } from './model.js';
 import { buildNetworkFromJSON, loadModelWithDType, loadNetworkFromString, serializeSafetensors } from './names.js';
@@ -18,9 +20,14 @@ import type { LoadedGeneric, LoadedWithDType } from './names.js';
 import type { startPool } from './pool.js';
 import { sayOnce } from './notices.js';
 import { hostFeatures } from './probe.js';
-import { isByteSource, missingFile, openFile, openSource, readAll, sized } from './source.js';
-import type { FileSet } from './source.js';
-import type { DetectedModel, FileInfo, FileInput, GgufMetadataInput, GgufTensorInput, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, StoredDtype, TensorInput, WasmInput } from './types.js';
+import { closeAll } from './shards.js';
+import { openFile } from './source.js';
+import { openWeights } from './weights.js';
+import type { LocalWeights } from './weights.js';
+import type {
+  DetectedModel, FetchOptions, FileInfo, FileInput, GgufMetadataInput, GgufTensorInput, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, StoredDtype,
+  TensorInput, TensorOptions, WasmInput, WeightTensor,
+} from './types.js';
 
 /** What an entry of the package brings to its runtimes. */
 export interface Platform {
@@ -110,16 +117,17 @@ export class LocalRuntime implements Runtime {
   /** `complete`: what config.json leaves out is read off the tensors. */
   async #load(source: SourceInput, options: LoadOptions, complete: boolean): Promise<LocalModel> {
     options.signal?.throwIfAborted();
-    const files = await openModel(source, options);
+    const files = await openModel(source, { ...options, say: (text) => this.#notice(text) });
     try {
-      const lent = await this.#lendFor(files.weights?.size ?? files.bundle?.bytes.byteLength ?? 0);
+      const bytes = files.weights?.files.reduce((sum, { size = 0 }) => sum + size, 0) ?? files.bundle?.bytes.byteLength;
+      const lent = await this.#lendFor(bytes ?? 0);
       return await made(lent, async (core) => {
         options.signal?.throwIfAborted();
         const handle = await loadFiles(core, files, options, complete);
         return new LocalModel(core, handle, { ...textSettings(files), tokenizer: files.tokenizer, context: options.context, config: files.config }, lent.release);
       });
     } finally {
-      await files.weights?.close();
+      await closeModel(files);
     }
   }
 
@@ -133,18 +141,22 @@ export class LocalRuntime implements Runtime {
     });
   }
 
-  async inspect(source: SourceInput): Promise<FileInfo> {
-    const opened = await openSource(source);
-    const found = isByteSource(opened) ? opened : await opened.open('model.safetensors');
-    if (!found) throw await missingFile(opened as FileSet, 'model.safetensors');
-    const file = await sized(found);
+  async inspect(source: SourceInput, options: FetchOptions = {}): Promise<FileInfo> {
+    checkOptions(options, fetchOptions);
+    const weights = await openWeightsOf(source, { ...options, keep: false });
     const { core, release } = this.#lend();
     try {
-      return await inspectFile(core, file);
+      return (await inspectFiles(core, weights)).info;
     } finally {
       release();
-      await file.close();
+      await closeAll(weights.files);
     }
+  }
+
+  async openWeights(source: SourceInput, options: FetchOptions = {}): Promise<LocalWeights> {
+    checkOptions(options, fetchOptions);
+    const weights = await openWeightsOf(source, { ...options, keep: false });
+    return made(this.#lend(), (core, release) => openWeights(core, weights, release));
   }
 
   // ---- Their Loom names: see names.ts ----
@@ -173,7 +185,7 @@ export class LocalRuntime implements Runtime {
 
   /** What a weight file's tensors seem to be, from names and shapes; nothing is built. `config` is its config.json, where it has one. */
   async InspectModel(file: FileInput, config?: FileInput | object): Promise<DetectedModel> {
-    const text = config === undefined ? undefined : await describe(config, undefined);
+    const text = config === undefined ? undefined : await describe(config);
     const { network: _, refusal: __, ...found } = await this.#detect(await readAll(await openFile(file)), text);
     return found;
   }
@@ -185,7 +197,7 @@ export class LocalRuntime implements Runtime {
    */
   async LoadGenericFromBytes(file: FileInput, config?: FileInput | object): Promise<LoadedGeneric> {
     const bytes = await readAll(await openFile(file));
-    const text = config === undefined ? undefined : await describe(config, undefined);
+    const text = config === undefined ? undefined : await describe(config);
     const { network: spec, detected, warnings, refusal } = await this.#detect(bytes, text);
     if (refusal && (text === undefined || !namesFamily(text))) throw new HeddleError(refusal.code, refusal.message);
     return { network: new Network(await this.loadModel(bytes, { config: spec ?? new TextEncoder().encode(text) })), detected, warnings };
@@ -204,11 +216,22 @@ export class LocalRuntime implements Runtime {
     return new Network(await this.#load(await readAll(await openFile(weights)), { config }, true));
   }
 
+  /** A weight file's tensors by name, as float32 (or as the file has them); `file` may also be a folder of several. */
+  async LoadSafeTensors(file: SourceInput, options: TensorOptions = {}): Promise<Record<string, WeightTensor>> {
+    const weights = await this.openWeights(file);
+    try {
+      const tensors = Object.create(null) as Record<string, WeightTensor>; // a tensor may be called __proto__
+      for await (const tensor of weights.all({ as: 'f32', ...options })) tensors[tensor.name] = tensor;
+      return tensors;
+    } finally {
+      await weights.close();
+    }
+  }
+
   async #detect(bytes: Uint8Array, text: string | undefined): Promise<Detection> {
-    const file = await sized(await openFile(bytes));
     const { core, release } = this.#lend();
     try {
-      return await detectFile(core, file, text);
+      return await detectFile(core, fromBytes(bytes, 'the bytes given'), text);
     } finally {
       release();
     }
@@ -253,9 +276,9 @@ export class LocalRuntime implements Runtime {
 }
 
 /** Takes the instance back unless the making succeeds. */
-async function made<T>(lent: Lent, make: (core: Core) => Promise<T>): Promise<T> {
+async function made<T>(lent: Lent, make: (core: Core, release: () => void) => Promise<T>): Promise<T> {
   try {
-    return await make(lent.core);
+    return await make(lent.core, lent.release);
   } catch (error) {
     lent.release();
     throw error;

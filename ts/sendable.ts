@@ -5,6 +5,7 @@
 import { checkFiles, isPlainObject, jsonText, notAFile } from './arguments.js';
 import { HeddleError } from './errors.js';
 import { isNode } from './host.js';
+import { pathOf } from './source.js';
 import type { FileInput, SourceInput } from './types.js';
 
 /** `transfer` collects what has to be named to postMessage; `name` is the argument's, for messages. */
@@ -28,7 +29,7 @@ export async function sendableFile(input: FileInput, transfer: Transferable[], n
 export async function sendableSource(input: SourceInput, transfer: Transferable[]): Promise<unknown> {
   if (Array.isArray(input)) {
     checkFiles(input, 'source');
-    return sendableSource(Object.fromEntries(input.map((file) => [file.name, file])), transfer); // Node's clones of Files have no names
+    return sendableSource(Object.fromEntries(input.map((file) => [pathOf(file), file])), transfer); // Node's clones of Files have no names
   }
   if (!isPlainObject(input) || ('stream' in input && 'size' in input)) return sendableFile(input as FileInput, transfer);
   const files: Record<string, unknown> = {};

@@ -5,6 +5,8 @@ export { computeCorrelation, computeSilhouetteScore, kmeansCluster } from './ana
 export type { Clustering, RowsInput } from './analysis.js';
 export { createToolDefinition, formatToolResponse, parseAssistant } from './assistant.js';
 export type { AssistantText, ToolCall, ToolDefinition } from './assistant.js';
+export { openCache } from './cache.js';
+export type { ModelCache } from './cache.js';
 export { Chat, ChatTurn } from './chat.js';
 export type { ChatOptions, ChatReply } from './chat.js';
 export { HeddleError } from './errors.js';
@@ -28,3 +30,4 @@ export type { DecodeOptions, EncodeOptions } from './tokenizer.js';
 export type { TokenizerFiles } from './tokenizer-files.js';
 export type { GgufMetadata } from './tokenizer-gguf.js';
 export type * from './types.js';
+export { LocalWeights } from './weights.js';

@@ -25,7 +25,10 @@ export interface SizedStream {
 /** Several files by name: `{ 'config.json': …, 'model.safetensors': … }`, or what a file picker or a drop gives. */
 export type FilesInput = readonly File[] | { readonly [name: string]: FileInput };
 
-/** A model: one file, several, a folder (a path in Node, a URL that ends in `/`). */
+/**
+ * A model: one file, several, a folder (a path in Node, a URL that ends in `/`, a model's page on huggingface.co). A folder of Hugging Face's cache
+ * stands for its snapshot; in Node so does a model's id (`org/name`) that no path is called. docs/loading.md has all of it.
+ */
 export type SourceInput = FileInput | FilesInput;
 
 // ---- Starting ----
@@ -67,14 +70,56 @@ export interface InitOptions {
  */
 export type WeightType = 'keep' | 'f32' | 'f16' | 'bf16' | 'q8_0' | 'q4_0' | 'int8';
 
+/** What has come of the tensors that are wanted. Bytes and tensors only grow. */
 export interface LoadProgress {
   bytes: number;
   totalBytes: number;
   tensors: number;
   totalTensors: number;
+  /** Since the first tensor was asked for. */
+  seconds: number;
+  /** What is left at the pace so far; missing before the first bytes. */
+  secondsLeft?: number;
+  /** The tensor that has just been completed, by name: it is in the model. */
+  tensor?: string;
 }
 
-export interface LoadOptions {
+/** Where a load keeps what it fetches. */
+export interface CacheOptions {
+  /** Node: the folder; by default `heddle/models` in XDG_CACHE_HOME or `~/.cache`. Browsers keep files with the page's origin. */
+  folder?: string;
+  /** Asks the server whether the file is still the same (its ETag). Without an answer the kept one is taken. */
+  revalidate?: boolean;
+  /** Reads a kept file's checksum before it is used. */
+  verify?: boolean;
+}
+
+/** A file in the cache. */
+export interface CacheEntry {
+  url: string;
+  bytes: number;
+  /** When it was written, in milliseconds since 1970. */
+  time: number;
+  /** The server's ETag (or Last-Modified), where it sent one. */
+  etag?: string;
+  /** CRC-32 of what was written, eight hexadecimal digits. */
+  crc32: string;
+}
+
+/** How files at URLs are fetched. */
+export interface FetchOptions {
+  /** Request headers for the origins that were named: `{ authorization: 'Bearer …' }`. Redirects to another origin do not get them; docs/loading.md. */
+  headers?: Readonly<Record<string, string>>;
+  /** Instead of the host's fetch. Not for `heddle/worker`: functions do not cross. */
+  fetch?: typeof fetch;
+  /** A branch, a tag or a commit of a Hugging Face model, in place of the one in its address; `main` by default. */
+  revision?: string;
+  /** Keeps what servers give, in whole files, and reads from there the next time; off by default. */
+  cache?: boolean | CacheOptions;
+  signal?: AbortSignal;
+}
+
+export interface LoadOptions extends FetchOptions {
   /** What matrices become while they stream in; 'keep' by default. */
   dtype?: WeightType;
   /** Which model of a bundle; needed when it holds several. */
@@ -95,9 +140,14 @@ export interface TensorInfo {
   /** As the file writes it: "F32", "BF16". */
   dtype: string;
   shape: number[];
+  /** How many values. */
+  numel: number;
   /** Byte range from the start of the file. */
   begin: number;
   end: number;
+  byteSize: number;
+  /** The file it is in, where there are several. */
+  file?: string;
 }
 
 /** A GGUF value: whole numbers past 2^53 are bigints, NaN is null. */
@@ -110,6 +160,54 @@ export interface FileInfo {
   /** The file's own, in its order: strings in SafeTensors, values of any kind in GGUF. */
   metadata: Record<string, MetadataValue>;
   bytes: number;
+}
+
+/** A tensor's values as a file has them: F16 and BF16 as their bits, packed and eight-bit floats and GGML's blocks as bytes. */
+export type StoredValues =
+  | Float32Array | Float64Array | Int8Array | Int16Array | Int32Array | BigInt64Array
+  | Uint8Array | Uint16Array | Uint32Array | BigUint64Array;
+
+/** A tensor read from a weight file. */
+export interface WeightTensor {
+  name: string;
+  /** What `data` holds: the file's dtype, or "F32" after conversion. */
+  dtype: string;
+  shape: number[];
+  /** A view of the caller's own buffer where the file came as one and the tensor lies aligned in it; else a copy. */
+  data: StoredValues;
+}
+
+export interface TensorOptions {
+  /** 'stored' (the default): as the file has it. 'f32': converted, exactly where float32 can be exact. */
+  as?: 'stored' | 'f32';
+}
+
+export interface TensorsOptions extends TensorOptions {
+  /** Only these. */
+  names?: readonly string[];
+  progress?: (progress: LoadProgress) => void;
+  signal?: AbortSignal;
+}
+
+/** Weight files of which only the headers were read: `runtime.openWeights`. Close it. */
+export interface Weights {
+  /** In the order of the file. */
+  readonly tensors: readonly TensorInfo[];
+  readonly tensorNames: readonly string[];
+  /** Values in all tensors together; a packed one counts as many as its shape says. */
+  readonly numParameters: number;
+  /** "SafeTensors", "GGUF". */
+  readonly format: string;
+  readonly metadata: Readonly<Record<string, MetadataValue>>;
+  /** Of all files together. */
+  readonly bytes: number;
+  /** Where a tensor lies; throws `bad_argument` when there is none of that name. */
+  info(name: string): TensorInfo;
+  /** One tensor, of whose file nothing else is read. */
+  tensor(name: string, options?: TensorOptions): Promise<WeightTensor>;
+  /** All of them, or those named, as they arrive: in the order of the file. Leaving the loop stops the reading. */
+  all(options?: TensorsOptions): AsyncIterable<WeightTensor>;
+  close(): Promise<void>;
 }
 
 // ---- Running ----
@@ -531,7 +629,9 @@ export interface Runtime {
   /** A network from its spec (docs/networks.md), weights drawn from `seed`. Textbook arithmetic unless it says `dialect: 'loom'`. */
   buildNetwork(spec: object | string, options?: { seed?: number }): Promise<Model>;
   /** A weight file's tensors and metadata; no weights are read. */
-  inspect(source: SourceInput): Promise<FileInfo>;
+  inspect(source: SourceInput, options?: FetchOptions): Promise<FileInfo>;
+  /** The same, kept open: any tensor can be had from it, alone or as it comes. */
+  openWeights(source: SourceInput, options?: FetchOptions): Promise<Weights>;
   /** Ends what the runtime holds: the shared instance, the worker. Models of their own instance live on. */
   free(): Promise<void>;
   [Symbol.dispose](): void;

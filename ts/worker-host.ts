@@ -11,7 +11,8 @@ import { buffersOf, isReference } from './protocol.js';
 import type { FromWorker, Made, ObjectState, ToWorker, TokenBatch } from './protocol.js';
 import { startRuntime } from './runtime.js';
 import { LocalAdapter, LocalSession } from './session.js';
-import type { GeneratedToken, Generation, InitOptions, ModuleName, WasmInput } from './types.js';
+import type { GeneratedToken, Generation, InitOptions, ModuleName, WasmInput, WeightTensor } from './types.js';
+import { LocalWeights } from './weights.js';
 
 /** A batch of tokens is what was made in so many seconds: fewer messages than tokens, more often than a page paints. */
 const batchSeconds = 0.012;
@@ -106,8 +107,8 @@ async function answer({ call, target, method, args, progress }: ToWorker & { kin
 
 // ---- Objects ----
 
-function isObject(value: unknown): value is LocalModel | LocalSession | LocalAdapter | Pull {
-  return value instanceof LocalModel || value instanceof LocalSession || value instanceof LocalAdapter || value instanceof Pull;
+function isObject(value: unknown): value is LocalModel | LocalSession | LocalAdapter | LocalWeights | Pull {
+  return value instanceof LocalModel || value instanceof LocalWeights || value instanceof LocalSession || value instanceof LocalAdapter || value instanceof Pull;
 }
 
 /** References become objects, in arguments and one level into options. */
@@ -117,7 +118,7 @@ function resolved(argument: unknown): unknown {
   return Object.fromEntries(Object.entries(argument).map(([key, value]) => [key, isReference(value) ? objects.get(value.heddle) : value]));
 }
 
-async function perform(target: number, method: string, args: unknown[], extras: object): Promise<unknown> {
+async function perform(target: number, method: string, args: unknown[], extras: { signal: AbortSignal }): Promise<unknown> {
   if (target === 0 && method === 'init') return start((args[0] ?? {}) as InitOptions);
   const object = objects.get(target);
   if (!object) throw new HeddleError('bad_state', 'it was freed');
@@ -126,10 +127,17 @@ async function perform(target: number, method: string, args: unknown[], extras: 
     const generation = object.generate(args[0] as string | number[], { ...(args[1] as object), signal: abort.signal });
     return new Pull(generation, abort, object instanceof LocalSession ? object : undefined);
   }
+  if (object instanceof LocalWeights) return method === 'free' ? object.close() : ownTensor(await object.tensor(args[0] as string, args[1] as object));
+  if (method === 'inspect' || method === 'openWeights') args[1] = { ...(args[1] as object), signal: extras.signal };
   if (method === 'loadModel') args[1] = { ...(args[1] as object), ...extras };
   const found = (object as Record<string, ((...args: unknown[]) => unknown) | undefined>)[method];
   if (typeof found !== 'function') throw new HeddleError('bad_argument', `the worker has no ${method}: its program is of another version`);
   return found.apply(object, args);
+}
+
+/** A tensor that may be moved: one that is a view of its file's bytes is copied first. */
+function ownTensor(tensor: WeightTensor): WeightTensor {
+  return tensor.data.byteLength === tensor.data.buffer.byteLength ? tensor : { ...tensor, data: tensor.data.slice() };
 }
 
 /** An object stays here and is replied to as a number; anything else goes as it is. */
@@ -138,7 +146,7 @@ function keep(result: unknown, parent: number): unknown {
   const handle = nextHandle++;
   objects.set(handle, result);
   parents.set(handle, parent);
-  const made = result instanceof LocalModel ? 'model' : result instanceof LocalSession ? 'session' : result instanceof LocalAdapter ? 'adapter' : 'generation';
+  const made = result instanceof LocalModel ? 'model' : result instanceof LocalSession ? 'session' : result instanceof LocalAdapter ? 'adapter' : result instanceof LocalWeights ? 'weights' : 'generation';
   return { made, handle } satisfies Made;
 }
 
@@ -149,6 +157,7 @@ function forget(handle: number): void {
 }
 
 function stateOf(object: object | undefined, method: string): ObjectState | undefined {
+  if (object instanceof LocalWeights) return method === 'openWeights' ? { file: { format: object.format, tensors: [...object.tensors], metadata: { ...object.metadata }, bytes: object.bytes } } : undefined;
   if (object instanceof LocalSession) return object.alive ? { position: object.position, outputShape: object.outputShape } : undefined;
   const tells = !['forward', 'free'].includes(method);
   return object instanceof LocalModel && tells && object.threads > 0 ? { threads: object.threads, weights: object.weights } : undefined;

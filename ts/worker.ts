@@ -5,15 +5,16 @@
  * runtime in this thread. ArrayBuffers given to `loadModel` and `loadAdapter` are moved to the worker, not copied: they are empty
  * afterwards.
  */
-import { checkOptions, initOptions, jsonText, loadOptions, seedOptions } from './arguments.js';
+import { checkOptions, fetchOptions, initOptions, jsonText, loadOptions, seedOptions } from './arguments.js';
 import { compileModule } from './compile.js';
 import { HeddleError } from './errors.js';
 import { connect } from './remote.js';
-import type { Connection } from './remote.js';
+import type { Answer, Connection } from './remote.js';
 import { RemoteModel } from './remote-model.js';
+import { RemoteWeights } from './remote-weights.js';
 import { sayOnce } from './notices.js';
 import { sendableFile, sendableJson, sendableSource } from './sendable.js';
-import type { FileInfo, InitOptions, LoadOptions, Model, ModuleName, Runtime, SourceInput, WasmInput } from './types.js';
+import type { FetchOptions, FileInfo, InitOptions, LoadOptions, Model, ModuleName, Runtime, SourceInput, WasmInput, Weights } from './types.js';
 
 export interface WorkerOptions extends InitOptions {
   /** Where the worker's program lies, when a bundler has moved it, or a worker already made from it (browsers). */
@@ -35,7 +36,7 @@ class RemoteRuntime implements Runtime {
 
   async loadModel(source: SourceInput, options: LoadOptions = {}): Promise<Model> {
     checkOptions(options, loadOptions);
-    const { progress, signal, config, ...rest } = options;
+    const { progress, signal, config, ...rest } = withoutFetch(options);
     signal?.throwIfAborted();
     const transfer: Transferable[] = [];
     const sent = await sendableSource(source, transfer);
@@ -53,10 +54,20 @@ class RemoteRuntime implements Runtime {
     return new RemoteModel(this.#connection, await this.#connection.call(0, 'buildNetwork', [jsonText(spec, 'spec'), options]));
   }
 
-  async inspect(source: SourceInput): Promise<FileInfo> {
+  async inspect(source: SourceInput, options: FetchOptions = {}): Promise<FileInfo> {
+    return (await this.#open('inspect', source, options)).value as FileInfo;
+  }
+
+  async openWeights(source: SourceInput, options: FetchOptions = {}): Promise<Weights> {
+    return new RemoteWeights(this.#connection, await this.#open('openWeights', source, options));
+  }
+
+  async #open(method: string, source: SourceInput, options: FetchOptions): Promise<Answer> {
+    checkOptions(options, fetchOptions);
+    const { signal, ...rest } = withoutFetch(options);
+    signal?.throwIfAborted();
     const transfer: Transferable[] = [];
-    const sent = await sendableSource(source, transfer);
-    return (await this.#connection.call(0, 'inspect', [sent], { transfer })).value as FileInfo;
+    return this.#connection.call(0, method, [await sendableSource(source, transfer), rest], { transfer, signal });
   }
 
   /** Ends the worker, and every model in it. */
@@ -67,6 +78,12 @@ class RemoteRuntime implements Runtime {
   [Symbol.dispose](): void {
     this.#connection.end('the runtime was freed');
   }
+}
+
+/** A function stays in its thread. */
+function withoutFetch<T extends FetchOptions>(options: T): T {
+  if (options.fetch !== undefined) throw new HeddleError('unsupported', 'fetch: a function cannot go to the worker; give headers, or the Response (or stream) that it made, or use a runtime in this thread');
+  return options;
 }
 
 /** Starts a runtime in a worker. */
@@ -104,6 +121,8 @@ export { computeCorrelation, computeSilhouetteScore, kmeansCluster } from './ana
 export type { Clustering, RowsInput } from './analysis.js';
 export { createToolDefinition, formatToolResponse, parseAssistant } from './assistant.js';
 export type { AssistantText, ToolCall, ToolDefinition } from './assistant.js';
+export { openCache } from './cache.js';
+export type { ModelCache } from './cache.js';
 export { Chat, ChatTurn } from './chat.js';
 export type { ChatOptions, ChatReply } from './chat.js';
 export { HeddleError } from './errors.js';

@@ -14,7 +14,7 @@ import { after, before, describe, test } from 'node:test';
 import { setup } from '../../tools/setup.mjs';
 import { projectDir } from '../../tools/step.mjs';
 import { makeCheckpoint } from '../bench/make-checkpoint.mjs';
-import { forgetPeak, openSite, residentBytes } from '../bench/site.mjs';
+import { forgetPeak, openSite, residentBytes, runBare } from '../bench/site.mjs';
 
 const program = process.env.CHROMIUM ?? (await setup({ need: ['chromium'] })).chromium;
 const packageDir = process.env.HEDDLE_PACKAGE ?? projectDir;
@@ -46,15 +46,24 @@ describe('a checkpoint in the shape of SmolLM2-135M', { skip: program ? false : 
 
   for (const { name, dtype, most } of cases) {
     test(`${name}: loads within ${most} × the file and decodes`, async (context) => {
-      const page = await site.newPage();
-      const renderers = await startRuntime(page);
-      const baseline = new Map(renderers.map((pid) => [pid, residentBytes(pid).now]));
-      renderers.forEach(forgetPeak);
+      let baseline = new Map();
+      let grown = 0;
+      const [, found] = await runBare({
+        program,
+        address: site.address,
+        steps: [[startRuntime], [loadAndDecode, { dtype, nTokens }]],
+        after(step, renderers) {
+          if (!canMeasureProcesses) return;
+          if (step === 0) {
+            baseline = new Map(renderers.map((pid) => [pid, residentBytes(pid).now]));
+            renderers.forEach(forgetPeak);
+          } else {
+            grown = Math.max(0, ...[...baseline].map(([pid, before]) => residentBytes(pid).peak - before)); // the page's is the one that grew
+          }
+        },
+      });
+      const { heap, tokens, allFinite, seconds, decodeSeconds } = found;
 
-      const { heap, tokens, allFinite, seconds, decodeSeconds } = await page.evaluate(loadAndDecode, { dtype, nTokens });
-
-      // Of the renderers, the page's is the one that grew: others belong to pages that were closed or are to come.
-      const grown = Math.max(0, ...renderers.map((pid) => residentBytes(pid).peak - baseline.get(pid)));
       const share = (bytes) => bytes / checkpoint.bytes;
       context.diagnostic(`${dtype}: WebAssembly ${share(heap).toFixed(3)} × the file, process ${canMeasureProcesses ? share(grown).toFixed(3) : '?'} ×, `
         + `loaded in ${seconds.toFixed(1)} s, ${(nTokens / decodeSeconds).toFixed(1)} tok/s`);
@@ -66,19 +75,15 @@ describe('a checkpoint in the shape of SmolLM2-135M', { skip: program ? false : 
         assert.ok(grown >= heap * 0.9, 'the process that grew is the page\'s');
         assert.ok(share(grown) <= most, `the renderer process grew by ${share(grown)} × the file; ${share(grown - heap)} × beyond WebAssembly's memory`);
       }
-      await page.context().close();
     });
-  }
-
-  /** Starts Heddle in the page, so that its code and its worker count to the baseline. Resolves to the renderers' process ids. */
-  async function startRuntime(page) {
-    await page.evaluate(async () => {
-      const { init } = await import('/heddle/worker.js');
-      globalThis.runtime = await init();
-    });
-    return canMeasureProcesses ? site.processes('renderer') : [];
   }
 });
+
+/** Starts Heddle in the page, so that its code and its worker count to the baseline. */
+async function startRuntime() {
+  const { init } = await import(`${location.origin}/heddle/worker.js`);
+  globalThis.runtime = await init();
+}
 
 /** Runs in the page. */
 async function loadAndDecode({ dtype, nTokens: n }) {

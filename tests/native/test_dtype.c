@@ -126,3 +126,16 @@ TEST(values_survive_float32_and_any_address) {
     CHECK(d == HD_BOOL ? back[3] == 1 : back[2] == 3 && (back[3] == 100 || (info->block_bytes == 1 && back[3] == 96)));
   }
 }
+
+TEST(widen_takes_whole_blocks_and_the_bytes_they_have) {
+  const uint16_t halves[3] = {0x3c00, 0xc000, 0x0001};
+  float values[32];
+  hd_error err;
+  CHECK(hd_widen(HD_F16, halves, sizeof halves, values, 3, &err) == HD_OK);
+  CHECK(values[0] == 1.0f && values[1] == -2.0f && values[2] == 0x1p-24f);
+  CHECK(hd_widen(HD_F16, halves, 5, values, 3, &err) == HD_BAD_ARGUMENT && strstr(err.message, "3 values of F16 take 6 bytes, found 5"));
+  CHECK(hd_widen(HD_Q8_0, halves, 6, values, 3, &err) == HD_BAD_ARGUMENT && strstr(err.message, "whole blocks of Q8_0, which have 32"));
+  CHECK(hd_widen(HD_DTYPE_COUNT, halves, 6, values, 3, &err) == HD_BAD_ARGUMENT);
+  CHECK(hd_widen((hd_dtype)-1, halves, 6, values, 3, &err) == HD_BAD_ARGUMENT);
+  CHECK(hd_widen(HD_F32, halves, 0, values, 0, &err) == HD_OK);
+}

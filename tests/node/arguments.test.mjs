@@ -37,7 +37,7 @@ for (const [where, runtime] of [['in this thread', here], ['in a worker', there]
   });
 
   test(`an option nobody knows is refused with those there are (${where})`, async () => {
-    await refused(runtime.loadModel(storyFolder, { dytpe: 'f16' }), 'dytpe: no such option; known: dtype, id, config, tokenizer, context, progress, signal');
+    await refused(runtime.loadModel(storyFolder, { dytpe: 'f16' }), 'dytpe: no such option; known: dtype, id, config, tokenizer, context, progress, headers, fetch, revision, cache, signal');
     await refused(runtime.buildNetwork(spec, { sead: 1 }), 'sead: no such option; known: seed');
     const model = await runtime.buildNetwork(spec);
     await refused(model.createSession({ shape: [1, 3] }), 'shape: no such option; known: mode, input, context, outputRows');

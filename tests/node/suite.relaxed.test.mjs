@@ -4,6 +4,7 @@
  */
 import './build-json.test.mjs';
 import './bundles.test.mjs';
+import './cache.test.mjs';
 import './chat-templates.test.mjs';
 import './chat.test.mjs';
 import './checklist-layers.test.mjs';
@@ -15,12 +16,14 @@ import './generic.test.mjs';
 import './http.test.mjs';
 import './inspect.test.mjs';
 import './json-schema.test.mjs';
+import './lazy.test.mjs';
 import './lifetimes.test.mjs';
 import './loom-lacking.test.mjs';
 import './loom-reader.test.mjs';
 import './persistence.test.mjs';
 import './precision.test.mjs';
 import './quantised-bundles.test.mjs';
+import './ranges.test.mjs';
 import './sampling.test.mjs';
 import './simple-text.test.mjs';
 import './steps.test.mjs';
