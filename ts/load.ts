@@ -14,6 +14,8 @@ import { HeddleError } from './errors.js';
 import { Breather } from './host.js';
 import { stagingBytes } from './memory.js';
 import { readMetadata } from './metadata.js';
+import { findSentence, sentenceOfGguf } from './sentence.js';
+import type { FoundSentence } from './sentence.js';
 import { checkShard, closeAll, openWeightFiles } from './shards.js';
 import type { WeightFiles } from './shards.js';
 import { isFileSet, missingFile, openFile, openSource } from './source.js';
@@ -29,6 +31,7 @@ export interface ModelFiles {
   generationConfig?: string;
   weights?: WeightFiles;
   tokenizer?: FoundTokenizer;
+  sentence?: FoundSentence;
   /** What a GGUF file says of itself; there once its directory is read. */
   metadata?: ReadonlyMap<string, MetadataValue>;
 }
@@ -102,6 +105,7 @@ async function openSet(set: FileSet, options: Opening): Promise<ModelFiles> {
   };
   const tokenizer = options.tokenizer ? { files: options.tokenizer } : await findTokenizerFiles({ text, bytes }, await set.list());
   if (tokenizer) files.tokenizer = tokenizer;
+  files.sentence = await findSentence(text, await set.list());
   files.weights = await openWeightFiles(set);
   return files;
 }
@@ -267,6 +271,7 @@ async function describeItself(core: Core, files: ModelFiles, directory: number, 
   if (formatOf(core, directory) !== 'GGUF') return;
   files.metadata = readMetadata(core, directory);
   if (files.metadata.has('tokenizer.ggml.model')) files.tokenizer ??= { files: { gguf: files.metadata } };
+  if (!files.sentence?.settings) files.sentence = { settings: sentenceOfGguf(files.metadata), ...files.sentence };
   if (files.config !== undefined) return;
   let tensor: Uint8Array = new Uint8Array(0);
   if (core.call((x) => x.w_directory_config_tensor(directory)) !== 0) {

@@ -124,7 +124,7 @@ export class LocalRuntime implements Runtime {
       return await made(lent, async (core) => {
         options.signal?.throwIfAborted();
         const handle = await loadFiles(core, files, options, complete);
-        return new LocalModel(core, handle, { ...textSettings(files), tokenizer: files.tokenizer, context: options.context, config: files.config }, lent.release);
+        return new LocalModel(core, handle, { ...textSettings(files), tokenizer: files.tokenizer, context: options.context, config: files.config, sentence: files.sentence, say: (text) => this.#notice(text) }, lent.release);
       });
     } finally {
       await closeModel(files);

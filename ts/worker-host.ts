@@ -128,7 +128,7 @@ async function perform(target: number, method: string, args: unknown[], extras: 
     return new Pull(generation, abort, object instanceof LocalSession ? object : undefined);
   }
   if (object instanceof LocalWeights) return method === 'free' ? object.close() : ownTensor(await object.tensor(args[0] as string, args[1] as object));
-  if (method === 'inspect' || method === 'openWeights') args[1] = { ...(args[1] as object), signal: extras.signal };
+  if (['inspect', 'openWeights', 'embed', 'classify', 'classifyTokens'].includes(method)) args[1] = { ...(args[1] as object), signal: extras.signal };
   if (method === 'loadModel') args[1] = { ...(args[1] as object), ...extras };
   const found = (object as Record<string, ((...args: unknown[]) => unknown) | undefined>)[method];
   if (typeof found !== 'function') throw new HeddleError('bad_argument', `the worker has no ${method}: its program is of another version`);
