@@ -12,6 +12,7 @@ import { entry, golden, heddle, heddleError, modules, optionsFor, readJson, runt
 import { minilm } from './minilm.mjs';
 import { serverFor } from './range-server.mjs';
 
+const server = await serverFor({});
 const part = (name, file) => golden(`transformers/${name}/${file}`);
 const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
 const close = (got, want, what, budget = 1e-5) => assert.ok(distance(got, want) <= budget * Math.max(1, largest(want)), `${what}: off by ${distance(got, want)}`);
@@ -170,7 +171,8 @@ testOnEveryModule('T17 the layout of sentence-transformers, in a folder, as file
   const cls = bertFiles({ extra: layout(sentenceModules, { word_embedding_dimension: 48, pooling_mode_cls_token: true, pooling_mode_mean_tokens: false }) });
   assert.deepEqual(await got(cls), want.cls);
   assert.deepEqual(await got(bertFiles({ extra: layout(['Transformer', 'Pooling'], { pooling_mode: 'lasttoken' }) })), want.last);
-  const server = await serverFor(Object.fromEntries(Object.entries(cls).map(([name, bytes]) => [`m/${name}`, { bytes: Buffer.from(bytes) }])));
+  Object.assign(server.files, Object.fromEntries(Object.entries(cls).map(([name, bytes]) => [`m/${name}`, { bytes: Buffer.from(bytes) }])));
+  server.reset();
   const model = await runtime.loadModel(`${server.address}/m/`);
   assert.ok(!server.requests.some(({ path }) => path === 'm/modules.json'));
   assert.deepEqual(await model.embed(text), want.cls);

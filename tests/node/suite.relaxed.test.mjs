@@ -8,6 +8,7 @@ import './cache.test.mjs';
 import './chat-templates.test.mjs';
 import './chat.test.mjs';
 import './checklist-layers.test.mjs';
+import './embeddings.test.mjs';
 import './entries.test.mjs';
 import './families.test.mjs';
 import './generate.test.mjs';
