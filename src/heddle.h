@@ -95,7 +95,7 @@ typedef struct hd_entry {
   size_t strides[HD_MAX_DIMS];
 } hd_entry;
 
-/* Reads a weight file's directory (SafeTensors, GGUF), with full validation: nothing is believed before it is checked against file_bytes. Formats keep
+/* Reads a weight file's directory (SafeTensors, GGUF, PyTorch's .pt, NumPy's .npy), with full validation: nothing is believed before it is checked against file_bytes. Formats keep
  * it in different places, so the reader says which bytes it wants next. Bytes it has been given are not asked for again where the directory is at the
  * file's begin. Fails when the first bytes start no known weight file, and when a directory is larger than its format allows (100 MB) or than the file. */
 typedef struct hd_reader hd_reader;
@@ -160,6 +160,9 @@ void hd_loader_free(hd_loader *loader);
  * as that, and hd_model_describe has a warning; anything else is refused there. */
 hd_status hd_loader_describe(hd_loader *loader, const char *json, size_t n, hd_error *err);
 
+/* Bytes the weights will take that this file has for the model, in the loader's dtype: to be asked before hd_loader_add, which takes the memory. */
+hd_status hd_loader_estimate(uint64_t *bytes, hd_loader *loader, const hd_directory *directory, hd_error *err);
+
 /* Adds a weight file's directory (a copy is taken) and matches its tensors to the graph. Once per file or shard. */
 hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err);
 
@@ -214,6 +217,14 @@ hd_status hd_model_save_weights(uint8_t **bytes, size_t *n, const hd_model *mode
  * dialect, Loom's own files. Nothing is changed when it fails: on a shape that does not fit, on a file without any weight of the model, and
  * (bad_state) while sessions are open. `n_set` may be NULL. */
 hd_status hd_model_load_weights(hd_model *model, const void *file, size_t n, size_t *n_set, hd_error *err);
+/* The same into what PyTorch calls load_state_dict: the file's names less `prefix` ("model_state_dict."; NULL: none), of which only those with it
+ * count; `strict`: names that only the file or only the model has are an error, which lists the first of them. */
+hd_status hd_model_load_state(hd_model *model, const void *file, size_t n, const char *prefix, bool strict, size_t *n_set, hd_error *err);
+/* All weights as a file for torch.load(weights_only=True), in F32, F64, F16 or BF16: the state dict, or with `checkpoint` (JSON, may be NULL) what
+ * that says: {"$weights": true} becomes the state dict, {"$tensor": "F32", "shape": […], "values": "<Base64>"} a tensor, a key of digits a
+ * number. The same model gives the same bytes. Not in the loom dialect. The caller frees *bytes with hd_bytes_free. */
+hd_status hd_model_save_torch(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, const char *checkpoint, size_t n_checkpoint,
+                              hd_error *err);
 void hd_bytes_free(void *bytes);
 
 /* A SafeTensors file from plain values, encoded as Loom's tensor-level writer does: integers are truncated, not scaled. `json` is an array of

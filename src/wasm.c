@@ -14,7 +14,7 @@
 
 #include <string.h>
 
-enum { TRANSFER_SIZE = 16 };
+enum { TRANSFER_SIZE = 24 };
 static double transfer[TRANSFER_SIZE];
 static hd_error error;
 
@@ -34,7 +34,7 @@ static void put_tensor(const hd_tensor *t) {
   for (int i = 0; i < t->n_dims; i++) transfer[3 + i] = (double)t->shape[i];
 }
 
-/* [name, dtype, n_dims, begin, end, wanted, shape…] */
+/* [name, dtype, n_dims, begin, end, wanted, shape (8), whether strided, strides (8)] */
 static void put_entry(const hd_entry *e, bool wanted) {
   put(0, e->name);
   transfer[1] = e->dtype;
@@ -43,6 +43,8 @@ static void put_entry(const hd_entry *e, bool wanted) {
   transfer[4] = (double)e->end;
   transfer[5] = wanted;
   for (int i = 0; i < e->n_dims; i++) transfer[6 + i] = (double)e->shape[i];
+  transfer[6 + HD_MAX_DIMS] = e->strided;
+  for (int i = 0; i < e->n_dims && e->strided; i++) transfer[7 + HD_MAX_DIMS + i] = (double)e->strides[i];
 }
 
 /* ---- Names: C owns the tables, JavaScript asks for them at start ---- */
@@ -138,6 +140,14 @@ int w_loader_new(int dtype) {
 
 void w_loader_free(hd_loader *loader) { hd_loader_free(loader); }
 int w_loader_describe(hd_loader *loader, const char *json, size_t n) { return (int)hd_loader_describe(loader, json, n, &error); }
+/* transfer: [bytes] */
+int w_loader_estimate(hd_loader *loader, const hd_directory *directory) {
+  uint64_t bytes = 0;
+  hd_status status = hd_loader_estimate(&bytes, loader, directory, &error);
+  transfer[0] = (double)bytes;
+  return (int)status;
+}
+
 int w_loader_add(hd_loader *loader, const hd_directory *directory) { return (int)hd_loader_add(loader, directory, &error); }
 size_t w_loader_count(const hd_loader *loader) { return hd_loader_count(loader); }
 
@@ -214,10 +224,18 @@ int w_model_save_weights(const hd_model *model, int dtype) {
   return put_bytes(status, bytes, n);
 }
 
+/* `checkpoint` may be NULL. */
+int w_model_save_torch(const hd_model *model, int dtype, const char *checkpoint, size_t n_checkpoint) {
+  uint8_t *bytes = NULL;
+  size_t n = 0;
+  hd_status status = hd_model_save_torch(&bytes, &n, model, (hd_dtype)dtype, checkpoint, n_checkpoint, &error);
+  return put_bytes(status, bytes, n);
+}
+
 /* transfer: [weights set] */
-int w_model_load_weights(hd_model *model, const void *file, size_t n) {
+int w_model_load_state(hd_model *model, const void *file, size_t n, const char *prefix, int strict) {
   size_t n_set = 0;
-  hd_status status = hd_model_load_weights(model, file, n, &n_set, &error);
+  hd_status status = hd_model_load_state(model, file, n, prefix, strict != 0, &n_set, &error);
   transfer[0] = (double)n_set;
   return (int)status;
 }

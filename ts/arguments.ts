@@ -11,8 +11,9 @@ import type { TokenizerFiles } from './tokenizer-files.js';
 import type { ChatOptions } from './chat.js';
 import type { SamplingOptions } from './sampling.js';
 import type {
-  CacheOptions, ClassifyOptions, EmbedOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, NumbersInput, QuantizeOptions, SaveGgufOptions, SaveOptions, SessionGenerateOptions,
-  SessionOptions, TensorOptions, TensorsOptions, TextBatchOptions, TrainOptions, ValidateOptions,
+  CacheOptions, ClassifyOptions, EmbedOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, LoadWeightsOptions, NumbersInput, QuantizeOptions,
+  SaveGgufOptions, SaveOptions, SaveTorchOptions, SessionGenerateOptions, SessionOptions, TensorOptions, TensorsOptions, TextBatchOptions, TrainOptions,
+  ValidateOptions,
 } from './types.js';
 
 type Check = (value: unknown, name: string) => void;
@@ -284,6 +285,15 @@ export const saveOptions: Checks<SaveOptions> = {
     checkOptions<QuantizeOptions>(value, quantizeOptions);
   },
 };
+
+export const saveTorchOptions: Checks<SaveTorchOptions> = {
+  dtype: named('F32', 'F64', 'F16', 'BF16'),
+  checkpoint: (value, name) => {
+    if (!isPlainObject(value)) throw expected(name, 'an object', value);
+  },
+};
+
+export const loadWeightsOptions: Checks<LoadWeightsOptions> = { prefix: checkText, strict: checkBoolean };
 
 export const saveGgufOptions: Checks<SaveGgufOptions> = {
   dtype: named('F32', 'F16', 'BF16', 'Q8_0', 'Q4_0'),

@@ -19,6 +19,8 @@ export interface ByteSource {
   peek(n: number): Promise<Uint8Array>;
   /** Bytes [begin, end) as chunks, each to be used before the next is asked for. `end` may be Infinity where the size is not known. */
   read(begin: number, end: number): AsyncIterable<Uint8Array>;
+  /** Gives back the bytes read last, which began at `begin`: a stream has them once more. The file's directory may lie in front of wanted bytes. */
+  unread?(begin: number, bytes: Uint8Array): void;
   /** Asks elsewhere for a size that is not known; it may stay unknown. */
   measure?(): Promise<void>;
   /** Keeps what is still to come where it can be read in any order: makes a stream seekable and of known size. */
@@ -127,6 +129,7 @@ export class StreamSource implements ByteSource {
   #position = 0; // of the first byte in `rest`, or of the next that comes
   #rest: Uint8Array = new Uint8Array(0);
   #spooled: ByteSource | undefined;
+  #again: { begin: number; end: number; bytes: Uint8Array } | undefined; // given back
 
   constructor(stream: ReadableStream<Uint8Array> | ChunkReader, name: string, options: StreamOptions = {}) {
     this.name = name;
@@ -157,8 +160,19 @@ export class StreamSource implements ByteSource {
     return this.#rest.slice(0, n);
   }
 
+  unread(begin: number, bytes: Uint8Array): void {
+    this.#again = { begin, end: begin + bytes.byteLength, bytes };
+  }
+
   async *read(begin: number, end: number): AsyncGenerator<Uint8Array> {
+    const again = this.#again;
+    if (again && begin >= again.begin && begin < again.end) {
+      yield again.bytes.subarray(begin - again.begin, end - again.begin);
+      begin = again.end;
+    }
+    if (begin >= end) return;
     if (this.#spooled) return yield* this.#spooled.read(begin, end);
+    this.#again = undefined; // what lies before has gone by
     if (begin < this.#position) throw new HeddleError('unsupported', `${this.name} is a stream: it cannot go back from byte ${this.#position} to ${begin}`);
     while (this.#position < end) {
       if (this.#rest.byteLength === 0) {
@@ -193,7 +207,9 @@ export class StreamSource implements ByteSource {
 
   async spool(): Promise<void> {
     if (this.#spooled) return;
+    const again = this.#again;
     this.#spooled = await spool(this.read(this.#position, Number.POSITIVE_INFINITY), this.name, this.#position);
+    this.#again = again; // it lies before what was kept
     this.#size = this.#spooled.size;
   }
 
@@ -342,7 +358,7 @@ async function readInto(source: ByteSource, begin: number, all: Uint8Array): Pro
   return all;
 }
 
-function joined(chunks: readonly Uint8Array[]): Uint8Array {
+export function joined(chunks: readonly Uint8Array[]): Uint8Array {
   const all = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.byteLength, 0));
   let at = 0;
   for (const chunk of chunks) {

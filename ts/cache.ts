@@ -256,6 +256,10 @@ class KeptWhileRead implements ByteSource {
     return this.#inner.peek(n);
   }
 
+  unread(begin: number, bytes: Uint8Array): void {
+    this.#inner.unread?.(begin, bytes);
+  }
+
   async measure(): Promise<void> {
     await this.#inner.measure?.();
   }
@@ -265,7 +269,9 @@ class KeptWhileRead implements ByteSource {
   }
 
   async *read(begin: number, end: number): AsyncGenerator<Uint8Array> {
-    if (this.#state !== 'keeping' || this.#reading || begin < this.#position) return yield* this.#inner.read(begin, end);
+    if (this.#state !== 'keeping' || this.#reading) return yield* this.#inner.read(begin, end);
+    if (begin < this.#position) yield* this.#inner.read(begin, Math.min(end, this.#position));
+    if (end <= this.#position && begin < this.#position) return;
     let at = this.#position;
     this.#reading = true;
     try {

@@ -36,6 +36,7 @@ export interface CoreExports extends HeapExports {
   w_loader_new(dtype: number): Status;
   w_loader_free(loader: Pointer): void;
   w_loader_describe(loader: Pointer, json: Pointer, n: number): Status;
+  w_loader_estimate(loader: Pointer, directory: Pointer): Status;
   w_loader_add(loader: Pointer, directory: Pointer): Status;
   w_loader_count(loader: Pointer): number;
   w_loader_tensor(loader: Pointer, index: number): void;
@@ -49,7 +50,8 @@ export interface CoreExports extends HeapExports {
   w_model_save_bundle(model: Pointer, id: Pointer, dtype: Pointer): Status;
   w_model_save_quantized(model: Pointer, id: Pointer, dtype: Pointer, zeroPoint: number, perTensor: number, scale: number, givenZeroPoint: number): Status;
   w_model_save_weights(model: Pointer, dtype: number): Status;
-  w_model_load_weights(model: Pointer, file: Pointer, n: number): Status;
+  w_model_save_torch(model: Pointer, dtype: number, checkpoint: Pointer, nCheckpoint: number): Status;
+  w_model_load_state(model: Pointer, file: Pointer, n: number, prefix: Pointer, strict: number): Status;
   w_gguf_serialize(json: Pointer, nJson: number, values: Pointer, nValues: number, metadata: Pointer, nMetadata: number): Status;
   w_model_save_gguf(model: Pointer, dtype: number, config: Pointer, nConfig: number, metadata: Pointer, nMetadata: number): Status;
   w_safetensors_serialize(json: Pointer, nJson: number, values: Pointer, nValues: number): Status;

@@ -1,9 +1,10 @@
 /**
  * directory.ts: what weight files declare: the core's reader asks for parts of a file until it has its directory, and here they are brought.
  */
-import { sized } from './bytes.js';
+import { joined, sized } from './bytes.js';
 import type { ByteSource } from './bytes.js';
 import { elements } from './core.js';
+import { elementBytes } from './strides.js';
 import type { Core } from './core.js';
 import { HeddleError } from './errors.js';
 import type { ErrorCode } from './errors.js';
@@ -15,11 +16,17 @@ import type { DetectedModel, FileInfo, TensorInfo } from './types.js';
 
 /** Lets `use` have a file's directory (the core's), which takes no more of the file than that. Errors name the file. */
 export async function withDirectory<T>(core: Core, source: ByteSource, use: (directory: number) => T | Promise<T>): Promise<T> {
-  const directory = await readDirectory(core, source);
+  return withDirectories(core, [source], ([directory = 0]) => use(directory));
+}
+
+/** The same for several files, all at once. */
+export async function withDirectories<T>(core: Core, sources: readonly ByteSource[], use: (directories: readonly number[]) => T | Promise<T>): Promise<T> {
+  const directories: number[] = [];
   try {
-    return await use(directory);
+    for (const source of sources) directories.push(await readDirectory(core, source));
+    return await use(directories);
   } finally {
-    if (core.alive) core.call((x) => x.w_directory_free(directory));
+    if (core.alive) for (const directory of directories) core.call((x) => x.w_directory_free(directory));
   }
 }
 
@@ -37,15 +44,21 @@ async function readDirectory(core: Core, source: ByteSource): Promise<number> {
 async function readParts(core: Core, source: ByteSource): Promise<number> {
   const reader = core.made((x) => x.w_reader_new(source.size ?? 0));
   let position = 0;
+  let last: { begin: number; chunks: Uint8Array[] } = { begin: 0, chunks: [] };
   try {
     while (core.call((x) => x.w_reader_wants(reader)) !== 0) {
       const begin = core.heap.transfer(0);
       const end = core.heap.transfer(1);
       if (begin === end) core.check((x) => x.w_reader_give(reader, 0, 0));
       if (begin !== position && !source.seekable) await source.spool?.();
-      for await (const chunk of source.read(begin, end)) give(core, reader, chunk);
+      last = { begin, chunks: [] };
+      for await (const chunk of source.read(begin, end)) {
+        if (!source.seekable) last.chunks.push(chunk.slice());
+        give(core, reader, chunk);
+      }
       position = end;
     }
+    if (!source.seekable) source.unread?.(last.begin, joined(last.chunks)); // tensors may begin in there
     return core.made((x) => x.w_reader_finish(reader));
   } finally {
     if (core.alive) core.call((x) => x.w_reader_free(reader));
@@ -60,21 +73,16 @@ function give(core: Core, reader: number, chunk: Uint8Array): void {
   }
 }
 
-/** The entry in the transfer area: [name, dtype, n_dims, begin, end, wanted, shape…]. */
+/** The entry in the transfer area: [name, dtype, n_dims, begin, end, wanted, shape (8), whether strided, strides (8)]. */
 export function entry(core: Core): TensorInfo & { wanted: boolean } {
   const { heap } = core;
   const shape = heap.transferShape(2, 6);
-  const [begin, end] = [heap.transfer(3), heap.transfer(4)];
-  return {
-    name: heap.text(heap.transfer(0)),
-    dtype: core.dtypes[heap.transfer(1)] ?? '?',
-    shape,
-    numel: elements(shape),
-    begin,
-    end,
-    byteSize: end - begin,
-    wanted: heap.transfer(5) !== 0,
-  };
+  const [begin, end, numel] = [heap.transfer(3), heap.transfer(4), elements(shape)];
+  const dtype = core.dtypes[heap.transfer(1)] ?? '?';
+  const strides = heap.transfer(14) === 0 ? undefined : heap.transferShape(2, 15);
+  const byteSize = strides ? numel * elementBytes(dtype) : end - begin;
+  const wanted = heap.transfer(5) !== 0;
+  return { name: heap.text(heap.transfer(0)), dtype, shape, numel, begin, end, byteSize, ...(strides && { strides }), wanted };
 }
 
 /** "SafeTensors", "GGUF". */

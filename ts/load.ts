@@ -9,8 +9,9 @@ import { Progress, arrivals } from './arrival.js';
 import { readAll, readRange, readText, sized } from './bytes.js';
 import type { ByteSource } from './bytes.js';
 import type { Core } from './core.js';
-import { entry, formatOf, withDirectory } from './directory.js';
+import { entry, formatOf, withDirectories } from './directory.js';
 import { HeddleError } from './errors.js';
+import { checkFits, estimateWeights } from './estimate.js';
 import { Breather } from './host.js';
 import { stagingBytes } from './memory.js';
 import { readMetadata } from './metadata.js';
@@ -22,7 +23,7 @@ import { isFileSet, missingFile, openFile, openSource } from './source.js';
 import type { FileSet, OpenOptions } from './source.js';
 import { findTokenizerFiles } from './tokenizer-files.js';
 import type { FoundTokenizer } from './tokenizer-files.js';
-import type { FileInput, LoadOptions, MetadataValue, SourceInput } from './types.js';
+import type { FileInput, LoadOptions, MemoryEstimate, MetadataValue, SourceInput } from './types.js';
 
 /** A model's files, opened: either a bundle, or a description and weights. */
 export interface ModelFiles {
@@ -48,10 +49,12 @@ export interface TextSettings {
 export interface Opening extends LoadOptions {
   /** Takes what the caller should know. */
   say?: (text: string) => void;
+  /** False: a cache is read, and nothing is put into it. */
+  keep?: boolean;
 }
 
-function openOptions({ signal, fetch, headers, revision, cache, say }: Opening): OpenOptions {
-  return { signal, fetch, headers, revision, cache, say };
+function openOptions({ signal, fetch, headers, revision, cache, say, keep }: Opening): OpenOptions {
+  return { signal, fetch, headers, revision, cache, say, keep };
 }
 
 /** Opens what a model consists of. The weights stay open: close them when done. */
@@ -87,6 +90,11 @@ async function whole(weights: WeightFiles): Promise<WeightFiles> {
   return weights;
 }
 
+/** A GGUF file among them is a model by itself. */
+async function mayDescribeItself(set: FileSet): Promise<boolean> {
+  return (await set.list())?.some((name) => name.endsWith('.gguf')) ?? false;
+}
+
 async function openSet(set: FileSet, options: Opening): Promise<ModelFiles> {
   const files: ModelFiles = {};
   const text = async (name: string): Promise<string | undefined> => {
@@ -94,8 +102,7 @@ async function openSet(set: FileSet, options: Opening): Promise<ModelFiles> {
     return file && readText(file);
   };
   const config = options.config === undefined ? await text('config.json') : await describe(options.config, openOptions(options));
-  const mayDescribeItself = (await set.list())?.some((name) => name.endsWith('.gguf')) ?? false;
-  if (config === undefined && !mayDescribeItself) throw await missingFile(set, 'config.json');
+  if (config === undefined && !(await mayDescribeItself(set))) throw await missingFile(set, 'config.json');
   if (config !== undefined) files.config = config;
   const generationConfig = await text('generation_config.json');
   if (generationConfig !== undefined) files.generationConfig = generationConfig;
@@ -148,9 +155,10 @@ function isGguf(first: Uint8Array): boolean {
   return new TextDecoder('latin1').decode(first.subarray(0, 4)) === 'GGUF';
 }
 
-/** SafeTensors begins with its header's length, 8 bytes, which is no more than the file holds. */
+/** SafeTensors begins with its header's length, 8 bytes, which is no more than the file holds; PyTorch's files are zips, or pickles of protocol 2 and up. */
 function mayBeWeights(first: Uint8Array, fileBytes: number | undefined): boolean {
   if (first.byteLength < 8) return false;
+  if ((first[0] === 0x50 && first[1] === 0x4b) || (first[0] === 0x80 && (first[1] ?? 0) <= 5)) return true;
   const length = new DataView(first.buffer, first.byteOffset).getBigUint64(0, true);
   return length <= BigInt(Math.max((fileBytes ?? Number.MAX_SAFE_INTEGER) - 8, 0));
 }
@@ -253,10 +261,11 @@ export async function loadFiles(core: Core, files: ModelFiles, options: LoadOpti
   if (!weights) throw new HeddleError('bad_argument', 'a model needs a description and weights');
   const loader = core.made((x) => x.w_loader_new(dtype));
   try {
-    const parts = await addDirectories(core, loader, weights, async (directory, file) => {
-      await describeItself(core, files, directory, file);
-      if (files.config === undefined) throw new HeddleError('bad_argument', `${file.name}: weights alone are no model; give their description as options.config`);
-      return (complete && weights.files.length === 1 && completed(core, directory, files.config)) || files.config;
+    const parts = await withDirectories(core, weights.files, async (directories) => {
+      const config = await descriptionOf(core, files, weights, directories, complete);
+      core.heap.withText(config, (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
+      checkFits(core, loader, options.dtype ?? 'keep', config, directories);
+      return weights.files.map((file, i) => addFile(core, loader, file, directories[i] ?? 0, weights.expected.get(file)));
     });
     await streamTensors(core, loader, parts, options);
     for (const { file } of parts) await file.finish?.();
@@ -264,6 +273,24 @@ export async function loadFiles(core: Core, files: ModelFiles, options: LoadOpti
   } finally {
     if (core.alive) core.call((x) => x.w_loader_free(loader));
   }
+}
+
+/** The description the core is given: the caller's or the file's own, with what tensors say besides where that is wanted. */
+async function descriptionOf(core: Core, files: ModelFiles, weights: WeightFiles, [first = 0]: readonly number[], complete: boolean): Promise<string> {
+  const [file] = weights.files;
+  if (file) await describeItself(core, files, first, file);
+  if (files.config === undefined) throw new HeddleError('bad_argument', `${file?.name ?? 'no file'}: weights alone are no model; give their description as options.config`);
+  return (complete && weights.files.length === 1 && completed(core, first, files.config)) || files.config;
+}
+
+/** What the model will take of memory; nothing of the weights is read. */
+export async function estimateFiles(core: Core, files: ModelFiles, options: LoadOptions): Promise<MemoryEstimate> {
+  weightType(core, options.dtype ?? 'keep');
+  const { weights } = files;
+  if (!weights) throw new HeddleError('unsupported', "a bundle's weights are in its text: it takes no more than four bytes a weight");
+  return withDirectories(core, weights.files, async (directories) =>
+    estimateWeights(core, options.dtype ?? 'keep', await descriptionOf(core, files, weights, directories, false), directories),
+  );
 }
 
 /** Takes what a GGUF file says of itself: its metadata, and its description unless there is another. */
@@ -296,34 +323,21 @@ interface Part {
   wanted: Wanted[];
 }
 
-/** Tells the loader of every file; with the first, of the description, which may need to see its tensors. */
-async function addDirectories(
-  core: Core,
-  loader: number,
-  { files, expected }: WeightFiles,
-  describeBy: (directory: number, file: ByteSource) => Promise<string>,
-): Promise<Part[]> {
-  const parts: Part[] = [];
-  let before = 0;
-  for (const file of files) {
-    await withDirectory(core, file, async (directory) => {
-      if (parts.length === 0) core.heap.withText(await describeBy(directory, file), (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
-      core.check((x) => x.w_loader_add(loader, directory));
-    });
-    const count = core.call((x) => x.w_loader_count(loader));
-    const names = new Set<string>();
-    const wanted: Wanted[] = [];
-    for (let index = before; index < count; index++) {
-      core.call((x) => x.w_loader_tensor(loader, index));
-      const { name, begin, end, wanted: isWanted } = entry(core);
-      names.add(name);
-      if (isWanted) wanted.push({ index, name, begin, end });
-    }
-    checkShard(file, expected.get(file), (tensor) => names.has(tensor));
-    parts.push({ file, wanted });
-    before = count;
+/** Tells the loader of a file, which makes room for its tensors. */
+function addFile(core: Core, loader: number, file: ByteSource, directory: number, expected: readonly string[] | undefined): Part {
+  const before = core.call((x) => x.w_loader_count(loader));
+  core.check((x) => x.w_loader_add(loader, directory));
+  const count = core.call((x) => x.w_loader_count(loader));
+  const names = new Set<string>();
+  const wanted: Wanted[] = [];
+  for (let index = before; index < count; index++) {
+    core.call((x) => x.w_loader_tensor(loader, index));
+    const { name, begin, end, wanted: isWanted } = entry(core);
+    names.add(name);
+    if (isWanted) wanted.push({ index, name, begin, end });
   }
-  return parts;
+  checkShard(file, expected, (tensor) => names.has(tensor));
+  return { file, wanted };
 }
 
 async function streamTensors(core: Core, loader: number, parts: readonly Part[], options: LoadOptions): Promise<void> {

@@ -1,8 +1,9 @@
 /**
  * model.ts: graph and weights in this thread's instance. types.ts says what each call means.
  */
-import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, mergeOptions, saveGgufOptions, saveOptions, sessionOptions, validateOptions } from './arguments.js';
+import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, loadWeightsOptions, mergeOptions, saveGgufOptions, saveOptions, saveTorchOptions, sessionOptions, validateOptions } from './arguments.js';
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
+import { checkpointText } from './checkpoint.js';
 import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
 import { Chat } from './chat.js';
@@ -32,6 +33,7 @@ import type {
   GenerateOptions,
   Generation,
   LoadReport,
+  LoadWeightsOptions,
   MemoryReport,
   Model,
   ModelDescription,
@@ -40,6 +42,7 @@ import type {
   QuantizeOptions,
   SaveOptions,
   SaveGgufOptions,
+  SaveTorchOptions,
   SaveWeightsOptions,
   SessionOptions,
   TextInput,
@@ -325,15 +328,32 @@ export class LocalModel implements Model {
     return this.saveGgufSync(options);
   }
 
-  /** `loadWeights`, at once. */
-  loadWeightsSync(file: Uint8Array): number {
+  /** `saveTorch`, at once. */
+  saveTorchSync(options: SaveTorchOptions = {}): Uint8Array {
     this.#lease.check();
-    this.#dropKept();
-    return this.#core.heap.with(file, (p, n) => this.#core.made((x) => x.w_model_load_weights(this.#handle, p, n)));
+    checkOptions(options, saveTorchOptions);
+    const dtype = this.#core.dtypeNumber(options.dtype ?? 'F32');
+    const save = (text: number, n: number): Uint8Array => this.#core.bytes((x) => x.w_model_save_torch(this.#handle, dtype, text, n));
+    return options.checkpoint === undefined ? save(0, 0) : this.#core.heap.withText(checkpointText(options.checkpoint), save);
   }
 
-  async loadWeights(file: FileInput): Promise<number> {
-    return this.loadWeightsSync(await readAll(await openFile(file)));
+  async saveTorch(options?: SaveTorchOptions): Promise<Uint8Array> {
+    return this.saveTorchSync(options);
+  }
+
+  /** `loadWeights`, at once. */
+  loadWeightsSync(file: Uint8Array, options: LoadWeightsOptions = {}): number {
+    this.#lease.check();
+    checkOptions(options, loadWeightsOptions);
+    this.#dropKept();
+    const { prefix = '', strict = false } = options;
+    return this.#core.heap.with(file, (p, n) =>
+      this.#core.heap.withText(prefix, (text) => this.#core.made((x) => x.w_model_load_state(this.#handle, p, n, text, Number(strict)))),
+    );
+  }
+
+  async loadWeights(file: FileInput, options?: LoadWeightsOptions): Promise<number> {
+    return this.loadWeightsSync(await readAll(await openFile(file)), options);
   }
 
   /** A bundle's model in this model's instance. It is freed with this one, if not before. */

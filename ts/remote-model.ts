@@ -23,6 +23,7 @@ import type {
   GenerateOptions,
   GenerateUsage,
   Generation,
+  LoadWeightsOptions,
   LoadReport,
   MemoryReport,
   Model,
@@ -33,6 +34,7 @@ import type {
   SessionGenerateOptions,
   SessionMemory,
   SaveOptions,
+  SaveTorchOptions,
   SaveGgufOptions,
   SaveWeightsOptions,
   SessionOptions,
@@ -368,11 +370,15 @@ export class RemoteModel implements Model {
     return this.#remote.call('saveGguf', [options]);
   }
 
-  async loadWeights(file: FileInput): Promise<number> {
+  saveTorch(options?: SaveTorchOptions): Promise<Uint8Array> {
+    return this.#remote.call('saveTorch', [options]);
+  }
+
+  async loadWeights(file: FileInput, options?: LoadWeightsOptions): Promise<number> {
     this.#remote.check();
     const transfer: Transferable[] = [];
     const sendable = await sendableFile(file, transfer);
-    return this.#remote.call('loadWeights', [sendable], transfer);
+    return this.#remote.call('loadWeights', [sendable, options], transfer);
   }
 
   async loadAdapter(config: FileInput | object, weights: FileInput): Promise<Adapter> {

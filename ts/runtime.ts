@@ -11,7 +11,7 @@ import { fromBytes, readAll } from './bytes.js';
 import { detectFile, inspectFiles } from './directory.js';
 import type { Detection } from './directory.js';
 import { serializeGguf } from './gguf.js';
-import { closeModel, describe, loadFiles, namesFamily, openModel, openWeightsOf, standardDialect, textSettings } from './load.js';
+import { closeModel, describe, estimateFiles, loadFiles, namesFamily, openModel, openWeightsOf, standardDialect, textSettings } from './load.js';
 import { hasThreads } from './loader.js';
 import { LocalModel } from './model.js';
 import { buildNetworkFromJSON, loadModelWithDType, loadNetworkFromString, serializeSafetensors } from './names.js';
@@ -25,7 +25,7 @@ import { openFile } from './source.js';
 import { openWeights } from './weights.js';
 import type { LocalWeights } from './weights.js';
 import type {
-  DetectedModel, FetchOptions, FileInfo, FileInput, GgufMetadataInput, GgufTensorInput, InitOptions, LoadOptions, ModuleName, Runtime, SourceInput, StoredDtype,
+  DetectedModel, FetchOptions, FileInfo, FileInput, GgufMetadataInput, GgufTensorInput, InitOptions, LoadOptions, MemoryEstimate, ModuleName, Runtime, SourceInput, StoredDtype,
   TensorInput, TensorOptions, WasmInput, WeightTensor,
 } from './types.js';
 
@@ -150,6 +150,18 @@ export class LocalRuntime implements Runtime {
     } finally {
       release();
       await closeAll(weights.files);
+    }
+  }
+
+  async estimate(source: SourceInput, options: LoadOptions = {}): Promise<MemoryEstimate> {
+    checkOptions(options, loadOptions);
+    const files = await openModel(source, { ...options, keep: false });
+    const { core, release } = this.#lend();
+    try {
+      return await estimateFiles(core, files, options);
+    } finally {
+      release();
+      await closeModel(files);
     }
   }
 

@@ -22,7 +22,7 @@ export type WeightSizes = Record<WeightDtype | 'Q8_0' | 'Q4_0', WeightSize>;
 
 const units = ['B', 'KB', 'MB', 'GB', 'TB', 'PB'];
 
-function sizeText(bytes: number): string {
+export function sizeText(bytes: number): string {
   const step = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log10(Math.max(bytes, 1)) / 3)));
   return `${Number((bytes / 1000 ** step).toPrecision(3))} ${units[step] as string}`;
 }

@@ -3,6 +3,8 @@
  */
 export { computeCorrelation, computeSilhouetteScore, kmeansCluster } from './analysis.js';
 export type { Clustering, RowsInput } from './analysis.js';
+export { StateDict, loadStateDict, stateDict } from './checkpoint.js';
+export type { StateTensor } from './checkpoint.js';
 export { createToolDefinition, formatToolResponse, parseAssistant } from './assistant.js';
 export type { AssistantText, ToolCall, ToolDefinition } from './assistant.js';
 export { openCache } from './cache.js';

@@ -84,6 +84,19 @@ export interface LoadProgress {
   tensor?: string;
 }
 
+/** Memory that a model's weights take, known before they are read. A session's comes on top: `session.memory()`. */
+export interface MemoryEstimate {
+  dtype: WeightType;
+  /** Bytes of the weights as `dtype`. */
+  weights: number;
+  /** Whether they are less than `limit`. A host may give less than that. */
+  fits: boolean;
+  /** Where WebAssembly's memory ends: 2^32. */
+  limit: number;
+  /** Bytes of the weights as the other dtypes. */
+  byDtype: Partial<Record<WeightType, number>>;
+}
+
 /** Where a load keeps what it fetches. */
 export interface CacheOptions {
   /** Node: the folder; by default `heddle/models` in XDG_CACHE_HOME or `~/.cache`. Browsers keep files with the page's origin. */
@@ -145,19 +158,22 @@ export interface TensorInfo {
   /** Byte range from the start of the file. */
   begin: number;
   end: number;
+  /** Of its values; of a strided tensor not those between them. */
   byteSize: number;
+  /** In elements, where the values do not lie one after the other: a view in a PyTorch file. */
+  strides?: number[];
   /** The file it is in, where there are several. */
   file?: string;
 }
 
-/** A GGUF value: whole numbers past 2^53 are bigints, NaN is null. */
-export type MetadataValue = string | number | bigint | boolean | null | MetadataValue[];
+/** A GGUF or PyTorch value: whole numbers past 2^53 are bigints in lists of numbers, GGUF's NaN is null. Dictionaries are PyTorch's only. */
+export type MetadataValue = string | number | bigint | boolean | null | MetadataValue[] | { [key: string]: MetadataValue };
 
 export interface FileInfo {
-  /** "SafeTensors", "GGUF". */
+  /** "SafeTensors", "GGUF", "PyTorch", "NumPy". */
   format: string;
   tensors: TensorInfo[];
-  /** The file's own, in its order: strings in SafeTensors, values of any kind in GGUF. */
+  /** The file's own, in its order: strings in SafeTensors, values of any kind in GGUF; in PyTorch's files what is no tensor. */
   metadata: Record<string, MetadataValue>;
   bytes: number;
 }
@@ -547,6 +563,24 @@ export interface SaveWeightsOptions {
   dtype?: WeightDtype;
 }
 
+/** How `saveTorch` writes. */
+export interface SaveTorchOptions {
+  /** 'F32' by default. */
+  dtype?: 'F32' | 'F64' | 'F16' | 'BF16';
+  /**
+   * Makes the file a checkpoint: a dictionary of these members and `model_state_dict`. Members are plain data; numeric arrays are tensors, of
+   * one dimension or of the shape that `{ values, shape }` says; keys of digits are numbers, as PyTorch's optimizers have them.
+   */
+  checkpoint?: Record<string, unknown>;
+}
+
+export interface LoadWeightsOptions {
+  /** What the file's names begin with, e.g. `'model_state_dict.'`; the rest of the file is left alone. '' by default. */
+  prefix?: string;
+  /** Weights that only the file or only the model has are an error that names one. `num_batches_tracked` does not count. false by default. */
+  strict?: boolean;
+}
+
 /** What a GGUF file's matrices can be written as. */
 export type GgufDtype = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q4_0';
 
@@ -662,8 +696,13 @@ export interface Model {
   saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array>;
   /** A Llama-style model as a GGUF file, by llama.cpp's names. Throws `unsupported` for other families. */
   saveGguf(options?: SaveGgufOptions): Promise<Uint8Array>;
-  /** Sets the weights a SafeTensors file has, by name and shape; how many it had. Sessions must be closed. */
-  loadWeights(file: FileInput): Promise<number>;
+  /** All weights as a file for PyTorch's `torch.load(weights_only=True)`: the state dict, or a checkpoint. Not in the loom dialect. */
+  saveTorch(options?: SaveTorchOptions): Promise<Uint8Array>;
+  /**
+   * Sets the weights a SafeTensors or PyTorch file has, by name and shape; how many it had. Sessions must be closed. Nothing is changed when a shape
+   * does not fit (`bad_file`, naming both), or a strict load finds other names.
+   */
+  loadWeights(file: FileInput, options?: LoadWeightsOptions): Promise<number>;
   /** A PEFT adapter: adapter_config.json and adapter_model.safetensors. */
   loadAdapter(config: FileInput | object, weights: FileInput): Promise<Adapter>;
   /** W += scale · B · A for good. Weights that are not float32 need `dequantize`, which makes them so. */
@@ -695,6 +734,8 @@ export interface Runtime {
   buildNetwork(spec: object | string, options?: { seed?: number }): Promise<Model>;
   /** A weight file's tensors and metadata; no weights are read. */
   inspect(source: SourceInput, options?: FetchOptions): Promise<FileInfo>;
+  /** The memory a model's weights would take; only its description and its files' headers are read. */
+  estimate(source: SourceInput, options?: LoadOptions): Promise<MemoryEstimate>;
   /** The same, kept open: any tensor can be had from it, alone or as it comes. */
   openWeights(source: SourceInput, options?: FetchOptions): Promise<Weights>;
   /** Ends what the runtime holds: the shared instance, the worker. Models of their own instance live on. */

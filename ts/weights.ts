@@ -11,6 +11,7 @@ import { HeddleError } from './errors.js';
 import { Breather } from './host.js';
 import { closeAll } from './shards.js';
 import type { WeightFiles } from './shards.js';
+import { elementBytes, gathered } from './strides.js';
 import type { FileInfo, MetadataValue, StoredValues, TensorInfo, TensorOptions, TensorsOptions, Weights, WeightTensor } from './types.js';
 
 type ArrayKind = new (buffer: ArrayBufferLike, byteOffset: number, length: number) => StoredValues;
@@ -101,7 +102,7 @@ export class LocalWeights implements Weights {
       for await (const { tensor, chunk, isFirst, isLast } of arrivals(file, places[i] ?? [])) {
         signal?.throwIfAborted();
         this.#check();
-        if (isFirst && !file.bytes) [bytes, at] = [new Uint8Array(tensor.byteSize), 0];
+        if (isFirst && !file.bytes) [bytes, at] = [new Uint8Array(tensor.end - tensor.begin), 0];
         if (chunk && !file.bytes) bytes.set(chunk, at);
         at += chunk?.byteLength ?? 0;
         if (chunk) progress.add(chunk.byteLength);
@@ -118,7 +119,8 @@ export class LocalWeights implements Weights {
   }
 
   /** A tensor from its bytes: a view of them where that can be. */
-  #made({ name, dtype, shape, numel }: TensorInfo, file: ByteSource, bytes: Uint8Array, { as = 'stored' }: TensorOptions): WeightTensor {
+  #made({ name, dtype, shape, numel, strides }: TensorInfo, file: ByteSource, range: Uint8Array, { as = 'stored' }: TensorOptions): WeightTensor {
+    const bytes = strides ? gathered(range, elementBytes(dtype), shape, strides) : range;
     if (as === 'f32' && dtype !== 'F32') return { name, dtype: 'F32', shape: [...shape], data: this.#widened(name, file, dtype, bytes, numel) };
     const Kind = arrayKinds[dtype] ?? Uint8Array;
     const aligned = bytes.byteOffset % Kind.BYTES_PER_ELEMENT === 0 ? bytes : bytes.slice();

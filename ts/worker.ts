@@ -14,7 +14,7 @@ import { RemoteModel } from './remote-model.js';
 import { RemoteWeights } from './remote-weights.js';
 import { sayOnce } from './notices.js';
 import { sendableFile, sendableJson, sendableSource } from './sendable.js';
-import type { FetchOptions, FileInfo, InitOptions, LoadOptions, Model, ModuleName, Runtime, SourceInput, WasmInput, Weights } from './types.js';
+import type { FetchOptions, FileInfo, InitOptions, LoadOptions, MemoryEstimate, Model, ModuleName, Runtime, SourceInput, WasmInput, Weights } from './types.js';
 
 export interface WorkerOptions extends InitOptions {
   /** Where the worker's program lies, when a bundler has moved it, or a worker already made from it (browsers). */
@@ -35,18 +35,21 @@ class RemoteRuntime implements Runtime {
   }
 
   async loadModel(source: SourceInput, options: LoadOptions = {}): Promise<Model> {
+    return new RemoteModel(this.#connection, await this.#load('loadModel', source, options));
+  }
+
+  async estimate(source: SourceInput, options: LoadOptions = {}): Promise<MemoryEstimate> {
+    return (await this.#load('estimate', source, options)).value as MemoryEstimate;
+  }
+
+  async #load(method: string, source: SourceInput, options: LoadOptions): Promise<Answer> {
     checkOptions(options, loadOptions);
     const { progress, signal, config, ...rest } = withoutFetch(options);
     signal?.throwIfAborted();
     const transfer: Transferable[] = [];
     const sent = await sendableSource(source, transfer);
     const description = config === undefined ? {} : { config: await sendableJson(config, transfer, 'config') };
-    const made = await this.#connection.call(0, 'loadModel', [sent, { ...rest, ...description }], {
-      transfer,
-      signal,
-      progress: progress as ((value: unknown) => void) | undefined,
-    });
-    return new RemoteModel(this.#connection, made);
+    return this.#connection.call(0, method, [sent, { ...rest, ...description }], { transfer, signal, progress: progress as ((value: unknown) => void) | undefined });
   }
 
   async buildNetwork(spec: object | string, options: { seed?: number } = {}): Promise<Model> {

@@ -2,6 +2,7 @@
  * the reader's order; sealing sorts them by place in the file and makes an index by name beside them. */
 #include "format/format.h"
 
+#include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
 
@@ -201,4 +202,20 @@ const char *hd_directory_value(const hd_directory *directory, const char *key) {
   for (size_t i = 0; i < directory->n_pairs; i++)
     if (strcmp(directory->pairs[i].key, key) == 0) return directory->pairs[i].value;
   return NULL;
+}
+
+/* ---- Views ---- */
+
+/* Dimension d of it, from `from` on; gives where the next value goes. */
+static uint8_t *gather(const hd_entry *entry, int d, size_t value_bytes, const uint8_t *from, uint8_t *to) {
+  if (d == entry->n_dims) {
+    memcpy(to, from, value_bytes);
+    return to + value_bytes;
+  }
+  for (size_t i = 0; i < entry->shape[d]; i++) to = gather(entry, d + 1, value_bytes, from + i * entry->strides[d] * value_bytes, to);
+  return to;
+}
+
+void hd_entry_gather(const hd_entry *entry, const uint8_t *from, uint8_t *to) {
+  gather(entry, 0, hd_dtype_get(entry->dtype)->block_bytes, from, to);
 }

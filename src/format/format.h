@@ -37,10 +37,12 @@ enum { HD_FIRST_BYTES = 512 };
 /* No directory needs more at once; checked before anything is allocated. */
 #define HD_MAX_WINDOW UINT64_C(110000000)
 
-extern const hd_format hd_format_safetensors, hd_format_gguf;
+extern const hd_format hd_format_safetensors, hd_format_gguf, hd_format_torch, hd_format_numpy;
 
 /* For steps: the next window is [begin, end) of the file. Bytes that are there already are kept when it begins where the old one did. */
 hd_status hd_reader_want(hd_reader *reader, uint64_t begin, uint64_t end, hd_error *err);
+/* Bytes [begin, end) of the file where the window has them, or NULL. */
+const uint8_t *hd_reader_bytes(const hd_reader *reader, uint64_t begin, uint64_t end);
 
 /* An empty directory of a file; NULL when out of memory. `format` is a row's name. */
 hd_directory *hd_directory_new(const char *format, uint64_t file_bytes);
@@ -82,6 +84,9 @@ hd_status hd_gguf_start(uint8_t **file, size_t *n_file, hd_stored *tensors, size
  * an F4 of Loom's own, whose codes mean 0, 0.75, 1, 1.5, 2, 3, infinity, NaN. */
 void hd_loom_encode(hd_dtype dtype, const float *values, void *to, size_t n);
 void hd_loom_decode(hd_dtype dtype, const void *from, float *values, size_t n);
+
+/* A strided tensor's values, one after the other in row-major order, from the bytes [begin, end) of its file. */
+void hd_entry_gather(const hd_entry *entry, const uint8_t *from, uint8_t *to);
 
 /* For readers: appends to a directory. Strings are copied. */
 hd_status hd_directory_append(hd_directory *directory, const hd_entry *entry, hd_error *err);

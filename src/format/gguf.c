@@ -242,7 +242,7 @@ static uint64_t data_begin(const reading *r) { return (r->header_end + r->alignm
 
 static bool place(reading *r, const record *t, hd_entry *entry) {
   hd_gguf_cursor *c = &r->c;
-  uint64_t bytes, begins = data_begin(r), file = r->reader->file_bytes;
+  uint64_t bytes = 0, begins = data_begin(r), file = r->reader->file_bytes;
   if (!measure(c, t, &bytes)) return false;
   if (t->offset % r->alignment != 0)
     return hd_gguf_fail(c, HD_BAD_FILE, "expected an offset that is a multiple of %" PRIu64 ", found %" PRIu64, r->alignment, t->offset);

@@ -58,10 +58,11 @@ static written read_number(const char *text, size_t n) {
   return w;
 }
 
+/* An f32 that is exact, or as near as its few digits ask for. */
 static uint32_t kind_of_real(const written *w) {
-  bool in_range = fabs(w->value) <= 3.4028234663852886e38 || isinf(w->value);
-  bool exact = in_range && (isinf(w->value) || (double)(float)w->value == w->value);
-  return exact || (in_range && w->n_digits <= EXACT_DIGITS) ? HD_GGUF_F32 : HD_GGUF_F64;
+  double size = fabs(w->value);
+  bool exact = isinf(size) || (double)(float)w->value == w->value, normal = size >= 0x1p-126 && size <= 0x1.fffffep127;
+  return exact || (normal && w->n_digits <= EXACT_DIGITS) ? HD_GGUF_F32 : HD_GGUF_F64;
 }
 
 static uint32_t kind_of_number(const written *w) {
@@ -70,12 +71,23 @@ static uint32_t kind_of_number(const written *w) {
   return w->magnitude <= UINT64_C(1) << 31 ? HD_GGUF_I32 : HD_GGUF_I64;
 }
 
-/* What holds the numbers of both kinds, in an array. A u32 above 2^31 makes one of u32 or i64. */
-static uint32_t join_kinds(uint32_t a, uint32_t b) {
-  static const uint8_t order[HD_GGUF_N_KINDS] = {[HD_GGUF_I32] = 1, [HD_GGUF_U32] = 2, [HD_GGUF_I64] = 3, [HD_GGUF_U64] = 4, [HD_GGUF_F32] = 5, [HD_GGUF_F64] = 6};
-  if (a == NO_KIND || a == b) return b;
-  bool signs = (a == HD_GGUF_I32 && b == HD_GGUF_U32) || (a == HD_GGUF_U32 && b == HD_GGUF_I32);
-  return signs ? HD_GGUF_I64 : order[a] > order[b] ? a : b;
+/* Numbers of an array: one type has to hold them all. */
+typedef struct spread {
+  bool real, wide;            /* some are f32, some f64 */
+  uint64_t highest, lowest;   /* of the whole ones; the lowest without its sign */
+} spread;
+
+static void widen(spread *s, const written *w) {
+  if (w->real || !w->fits) *(kind_of_real(w) == HD_GGUF_F64 ? &s->wide : &s->real) = true;
+  else if (w->negative && w->magnitude > s->lowest) s->lowest = w->magnitude;
+  else if (!w->negative && w->magnitude > s->highest) s->highest = w->magnitude;
+}
+
+static uint32_t kind_of_spread(const spread *s) {
+  if (s->real || s->wide) return s->wide ? HD_GGUF_F64 : HD_GGUF_F32;
+  if (s->highest <= INT32_MAX && s->lowest <= UINT64_C(1) << 31) return HD_GGUF_I32;
+  if (s->lowest) return HD_GGUF_I64;
+  return s->highest <= UINT32_MAX ? HD_GGUF_U32 : HD_GGUF_U64;
 }
 
 /* ---- Values ---- */
@@ -98,35 +110,37 @@ static bool take_number(hd_json_reader *r, written *w) {
   return true;
 }
 
-/* The type of the value that comes next, which is stepped over; a null among numbers is a NaN. */
-static uint32_t kind_of_value(hd_json_reader *r, bool in_array) {
-  hd_json_type type = hd_json_peek(r);
-  written w;
-  if (type == HD_JSON_NUMBER && take_number(r, &w)) {
-    uint32_t kind = kind_of_number(&w);
-    return in_array && kind == HD_GGUF_U32 && w.magnitude <= INT32_MAX ? HD_GGUF_I32 : kind;
-  }
-  hd_json_skip(r, NULL, NULL);
-  return type == HD_JSON_BOOL ? HD_GGUF_BOOL : type == HD_JSON_STRING ? HD_GGUF_STRING : type == HD_JSON_ARRAY ? HD_GGUF_ARRAY : HD_GGUF_F32;
+/* Kinds of JSON values, each of one GGUF type but for numbers, whose NO_KIND the numbers decide; a null among them is a NaN. */
+static uint32_t kind_of_type(hd_json_type type) {
+  return type == HD_JSON_BOOL ? HD_GGUF_BOOL : type == HD_JSON_STRING ? HD_GGUF_STRING : type == HD_JSON_ARRAY ? HD_GGUF_ARRAY : NO_KIND;
 }
 
-static bool is_number(uint32_t kind) { return kind != HD_GGUF_BOOL && kind != HD_GGUF_STRING && kind != HD_GGUF_ARRAY; }
+static bool look_at(hd_json_reader *r, spread *numbers) {
+  hd_json_type type = hd_json_peek(r);
+  written w;
+  if (type == HD_JSON_NULL) numbers->real = true;
+  if (type != HD_JSON_NUMBER) return hd_json_skip(r, NULL, NULL);
+  if (!take_number(r, &w)) return false;
+  widen(numbers, &w);
+  return true;
+}
 
-/* Looks through the array without taking it: its elements' type and number. */
+/* Looks through the array without taking it: its elements' type, unless that is told, and their number. */
 static bool survey(hd_json_reader *r, uint32_t *kind, uint64_t *n) {
   hd_json_reader ahead = *r;
-  uint32_t found = NO_KIND;
+  spread numbers = {0};
+  uint32_t first = NO_KIND;
   *n = 0;
   hd_json_enter_array(&ahead);
   while (hd_json_next_item(&ahead)) {
-    uint32_t each = kind_of_value(&ahead, true);
-    bool mixed = found != NO_KIND && found != each && (!is_number(found) || !is_number(each));
-    if (mixed) return refuse(r, "values of one type in the array");
-    found = join_kinds(found, each);
+    uint32_t each = kind_of_type(hd_json_peek(&ahead));
+    if (*n == 0) first = each;
+    if (each != first) return refuse(r, "values of one type in the array");
+    look_at(&ahead, &numbers);
     ++*n;
   }
   r->status = ahead.status;
-  if (*kind == NO_KIND) *kind = found == NO_KIND ? HD_GGUF_I32 : found;
+  if (*kind == NO_KIND) *kind = first == NO_KIND ? kind_of_spread(&numbers) : first;
   return r->status == HD_OK;
 }
 
@@ -230,7 +244,9 @@ static bool put_any(hd_text *out, hd_json_reader *r, uint32_t kind) {
     return put_array(out, r, kind, 0);
   }
   if (type == HD_JSON_OBJECT || (type == HD_JSON_NULL && kind == NO_KIND)) return refuse(r, "a number, a text, true, false, an array, or {\"type\", \"value\"}");
-  if (kind == NO_KIND) kind = kind_of_value(&ahead, false);
+  written w;
+  if (kind == NO_KIND) kind = kind_of_type(type);
+  if (kind == NO_KIND && take_number(&ahead, &w)) kind = kind_of_number(&w);
   put_u32(out, kind);
   return put_value(out, r, kind, 0);
 }

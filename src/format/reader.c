@@ -10,7 +10,7 @@
 #include <string.h>
 
 /* In the order they are asked; SafeTensors, which nearly any bytes may be, last. */
-static const hd_format *const formats[] = {&hd_format_gguf, &hd_format_safetensors};
+static const hd_format *const formats[] = {&hd_format_gguf, &hd_format_torch, &hd_format_numpy, &hd_format_safetensors};
 
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 
@@ -100,6 +100,11 @@ hd_status hd_reader_want(hd_reader *reader, uint64_t begin, uint64_t end, hd_err
   reader->begin = begin;
   reader->end = end;
   return HD_OK;
+}
+
+const uint8_t *hd_reader_bytes(const hd_reader *reader, uint64_t begin, uint64_t end) {
+  bool inside = begin >= reader->begin && begin <= end && end <= reader->begin + reader->held;
+  return inside ? reader->window + (begin - reader->begin) : NULL;
 }
 
 static bool is_full(const hd_reader *reader) { return reader->begin + reader->held == reader->end; }

@@ -63,6 +63,7 @@ static hd_status add_half(hd_adapter *adapter, const hd_entry *e, const uint8_t 
     return hd_fail(err, HD_BAD_FILE, "adapter tensor %s: rank %zu on this weight wants [%zu, %zu], found %s", hd_short_name(room, e->name), rank,
                    rows, cols, hd_shape_text(shape, e->n_dims, e->shape));
   HD_TRY(hd_dtype_decodes(e->dtype, e->name, err));
+  if (e->strided) return hd_fail(err, HD_UNSUPPORTED, "adapter tensor %s: expected its values in row-major order, found a view", hd_short_name(room, e->name));
   float **slot = &adapter->data[2 * index + (is_a ? 0 : 1)];
   hd_free(*slot);
   *slot = hd_alloc(rows * cols * sizeof(float));

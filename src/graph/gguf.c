@@ -256,12 +256,17 @@ static void write_shown(configuring *c) {
   if (hd_directory_find(d, "blk.0.ffn_down.bias")) hd_text_print(&c->text, ",\"mlp_bias\":true");
 }
 
-/* Gemma 2 and 3 scale queries by this: their largest models by the width of a head, the others by key_length (llama.cpp, too, knows it by depth). */
+/* Gemma 2 and 3 scale queries by this: their largest models by the width of a head, the others by key_length (llama.cpp, too, knows it by depth).
+ * 0: another architecture. */
+static double query_scale(const hd_gguf_architecture *a, double blocks, double width, double key_length) {
+  bool gemma2 = strcmp(a->name, "gemma2") == 0, gemma3 = strcmp(a->name, "gemma3") == 0;
+  return !gemma2 && !gemma3 ? 0 : blocks == (gemma2 ? 46 : 62) ? width : key_length;
+}
+
 static void write_query_scale(configuring *c) {
-  bool gemma2 = strcmp(c->architecture->name, "gemma2") == 0, gemma3 = strcmp(c->architecture->name, "gemma3") == 0;
-  if (!gemma2 && !gemma3) return;
-  double blocks = number(c, "block_count", 0), width = number(c, "embedding_length", 0) / number(c, "attention.head_count", 1);
-  hd_text_print(&c->text, ",\"query_pre_attn_scalar\":%.17g", blocks == (gemma2 ? 46 : 62) ? width : number(c, "attention.key_length", 256));
+  double width = number(c, "embedding_length", 0) / number(c, "attention.head_count", 1);
+  double scale = query_scale(c->architecture, number(c, "block_count", 0), width, number(c, "attention.key_length", 256));
+  if (scale > 0) hd_text_print(&c->text, ",\"query_pre_attn_scalar\":%.17g", scale);
 }
 
 static void write_tokens(configuring *c) {
@@ -408,18 +413,60 @@ static void write_kind(const writing *w, const char *key, const char *kind) {
   if (!hd_directory_value(w->given, full)) hd_text_print(w->text, ",\"%s\":\"%s\"", full, kind);
 }
 
-/* rope_parameters (version 5 of transformers) or rope_scaling; node NULL where there is none. */
+/* rope_parameters (version 5 of transformers; below full_attention where layers differ) or rope_scaling; node NULL where there is none. */
 static hd_json rope_of(const hd_json *config) {
   hd_json rope = hd_json_member(config, hd_json_has(config, "rope_parameters") ? "rope_parameters" : "rope_scaling");
+  if (rope.node && cJSON_IsObject(rope.node) && hd_json_has(&rope, "full_attention")) rope = hd_json_member(&rope, "full_attention");
   if (rope.node && !cJSON_IsObject(rope.node)) rope.node = NULL;
   return rope;
+}
+
+/* Of these GGUF has the factors, as a tensor. */
+static bool rope_is_tensor(const char *type) { return strcmp(type, "llama3") == 0 || strcmp(type, "longrope") == 0; }
+
+static double head_width(const hd_gguf_names *names, const hd_json *config) {
+  return hd_json_get_number(config, "head_dim", hd_json_get_number(config, "hidden_size", 0) / (double)names->heads);
+}
+
+/* Llama 3.1's rule: slow pairs by the factor, fast ones not at all, in between by how far the wavelength has come. */
+static double llama3_factor(const hd_json *rope, double frequency) {
+  double factor = hd_json_get_number(rope, "factor", 1), low = hd_json_get_number(rope, "low_freq_factor", 1), high = hd_json_get_number(rope, "high_freq_factor", 4),
+         length = hd_json_get_number(rope, "original_max_position_embeddings", 8192), turns = length * frequency / 6.283185307179586;
+  if (turns > high) return 1;
+  if (turns < low) return factor;
+  double smooth = (turns - low) / (high - low);
+  return 1 / ((1 - smooth) / factor + smooth);
+}
+
+/* A longrope is a tensor of GGUF when its two lists are one and nothing else is scaled. */
+static bool one_list(const hd_json *rope, size_t n) {
+  const cJSON *a = hd_json_member(rope, "short_factor").node, *b = hd_json_member(rope, "long_factor").node;
+  return cJSON_IsArray(a) && (size_t)cJSON_GetArraySize(a) == n && cJSON_Compare(a, b, true) && hd_json_get_number(rope, "attention_factor", 0) == 1;
+}
+
+hd_status hd_gguf_rope_factors(float **factors, size_t *n, hd_arena *arena, const hd_gguf_names *names, const hd_json *config, hd_error *err) {
+  hd_json rope = rope_of(config);
+  const char *type = rope.node ? hd_json_get_text(&rope, "rope_type", hd_json_get_text(&rope, "type", "default")) : "default";
+  double width = floor(head_width(names, config) * hd_json_get_number(config, "partial_rotary_factor", 1));
+  double theta = hd_json_get_number(config, "rope_theta", rope.node ? hd_json_get_number(&rope, "rope_theta", 10000) : 10000);
+  *factors = NULL;
+  *n = width > 0 && width < 2 * MOST_FREQUENCIES ? (size_t)width / 2 : 0;
+  if (*config->status != HD_OK || !rope_is_tensor(type)) return *config->status;
+  bool listed = strcmp(type, "longrope") == 0;
+  if (listed && !one_list(&rope, *n)) return hd_fail(err, HD_UNSUPPORTED, "config.json: a longrope of two lists is not written as GGUF");
+  *factors = hd_arena_alloc(arena, *n * sizeof **factors);
+  if (!*factors) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for %zu rotary factors", *n);
+  const cJSON *item = listed ? hd_json_member(&rope, "short_factor").node->child : NULL;
+  for (size_t d = 0; d < *n; d++, item = item ? item->next : NULL)
+    (*factors)[d] = (float)(item ? item->valuedouble : llama3_factor(&rope, pow(theta, -2 * (double)d / width)));
+  return *config->status;
 }
 
 static hd_status write_rope_pairs(const writing *w, double head_dim, hd_error *err) {
   hd_json rope = rope_of(w->config);
   double part = hd_json_get_number(w->config, "partial_rotary_factor", 1);
   const char *type = rope.node ? hd_json_get_text(&rope, "rope_type", hd_json_get_text(&rope, "type", "default")) : "default";
-  bool plain = strcmp(type, "default") == 0, known = strcmp(type, "linear") == 0 || strcmp(type, "yarn") == 0;
+  bool plain = strcmp(type, "default") == 0 || rope_is_tensor(type), known = strcmp(type, "linear") == 0 || strcmp(type, "yarn") == 0;
   char room[HD_NAME_ROOM];
   write_pair(w, "rope.dimension_count", "u32", floor(head_dim * part));
   if (rope.node && hd_json_has(&rope, "rope_theta") && !hd_json_has(w->config, "rope_theta"))
@@ -434,13 +481,47 @@ static hd_status write_rope_pairs(const writing *w, double head_dim, hd_error *e
   return *w->config->status;
 }
 
+/* Whether layer i of a list is as GGUF's readers take it: Gemma has every so many layers without a window, SmolLM3 without positions. */
+static bool is_usual(const hd_gguf_names *names, const char *list, const cJSON *item, const cJSON *first, size_t i) {
+  const char *name = names->architecture->name;
+  size_t every = strcmp(name, "gemma2") == 0 ? 2 : strcmp(name, "gemma3") == 0 ? 6 : strcmp(name, "smollm3") == 0 ? 4 : 0;
+  bool exception = every && (i + 1) % every == 0;
+  if (strcmp(list, "no_rope_layers") == 0) return (cJSON_IsTrue(item) || (cJSON_IsNumber(item) && item->valuedouble != 0)) == !exception;
+  if (!every || every == 4) return cJSON_Compare(item, first, true);
+  return cJSON_IsString(item) && strcmp(item->valuestring, exception ? "full_attention" : "sliding_attention") == 0;
+}
+
+/* What has no place in GGUF has to be what its readers take for granted: a file that says less than it means would run, and say something else. */
+static hd_status refuse_unsaid(const hd_gguf_names *names, const hd_json *config, hd_error *err) {
+  static const char *const lists[] = {"layer_types", "no_rope_layers"};
+  for (size_t l = 0; l < 2; l++) {
+    const cJSON *item, *list = hd_json_member(config, lists[l]).node;
+    size_t i = 0;
+    cJSON_ArrayForEach(item, list)
+      if (!is_usual(names, lists[l], item, list->child, i++))
+        return hd_fail(err, HD_UNSUPPORTED, "config.json: %s: GGUF cannot say what layer %zu is", lists[l], i - 1);
+  }
+  double head_dim = head_width(names, config), width = hd_json_get_number(config, "hidden_size", 0) / (double)names->heads;
+  double scale = query_scale(names->architecture, hd_json_get_number(config, "num_hidden_layers", 0), width, head_dim);
+  if (scale > 0 && hd_json_get_number(config, "query_pre_attn_scalar", scale) != scale)
+    return hd_fail(err, HD_UNSUPPORTED, "config.json: query_pre_attn_scalar: GGUF cannot say it; expected %g, found %g", scale, hd_json_get_number(config, "query_pre_attn_scalar", 0));
+  if (hd_json_get_number(config, "rope_local_base_freq", 10000) != 10000) return hd_fail(err, HD_UNSUPPORTED, "config.json: rope_local_base_freq: GGUF cannot say it; expected 10000");
+  if (hd_json_get_bool(config, "use_sliding_window", false))
+    return hd_fail(err, HD_UNSUPPORTED, "config.json: use_sliding_window: windows of some layers are not written as GGUF");
+  return *config->status;
+}
+
 hd_status hd_gguf_write_config(hd_text *t, const hd_gguf_names *names, const hd_json *config, const hd_directory *given, hd_error *err) {
   const writing w = {t, names, config, given};
   if (!hd_directory_value(given, "general.architecture")) hd_text_print(t, ",\"general.architecture\":\"%s\"", names->architecture->name);
-  for (size_t i = 0; i < N_MEMBERS; i++)
-    if (hd_json_has(config, members[i].config) && !cJSON_IsNull(hd_json_member(config, members[i].config).node))
+  double head_dim = head_width(names, config);
+  bool usual = head_dim * (double)names->heads == hd_json_get_number(config, "hidden_size", 0);
+  HD_TRY(refuse_unsaid(names, config, err));
+  for (size_t i = 0; i < N_MEMBERS; i++) {
+    const cJSON *node = hd_json_member(config, members[i].config).node;
+    if (node && !cJSON_IsNull(node) && !(usual && strcmp(members[i].config, "head_dim") == 0))
       write_pair(&w, members[i].gguf, members[i].real ? "f32" : "u32", hd_json_get_number(config, members[i].config, 0));
-  double heads = (double)names->heads, width = hd_json_get_number(config, "hidden_size", 0), head_dim = hd_json_get_number(config, "head_dim", width / heads);
-  if (head_dim * heads != width) write_pair(&w, "attention.value_length", "u32", head_dim);
+  }
+  if (!usual) write_pair(&w, "attention.value_length", "u32", head_dim);
   return write_rope_pairs(&w, head_dim, err);
 }

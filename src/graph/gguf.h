@@ -30,6 +30,8 @@ int hd_gguf_find(hd_gguf_order *order, const hd_gguf_names *names, const hd_mode
 bool hd_gguf_name(char room[HD_GGUF_NAME_ROOM], hd_gguf_order *order, const hd_gguf_names *names, const hd_model *model, size_t parameter);
 /* What a config.json says, as names has it from metadata; unsupported where GGUF has no architecture for its model_type. */
 hd_status hd_gguf_names_of_config(hd_gguf_names *names, const hd_json *config, hd_error *err);
+/* What rope_freqs.weight holds for the config: *factors NULL where there is no such tensor. */
+hd_status hd_gguf_rope_factors(float **factors, size_t *n, hd_arena *arena, const hd_gguf_names *names, const hd_json *config, hd_error *err);
 /* The metadata of a config.json, as members of a JSON object: ,"llama.block_count":5 …; those whose keys are in `given` are left out. */
 hd_status hd_gguf_write_config(hd_text *t, const hd_gguf_names *names, const hd_json *config, const hd_directory *given, hd_error *err);
 

@@ -14,7 +14,8 @@ typedef struct saving {
   hd_directory *given; /* the keys of the caller's metadata */
   hd_text metadata;
   hd_arena arena;
-  hd_stored *tensors; /* `from`: the parameter */
+  hd_stored *tensors; /* `from`: the parameter; NULL: the rotary factors */
+  float *factors;
   hd_gguf_order *orders;
   size_t n;
 } saving;
@@ -89,6 +90,13 @@ static hd_status add_tensor(saving *s, size_t parameter, hd_error *err) {
   return t.name ? HD_OK : no_memory(err);
 }
 
+static hd_status add_factors(saving *s, const hd_json *config, hd_error *err) {
+  size_t n;
+  HD_TRY(hd_gguf_rope_factors(&s->factors, &n, &s->arena, &s->names, config, err));
+  if (s->factors) s->tensors[s->n++] = (hd_stored){.name = "rope_freqs.weight", .dtype = HD_F32, .n_dims = 1, .shape = {n}};
+  return HD_OK;
+}
+
 /* The parameter's values as the file's dtype, in the parameter's own order of rows. */
 static hd_status encode(const hd_stored *t, const hd_gguf_order *order, uint8_t *to, hd_error *err) {
   const hd_parameter *p = t->from;
@@ -107,8 +115,16 @@ static hd_status encode(const hd_stored *t, const hd_gguf_order *order, uint8_t 
   return status;
 }
 
-static hd_status write_tensor(const hd_stored *t, const hd_gguf_order *order, uint8_t *to, hd_error *err) {
+static hd_status write_factors(const saving *s, const hd_stored *t, uint8_t *to) {
+  hd_dtype_get(HD_F32)->from_f32(s->factors, to, t->shape[0]);
+  return HD_OK;
+}
+
+static hd_status write_tensor(const saving *s, size_t index, uint8_t *to, hd_error *err) {
+  const hd_stored *t = &s->tensors[index];
+  const hd_gguf_order *order = &s->orders[index];
   size_t count, bytes = 0;
+  if (!t->from) return write_factors(s, t, to);
   if (!order->heads) return encode(t, order, to, err);
   hd_shape_count(t->n_dims, t->shape, &count); /* hd_gguf_start has seen that it fits */
   hd_dtype_bytes(t->dtype, count, &bytes);
@@ -126,9 +142,10 @@ static hd_status save(uint8_t **bytes, size_t *n, saving *s, const hd_json *conf
   HD_TRY(hd_gguf_names_of_config(&s->names, config, err));
   HD_TRY(write_metadata(s, config, metadata, n_metadata, err));
   for (size_t i = 0; i < s->model->n_parameters; i++) HD_TRY(add_tensor(s, i, err));
+  HD_TRY(add_factors(s, config, err));
   HD_TRY(hd_gguf_start(bytes, n, s->tensors, s->n, s->metadata.data, s->metadata.n, err));
   hd_status status = HD_OK;
-  for (size_t i = 0; i < s->n && status == HD_OK; i++) status = write_tensor(&s->tensors[i], &s->orders[i], *bytes + s->tensors[i].begin, err);
+  for (size_t i = 0; i < s->n && status == HD_OK; i++) status = write_tensor(s, i, *bytes + s->tensors[i].begin, err);
   if (status == HD_OK) return HD_OK;
   hd_free(*bytes);
   *bytes = NULL;
@@ -140,8 +157,8 @@ static hd_status save_described(uint8_t **bytes, size_t *n, const hd_model *mode
                                 size_t n_metadata, hd_error *err) {
   hd_status status = HD_OK;
   hd_json config = hd_json_root(json, "config.json", &status, err);
-  saving s = {.model = model, .dtype = dtype, .given = hd_directory_new("GGUF", 0), .tensors = hd_alloc(model->n_parameters * sizeof *s.tensors),
-              .orders = hd_alloc_zero(model->n_parameters * sizeof *s.orders)};
+  saving s = {.model = model, .dtype = dtype, .given = hd_directory_new("GGUF", 0), .tensors = hd_alloc((model->n_parameters + 1) * sizeof *s.tensors),
+              .orders = hd_alloc_zero((model->n_parameters + 1) * sizeof *s.orders)};
   status = save(bytes, n, &s, &config, metadata, n_metadata, err);
   hd_directory_free(s.given);
   hd_arena_free(&s.arena);

@@ -52,6 +52,11 @@ typedef struct hd_writer {
   size_t unit_values;
   size_t all, first_row; /* values of the tensor; where it begins in the parameter */
   uint64_t seen;         /* bytes written so far */
+  /* A strided tensor comes whole, and then goes the others' way as `straight`, in row-major order. */
+  const hd_entry *view;  /* NULL for others */
+  hd_entry straight;
+  uint8_t *span;         /* the view's bytes of the file */
+  size_t span_held;
   size_t done;           /* values finished */
 } hd_writer;
 
@@ -86,6 +91,7 @@ hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err) {
 
 static void writer_free(hd_writer *w) {
   hd_free(w->buffer);
+  hd_free(w->span);
   hd_free(w->turned);
   hd_free(w->wide);
   *w = (hd_writer){0};
@@ -283,11 +289,37 @@ static bool room_for(hd_loader *loader, size_t n_more) {
   return directories && tensors;
 }
 
-hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err) {
+/* What both need before they look at a file's tensors. */
+static hd_status look_at(hd_loader *loader, const hd_directory *directory, hd_error *err) {
   if (!loader->model && loader->unknown) HD_TRY(describe_unknown(loader, directory, err));
   if (!loader->model) return hd_fail(err, HD_BAD_STATE, "the loader needs its description before weight files");
   HD_TRY(hd_directory_check_data(directory, err));
-  if (!loader->names.architecture) HD_TRY(hd_gguf_recognise(&loader->names, directory, err)); /* of several files the first says it */
+  return loader->names.architecture ? HD_OK : hd_gguf_recognise(&loader->names, directory, err); /* of several files the first says it */
+}
+
+/* Bytes of the weight that a tensor fills, or begins; where no size holds them, more than any memory has. */
+static uint64_t weight_bytes(const hd_loader *loader, const hd_entry *entry) {
+  const hd_wanted w = wanted(loader, entry);
+  if (w.parameter < 0 || w.part > 0) return 0;
+  const hd_parameter *p = &loader->model->parameters[w.parameter];
+  const hd_layout *layout = p->slot.matrix ? hd_layout_for(target(loader, p, entry->dtype).dtype) : NULL;
+  size_t bytes;
+  if (!layout) return (uint64_t)hd_parameter_count(p) * sizeof(float);
+  return layout->bytes(p->slot.shape[0], p->slot.shape[1], &bytes) ? bytes : SIZE_MAX;
+}
+
+hd_status hd_loader_estimate(uint64_t *bytes, hd_loader *loader, const hd_directory *directory, hd_error *err) {
+  *bytes = 0;
+  HD_TRY(look_at(loader, directory, err));
+  for (size_t i = 0; i < hd_directory_count(directory); i++) {
+    uint64_t more = weight_bytes(loader, hd_directory_entry(directory, i));
+    *bytes = *bytes > UINT64_MAX - more ? UINT64_MAX : *bytes + more;
+  }
+  return HD_OK;
+}
+
+hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err) {
+  HD_TRY(look_at(loader, directory, err));
   hd_directory *copy = room_for(loader, hd_directory_count(directory)) ? hd_directory_copy(directory) : NULL;
   if (!copy) return no_memory(err);
   loader->directories[loader->n_directories++] = copy;
@@ -343,6 +375,20 @@ static hd_status prepare(hd_writer *w, hd_error *err) {
   return w->buffer && (w->wide || is_packed(w)) ? HD_OK : no_memory(err);
 }
 
+static hd_status begin_view(hd_writer *w, hd_error *err) {
+  size_t count, bytes;
+  if (!w->entry->strided) return HD_OK;
+  if (!hd_shape_count(w->entry->n_dims, w->entry->shape, &count) || !hd_dtype_bytes(w->entry->dtype, count, &bytes) || w->entry->end - w->entry->begin > SIZE_MAX)
+    return no_memory(err);
+  w->view = w->entry;
+  w->straight = *w->view;
+  w->straight.strided = false;
+  w->straight.end = w->straight.begin + bytes;
+  w->entry = &w->straight;
+  w->span = hd_alloc((size_t)(w->view->end - w->view->begin));
+  return w->span ? HD_OK : no_memory(err);
+}
+
 hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
   if (index >= loader->n_tensors || loader->tensors[index].parameter < 0)
     return hd_fail(err, HD_BAD_ARGUMENT, "tensor %zu of %zu is not wanted", index, loader->n_tensors);
@@ -358,6 +404,7 @@ hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
   size_t rows = w->parameter->value.rows / (wanted->part >= 0 ? w->parameter->slot.n_parts : 1);
   w->all = rows * w->parameter->value.cols;
   w->first_row = wanted->part >= 0 ? (size_t)wanted->part * rows : 0;
+  HD_TRY(begin_view(w, err));
   HD_TRY(prepare(w, err));
   loader->writing = true;
   return HD_OK;
@@ -413,17 +460,40 @@ static size_t copy_offset(const hd_writer *w) {
   return bytes;
 }
 
-hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_error *err) {
-  hd_writer *w = &loader->writer;
-  if (!loader->writing) return hd_fail(err, HD_BAD_STATE, "bytes without a tensor begun");
-  uint64_t all = w->entry->end - w->entry->begin;
+static hd_status refuse_more(const hd_writer *w, uint64_t all, hd_error *err) {
   char room[HD_NAME_ROOM];
-  if (n > all - w->seen)
-    return hd_fail(err, HD_BAD_FILE, "tensor %s: more bytes than the %llu its directory declares", hd_short_name(room, w->entry->name), (unsigned long long)all);
+  return hd_fail(err, HD_BAD_FILE, "tensor %s: more bytes than the %llu its directory declares", hd_short_name(room, w->entry->name), (unsigned long long)all);
+}
+
+static hd_status write_bytes(hd_writer *w, const uint8_t *bytes, size_t n, hd_error *err) {
   if (!is_copy(w)) return gather(w, bytes, n, err);
   memcpy((uint8_t *)w->parameter->value.data + copy_offset(w) + w->seen, bytes, n);
   w->seen += n;
   return HD_OK;
+}
+
+/* Once the view's bytes are all there, its values are written. */
+static hd_status write_view(hd_writer *w, const uint8_t *bytes, size_t n, hd_error *err) {
+  size_t all = (size_t)(w->view->end - w->view->begin), straight_bytes = (size_t)(w->straight.end - w->straight.begin);
+  if (n > all - w->span_held) return refuse_more(w, all, err);
+  if (n > 0) memcpy(w->span + w->span_held, bytes, n);
+  w->span_held += n;
+  if (w->span_held < all || n == 0) return HD_OK;
+  uint8_t *straight = hd_alloc(straight_bytes);
+  if (!straight) return no_memory(err);
+  hd_entry_gather(w->view, w->span, straight);
+  hd_status status = write_bytes(w, straight, straight_bytes, err);
+  hd_free(straight);
+  return status;
+}
+
+hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_error *err) {
+  hd_writer *w = &loader->writer;
+  if (!loader->writing) return hd_fail(err, HD_BAD_STATE, "bytes without a tensor begun");
+  if (w->view) return write_view(w, bytes, n, err);
+  uint64_t all = w->entry->end - w->entry->begin;
+  if (n > all - w->seen) return refuse_more(w, all, err);
+  return write_bytes(w, bytes, n, err);
 }
 
 /* Whether all parts of the parameter are there. */

@@ -10,6 +10,7 @@
 #include "graph/graph.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- Names ---- */
@@ -260,6 +261,7 @@ typedef struct hd_filling {
   hd_model *model;
   const hd_directory *directory;
   const uint8_t *file;
+  const char *prefix; /* of the file's names */
   hd_arena arena;
 } hd_filling;
 
@@ -299,6 +301,22 @@ static hd_status find_side(const float **out, hd_filling *f, const hd_parameter 
   return HD_OK;
 }
 
+/* The entry's values as float32. A view is put in order first. */
+static hd_status read_values(const hd_filling *f, const hd_entry *e, bool loom_codes, float *values, size_t n, hd_error *err) {
+  const uint8_t *from = f->file + e->begin;
+  uint8_t *straight = NULL;
+  if (e->strided) {
+    straight = hd_alloc(n * hd_dtype_get(e->dtype)->block_bytes);
+    if (!straight) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to put tensor %s in order", e->name);
+    hd_entry_gather(e, from, straight);
+    from = straight;
+  }
+  if (loom_codes) hd_loom_decode(e->dtype, from, values, n);
+  else hd_dtype_get(e->dtype)->to_f32(from, values, n);
+  hd_free(straight);
+  return HD_OK;
+}
+
 static hd_status fill(hd_filling *f, hd_parameter *p, const hd_placed *at, const hd_entry *e, hd_error *err) {
   const float *scales, *offsets;
   size_t n = hd_parameter_count(p);
@@ -307,11 +325,10 @@ static hd_status fill(hd_filling *f, hd_parameter *p, const hd_placed *at, const
   HD_TRY(find_side(&offsets, f, p, at->name, "offset", err));
   float *values = hd_alloc(n * sizeof *values);
   if (!values) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weight %s", p->name);
-  if (scales || f->model->dialect != HD_LOOM) hd_dtype_get(e->dtype)->to_f32(f->file + e->begin, values, n);
-  else hd_loom_decode(e->dtype, f->file + e->begin, values, n);
+  hd_status status = read_values(f, e, !scales && f->model->dialect == HD_LOOM, values, n, err);
   hd_rows rows = rows_of(p, at->in_out);
-  if (scales) scale_up(&rows, values, scales, offsets);
-  hd_status status = hd_parameter_set(p, values, at->in_out, err);
+  if (status == HD_OK && scales) scale_up(&rows, values, scales, offsets);
+  if (status == HD_OK) status = hd_parameter_set(p, values, at->in_out, err);
   hd_free(values);
   return status;
 }
@@ -322,6 +339,8 @@ static hd_status find_all(hd_filling *f, hd_placed *at, const hd_entry **entries
   for (size_t i = 0; i < f->model->n_parameters; i++) {
     const hd_parameter *p = &f->model->parameters[i];
     HD_TRY(place(&at[i], &f->arena, f->model, p, err));
+    at[i].name = hd_arena_format(&f->arena, "%s%s", f->prefix, at[i].name);
+    if (!at[i].name) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the names of weights");
     entries[i] = p->value.data ? hd_directory_find(f->directory, at[i].name) : NULL;
     if (!entries[i]) continue;
     if (!shape_fits(f, p, entries[i]))
@@ -335,16 +354,63 @@ static hd_status find_all(hd_filling *f, hd_placed *at, const hd_entry **entries
                  hd_directory_count(f->directory), n, n ? hd_short_name(room, at[0].name) : "not there");
 }
 
-hd_status hd_model_load_weights(hd_model *model, const void *file, size_t n, size_t *n_set, hd_error *err) {
+static int compare_entries(const void *a, const void *b) {
+  uintptr_t x = (uintptr_t)*(const hd_entry *const *)a, y = (uintptr_t)*(const hd_entry *const *)b;
+  return x < y ? -1 : x > y;
+}
+
+/* A batch_norm's num_batches_tracked, which PyTorch counts and nothing computes with. */
+static bool is_counter(const char *name) {
+  static const char counter[] = "num_batches_tracked";
+  size_t n = strlen(name);
+  return n >= sizeof counter - 1 && strcmp(name + n - (sizeof counter - 1), counter) == 0;
+}
+
+/* A tensor under the prefix that is no weight; NULL: none. `used` is sorted. */
+static const hd_entry *find_unused(const hd_filling *f, const hd_entry **used, size_t n_used) {
+  for (size_t i = 0; i < hd_directory_count(f->directory); i++) {
+    const hd_entry *e = hd_directory_entry(f->directory, i);
+    if (strncmp(e->name, f->prefix, strlen(f->prefix)) != 0 || is_counter(e->name)) continue;
+    if (!bsearch(&e, used, n_used, sizeof *used, compare_entries)) return e;
+  }
+  return NULL;
+}
+
+/* Strict: the file's names under the prefix are the model's. */
+static hd_status check_names(const hd_filling *f, const hd_placed *at, const hd_entry *const *entries, hd_error *err) {
+  char room[HD_NAME_ROOM], shape[HD_SHAPE_ROOM];
+  size_t n = 0;
+  for (size_t i = 0; i < f->model->n_parameters; i++) {
+    const hd_parameter *p = &f->model->parameters[i];
+    if (p->value.data && !entries[i])
+      return hd_fail(err, HD_BAD_FILE, "strict: the file lacks %s, of shape %s", hd_short_name(room, at[i].name),
+                     hd_shape_text(shape, p->slot.n_dims, p->slot.shape));
+    n += entries[i] != NULL;
+  }
+  const hd_entry **used = hd_alloc((n + 1) * sizeof *used);
+  if (!used) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weights");
+  n = 0;
+  for (size_t i = 0; i < f->model->n_parameters; i++)
+    if (entries[i]) used[n++] = entries[i];
+  if (n > 0) qsort(used, n, sizeof *used, compare_entries);
+  const hd_entry *unused = find_unused(f, used, n);
+  hd_free(used);
+  if (!unused) return HD_OK;
+  return hd_fail(err, HD_BAD_FILE, "strict: the file has %s, of shape %s, which the model does not", hd_short_name(room, unused->name),
+                 hd_shape_text(shape, unused->n_dims, unused->shape));
+}
+
+hd_status hd_model_load_state(hd_model *model, const void *file, size_t n, const char *prefix, bool strict, size_t *n_set, hd_error *err) {
   if (n_set) *n_set = 0;
   if (model->n_sessions) return hd_fail(err, HD_BAD_STATE, "weights are fixed while sessions are open");
   hd_directory *directory;
   HD_TRY(hd_directory_read(&directory, file, n, n, err));
-  hd_filling f = {.model = model, .directory = directory, .file = file};
+  hd_filling f = {.model = model, .directory = directory, .file = file, .prefix = prefix ? prefix : ""};
   size_t n_found = 0;
   hd_placed *at = hd_alloc_zero(model->n_parameters * sizeof *at);
   const hd_entry **entries = hd_alloc_zero(model->n_parameters * sizeof *entries);
   hd_status status = at && entries ? find_all(&f, at, entries, &n_found, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weights");
+  if (status == HD_OK && strict) status = check_names(&f, at, entries, err);
   for (size_t i = 0; status == HD_OK && i < model->n_parameters; i++)
     if (entries[i]) status = fill(&f, &model->parameters[i], &at[i], entries[i], err);
   if (status == HD_OK && n_set) *n_set = n_found;
@@ -353,4 +419,8 @@ hd_status hd_model_load_weights(hd_model *model, const void *file, size_t n, siz
   hd_arena_free(&f.arena);
   hd_directory_free(directory);
   return status;
+}
+
+hd_status hd_model_load_weights(hd_model *model, const void *file, size_t n, size_t *n_set, hd_error *err) {
+  return hd_model_load_state(model, file, n, NULL, false, n_set, err);
 }

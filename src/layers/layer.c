@@ -35,6 +35,8 @@ static const hd_layer *const table[] = {
   &hd_layer_adaptive_avg_pool1d,  /* pool.c */
   &hd_layer_adaptive_avg_pool2d,  /* pool.c */
   &hd_layer_flatten,              /* shape.c */
+  &hd_layer_slice,                /* slice.c */
+  &hd_layer_pad,                  /* slice.c */
   &hd_layer_dropout,              /* shape.c       as in eval: nothing */
   &hd_layer_glu,                  /* shape.c       a · σ(b) */
   &hd_layer_embedding_bag,        /* embedding.c   mean or sum of rows of a table */

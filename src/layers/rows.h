@@ -14,7 +14,7 @@ extern const hd_layer hd_layer_conv1d, hd_layer_conv2d, hd_layer_conv_transpose1
   hd_layer_rnn, hd_layer_lstm, hd_layer_gru, hd_layer_recurrent, hd_layer_layer_norm, hd_layer_group_norm, hd_layer_instance_norm,
   hd_layer_batch_norm, hd_layer_join, hd_layer_columns, hd_layer_prelu,
   hd_layer_max_pool1d, hd_layer_max_pool2d, hd_layer_avg_pool1d, hd_layer_avg_pool2d, hd_layer_adaptive_avg_pool1d, hd_layer_adaptive_avg_pool2d,
-  hd_layer_flatten, hd_layer_dropout, hd_layer_glu, hd_layer_embedding_bag, hd_layer_sum_rows, hd_layer_swap,
+  hd_layer_flatten, hd_layer_slice, hd_layer_pad, hd_layer_dropout, hd_layer_glu, hd_layer_embedding_bag, hd_layer_sum_rows, hd_layer_swap,
   hd_layer_sinusoidal_positions, hd_layer_learned_positions, hd_layer_rotary_positions, hd_layer_torch_attention,
   hd_layer_transformer_encoder_layer, hd_layer_transformer_encoder, hd_layer_softmax_over, hd_layer_log_softmax,
   hd_layer_mixture_of_experts, hd_layer_experts, hd_layer_text_embeddings, hd_layer_token_types, hd_layer_pooler, hd_layer_first_row;

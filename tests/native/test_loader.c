@@ -21,11 +21,10 @@ typedef struct stored {
 } stored;
 
 static hd_directory *directory_of(const stored *tensors, size_t n) {
-  static const unsigned char empty[] = {2, 0, 0, 0, 0, 0, 0, 0, '{', '}'};
-  uint64_t at = sizeof empty;
+  uint64_t at = 10;
   hd_error err;
-  hd_directory *d;
-  CHECK(hd_directory_read(&d, empty, sizeof empty, sizeof empty, &err) == HD_OK);
+  hd_directory *d = hd_directory_new("SafeTensors", UINT64_MAX);
+  CHECK(d != NULL);
   for (size_t i = 0; i < n; i++) {
     hd_entry e = {.name = tensors[i].name, .dtype = tensors[i].dtype, .n_dims = 2, .shape = {tensors[i].rows, tensors[i].cols}, .begin = at, .end = at + tensors[i].n};
     at = e.end;
@@ -53,6 +52,9 @@ static hd_model *load(const char *config, const stored *tensors, size_t n, hd_dt
   hd_directory *d = directory_of(tensors, n);
   hd_status status = hd_loader_new(&loader, become, &err);
   if (status == HD_OK) status = hd_loader_describe(loader, config, strlen(config), &err);
+  uint64_t bytes = 0;
+  if (status == HD_OK) status = hd_loader_estimate(&bytes, loader, d, &err);
+  CHECK(status != HD_OK || bytes > 0);
   if (status == HD_OK) status = hd_loader_add(loader, d, &err);
   if (status == HD_OK) status = stream(loader, tensors, piece, &err);
   if (status == HD_OK) status = hd_loader_finish(&model, loader, &err);

@@ -11,7 +11,7 @@ const rows = readFileSync(join(projectFolder, 'docs/checklist.md'), 'utf8').spli
 function titlesIn(file) {
   const text = readFileSync(join(projectFolder, file), 'utf8');
   const titles = [...text.matchAll(/\b(?:test|testOnEveryModule|TEST)\((['"`]?)((?:\\.|(?!\1[,)]).)*)/g)].map((found) => found[2]);
-  const looped = titles.some((title) => title.includes('${id}')) ? [...text.matchAll(/\['([A-Z]+\d+)',/g)].map((found) => found[1]) : [];
+  const looped = titles.some((title) => title.includes('${id}')) ? [...text.matchAll(/\['([A-Z]+\d+(?: [A-Z]+\d+)*)',/g)].map((found) => found[1]) : [];
   return [...titles, ...looped];
 }
 

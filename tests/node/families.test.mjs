@@ -10,27 +10,27 @@ import { golden, heddleError, readJson, testOnEveryModule } from './heddle.mjs';
 /** The checklist's ids, and what each case is for. */
 const decoders = {
   'llama-mha': ['T7', 'Llama with a head of its own'],
-  'llama-gqa-tied': ['T7', 'Llama with grouped heads and tied embeddings, as SmolLM2'],
+  'llama-gqa-tied': ['T10', 'Llama with grouped heads and tied embeddings, as SmolLM2'],
   'llama-bias': ['T7', 'Llama with biases everywhere'],
   'llama-gqa-tied-bf16': ['T7', 'Llama from BF16'],
   'llama-gqa-tied-f16': ['T7', 'Llama from F16'],
   'llama-rope-linear': ['T7', 'Llama with linear rope scaling'],
   'llama-rope-dynamic': ['T7', 'Llama with dynamic NTK scaling'],
   'llama-rope-yarn': ['T7', 'Llama with YaRN'],
-  'llama3-rope': ['T7', 'Llama 3.1'],
+  'llama3-rope': ['T7 T17', 'Llama 3.1'],
   'llama-mild': ['T7', 'Llama with small weights'],
   'mistral-swa': ['T8', 'Mistral with a sliding window'],
   qwen2: ['T9', 'Qwen2'],
   'qwen2-mild': ['T9', 'Qwen2 with small weights'],
   'qwen2-swa': ['T9', 'Qwen2 with a window on its upper layers'],
   smollm3: ['T10', 'SmolLM3'],
-  phi3: ['T10', 'Phi-3'],
-  'phi3-longrope': ['T10', 'Phi-3 with LongRoPE'],
-  gemma: ['T10', 'Gemma'],
-  gemma2: ['T10', 'Gemma 2'],
-  gemma3: ['T10', 'Gemma 3'],
-  gpt2: ['T10', 'GPT-2'],
-  mixtral: ['T10', 'Mixtral'],
+  phi3: ['family', 'Phi-3'],
+  'phi3-longrope': ['family', 'Phi-3 with LongRoPE'],
+  gemma: ['family', 'Gemma'],
+  gemma2: ['family', 'Gemma 2'],
+  gemma3: ['family', 'Gemma 3'],
+  gpt2: ['family', 'GPT-2'],
+  mixtral: ['family', 'Mixtral'],
   'qwen3-moe': ['T12', 'Qwen3-MoE'],
   qwen3: ['T12', 'Qwen3'],
 };
@@ -155,7 +155,7 @@ testOnEveryModule('T11 names with and without what is written before them, and a
   await assertRuns(runtime, 'qwen2', { 'config.json': part('qwen2', 'config.json'), 'model.safetensors': writeSafetensors(head) });
 });
 
-testOnEveryModule('T17 BERT saved below a class of its own, and with the older names of layer norms', async (runtime) => {
+testOnEveryModule('BERT saved below a class of its own, and with the older names of layer norms', async (runtime) => {
   const expected = expectedOf('bert');
   const want = expected.get('row0.last_hidden_state_unpadded').data;
   for (const rename of [(key) => `bert.${key}`, (key) => key.replace('LayerNorm.weight', 'LayerNorm.gamma').replace('LayerNorm.bias', 'LayerNorm.beta')]) {
@@ -191,7 +191,7 @@ testOnEveryModule('T11 an expert too many, an expert that is missing and a matri
 const labels = 5;
 
 /** A decoder's head cut down to some labels is a classifier whose scores are those logits. */
-testOnEveryModule('T10 LlamaForSequenceClassification has a row of scores for each position', async (runtime) => {
+testOnEveryModule('LlamaForSequenceClassification has a row of scores for each position', async (runtime) => {
   const expected = expectedOf('llama-mha');
   const tensors = readSafetensors(part('llama-mha', 'model.safetensors'));
   const head = tensors.get('lm_head.weight');
@@ -204,7 +204,7 @@ testOnEveryModule('T10 LlamaForSequenceClassification has a row of scores for ea
   await model.free();
 });
 
-testOnEveryModule('T17 BERT classifies texts behind its pooler, and tokens one by one', async (runtime) => {
+testOnEveryModule('BERT classifies texts behind its pooler, and tokens one by one', async (runtime) => {
   const expected = expectedOf('bert');
   const tensors = Object.fromEntries([...readSafetensors(part('bert', 'model.safetensors'))].map(([name, tensor]) => [`bert.${name}`, tensor]));
   const weight = Float32Array.from({ length: labels * 48 }, (_, i) => Math.sin(i));
@@ -224,7 +224,7 @@ testOnEveryModule('T17 BERT classifies texts behind its pooler, and tokens one b
   await ofTokens.free();
 });
 
-testOnEveryModule('T10 a LoRA adapter of GPT-2, whose matrices are stored [in][out], is on, off and merged as in PEFT', async (runtime) => {
+testOnEveryModule('a LoRA adapter of GPT-2, whose matrices are stored [in][out], is on, off and merged as in PEFT', async (runtime) => {
   const at = (file) => golden(`transformers/lora/gpt2-c_attn-r4/${file}`);
   const expected = readSafetensors(at('expected.safetensors'));
   const ids = expected.get('input_ids').data;
@@ -240,7 +240,7 @@ testOnEveryModule('T10 a LoRA adapter of GPT-2, whose matrices are stored [in][o
   await model.free();
 });
 
-testOnEveryModule('T10 weights that were saved are the file again: GPT-2 has its matrices [in][out]', async (runtime) => {
+testOnEveryModule('weights that were saved are the file again: GPT-2 has its matrices [in][out]', async (runtime) => {
   const model = await load(runtime, 'gpt2');
   const file = await model.saveWeights();
   await model.free();
@@ -270,7 +270,7 @@ function normalised(x) {
 
 for (const [name, what] of [['bert', 'BERT'], ['minilm-like', 'an encoder like MiniLM']]) {
   for (const config of ['config.json', 'config.v4.json']) {
-    testOnEveryModule(`T17 ${what}: each row alone is the padded batch's, its pooled and mean-pooled vectors transformers', from ${config}`, async (runtime) => {
+    testOnEveryModule(`encoder ${what}: each row alone is the padded batch's, its pooled and mean-pooled vectors transformers', from ${config}`, async (runtime) => {
       const expected = expectedOf(name);
       const { cosine, lengths } = readJson(part(name, 'expected.json'));
       const { vocab_size: vocabulary, hidden_size: width, num_hidden_layers: layers } = readJson(part(name, config));

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { test } from 'node:test';
 import { assertClose, assertSameBits, distance, readSafetensors } from './golden.mjs';
-import { golden, heddleError, needs, readJson, shared, testOnEveryModule } from './heddle.mjs';
+import { entry, golden, heddleError, modules, needs, optionsFor, readJson, shared, testOnEveryModule } from './heddle.mjs';
 import { lastLogits, noisy, quantiseWeights, roundedEitherWay } from './reference-llama.mjs';
 
 // ---- Malformed files ----
@@ -157,6 +157,8 @@ for (const kind of ['f32', 'q8_0', 'q4_0']) {
     assertClose(await logitsOf(model), row.last_prompt_position_logits, 1e-4, 'logits');
     assert.deepEqual(await greedyIds(model, row.ids.length), row.ids);
     assert.equal((await model.describe()).family, 'llama');
+    assert.deepEqual(await model.tokenize(row.prompt), promptIds, 'the tokenizer comes from the metadata');
+    assert.equal(row.prompt + (await model.generate(row.prompt, { maxTokens: row.ids.length - promptIds.length, stopTokens: [1] }).text()), row.text);
     await model.free();
   });
 
@@ -200,6 +202,35 @@ function deviations(kind, weights, runs = 100) {
   for (let run = 1; run <= runs; run++) lastLogits(config, weights, promptIds, noisy(run)).forEach((logit, i) => (squares[i] += (logit - exact[i]) ** 2));
   return (found[kind] = squares.map((sum) => Math.sqrt(sum / runs)));
 }
+
+const file = () => at('stories260K-q8_0.gguf');
+const ways = {
+  'bytes': () => readFileSync(file()),
+  'a Blob': () => new Blob([readFileSync(file())]),
+  'a stream of odd pieces': () => new Response(readFileSync(file())),
+  'the only GGUF file among files by name': () => ({ 'stories.gguf': readFileSync(file()), 'README.md': 'a story' }),
+};
+const story = () => rows['stories260K-q8_0.gguf'].text.slice(0, 60);
+
+for (const [what, source] of Object.entries(ways)) {
+  testOnEveryModule(`GGUF a model comes from ${what}`, skipped, async (runtime) => {
+    const model = await runtime.loadModel(source());
+    const text = await model.generate('Once upon a time', { maxTokens: 40 }).text();
+    assert.equal(`Once upon a time${text}`.slice(0, 60), story());
+    await model.free();
+  });
+}
+
+test('GGUF a model lives in a worker, and is written there', skipped, async () => {
+  const { init } = await entry('./worker');
+  const runtime = await init(optionsFor(modules[0]));
+  const model = await runtime.loadModel(file());
+  assert.equal(`Once upon a time${await model.generate('Once upon a time', { maxTokens: 40 }).text()}`.slice(0, 60), story());
+  const written = await model.saveGguf({ dtype: 'Q8_0' });
+  const again = await runtime.loadModel(written, { dtype: 'f32' });
+  assert.deepEqual(await again.readWeight('model.norm.weight'), await model.readWeight('model.norm.weight'));
+  await runtime.free();
+});
 
 testOnEveryModule('GGUF weights with a config.json of the caller are loaded by it', skipped, async (runtime) => {
   const model = await runtime.loadModel(at('stories260K-f32.gguf'), { config });

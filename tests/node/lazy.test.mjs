@@ -3,14 +3,14 @@
  * shards, Hugging Face's cache, the order in which weights are looked for.
  */
 import assert from 'node:assert/strict';
-import { closeSync, copyFileSync, mkdirSync, mkdtempSync, openSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { readSafetensors, writeSafetensors } from './golden.mjs';
-import { golden, heddleError, modules, projectFolder, readJson, runtimeWith, testOnEveryModule } from './heddle.mjs';
+import { golden, heddleError, modules, needs, projectFolder, readJson, runtimeWith, shared, testOnEveryModule } from './heddle.mjs';
 
 const runtime = await runtimeWith(modules[0]);
 const single = golden('transformers/llama-gqa-tied');
@@ -361,3 +361,58 @@ test('nothing is left in the temporary folder', async () => {
   await weights.close();
 });
 
+
+{
+  const gguf = 'fixtures/real/stories260k/stories260K-f32.gguf';
+  test('a folder with one GGUF file and no config.json is a model; so is the file as a stream', needs(gguf), async () => {
+    const file = readFileSync(shared(gguf));
+    const said = async (source) => {
+      const model = await runtime.loadModel(source);
+      const text = await model.generate('Once upon a time', { maxTokens: 16 }).text();
+      await model.free();
+      return text;
+    };
+    const want = await said(file);
+    assert.ok(want.length > 20);
+    for (const source of [{ 'stories.gguf': file }, new Blob([file]).stream(), gzipSync(file)]) assert.equal(await said(source), want);
+    assert.equal((await runtime.inspect({ 'stories.gguf': file })).format, 'GGUF');
+  });
+}
+
+{
+  const folder = 'fixtures/torch/pt';
+  /** What no weight file of ours may be: tests/node/torch-files.test.mjs has the reasons. */
+  const refused = ['complex64', 'module_whole', 'quantized_qint8', 'sparse_coo'];
+  const twins = existsSync(shared(folder)) ? readdirSync(shared(folder)).filter((name) => name.endsWith('.pt')).map((name) => name.slice(0, -3)).filter((name) => existsSync(shared(`${folder}/${name}.safetensors`)) && !refused.includes(name)) : [];
+  test(`the files of ../shared/${folder}`, needs(folder), () => assert.ok(twins.length > 10));
+  for (const name of twins) {
+    test(`F36 tensors of ${name}.pt, views and all, are those that PyTorch wrote beside it, from a file and from a stream`, async () => {
+      const want = await runtime.LoadSafeTensors(shared(`${folder}/${name}.safetensors`), { as: 'stored' });
+      for (const each of Object.keys(want)) if (each.startsWith('$')) delete want[each]; // a traced module's example, no tensor of the file
+      const file = readFileSync(shared(`${folder}/${name}.pt`));
+      for (const source of [shared(`${folder}/${name}.pt`), file, new Blob([file]).stream()]) {
+        const weights = await runtime.openWeights(source);
+        assert.deepEqual([...weights.tensorNames].sort(), Object.keys(want).sort());
+        for await (const { name: tensor, dtype, shape, data } of weights.all()) assert.deepEqual({ dtype, shape, data }, { dtype: want[tensor].dtype, shape: want[tensor].shape, data: want[tensor].data }, tensor);
+        for (const { name: tensor, byteSize } of weights.tensors) assert.equal(byteSize, want[tensor].data.byteLength, tensor);
+        await weights.close();
+      }
+    });
+  }
+}
+
+test('F36 a small stream, whose first bytes hold header and tensors, has them all; read back to front as well', async () => {
+  const file = writeSafetensors({ a: { shape: [3], data: [1, 2, 3] }, b: { shape: [200], data: Array.from({ length: 200 }, (_, i) => i) }, c: { shape: [2], data: [8, 9] } });
+  const byteByByte = () => new ReadableStream({ start(controller) { for (const byte of file) controller.enqueue(Uint8Array.of(byte)); controller.close(); } });
+  const made = [() => new Blob([file]).stream(), () => ({ stream: byteByByte(), size: file.length }), byteByByte, () => gzipSync(file)];
+  for (const make of made) {
+    const forwards = await runtime.openWeights(make());
+    const seen = [];
+    for await (const { name, data } of forwards.all()) seen.push([name, data.length, data.at(-1)]);
+    assert.deepEqual(seen, [['a', 3, 3], ['b', 200, 199], ['c', 2, 9]]);
+    await forwards.close();
+    const backwards = await runtime.openWeights(make());
+    for (const [name, want] of [['c', 9], ['b', 199], ['a', 3]]) assert.equal((await backwards.tensor(name)).data.at(-1), want);
+    await backwards.close();
+  }
+});
