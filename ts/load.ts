@@ -11,7 +11,7 @@ import type { ByteSource } from './bytes.js';
 import type { Core } from './core.js';
 import { entry, formatOf, withDirectories } from './directory.js';
 import { HeddleError } from './errors.js';
-import { checkFits, estimateWeights } from './estimate.js';
+import { checkFits, estimateMemory } from './estimate.js';
 import { Breather } from './host.js';
 import { stagingBytes } from './memory.js';
 import { readMetadata } from './metadata.js';
@@ -264,7 +264,7 @@ export async function loadFiles(core: Core, files: ModelFiles, options: LoadOpti
     const parts = await withDirectories(core, weights.files, async (directories) => {
       const config = await descriptionOf(core, files, weights, directories, complete);
       core.heap.withText(config, (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
-      checkFits(core, loader, options.dtype ?? 'keep', config, directories);
+      checkFits(core, loader, options.dtype ?? 'keep', config, directories, options.context ?? 0);
       return weights.files.map((file, i) => addFile(core, loader, file, directories[i] ?? 0, weights.expected.get(file)));
     });
     await streamTensors(core, loader, parts, options);
@@ -289,7 +289,7 @@ export async function estimateFiles(core: Core, files: ModelFiles, options: Load
   const { weights } = files;
   if (!weights) throw new HeddleError('unsupported', "a bundle's weights are in its text: it takes no more than four bytes a weight");
   return withDirectories(core, weights.files, async (directories) =>
-    estimateWeights(core, options.dtype ?? 'keep', await descriptionOf(core, files, weights, directories, false), directories),
+    estimateMemory(core, options.dtype ?? 'keep', await descriptionOf(core, files, weights, directories, false), directories, options.context ?? 0),
   );
 }
 

@@ -187,8 +187,11 @@ export class LocalModel implements Model {
     this.#said.add(kind);
   }
 
+  /** Of generation_config.json or config.json; where neither names one, the tokenizer's. */
   get endTokens(): readonly number[] {
-    return this.#extras.endTokens ?? [];
+    const { endTokens: named = [] } = this.#extras;
+    const end = named.length > 0 ? undefined : this.tokenizer?.endToken;
+    return end === undefined ? named : [end];
   }
 
   get beginToken(): number | undefined {

@@ -84,13 +84,28 @@ export interface LoadProgress {
   tensor?: string;
 }
 
-/** Memory that a model's weights take, known before they are read. A session's comes on top: `session.memory()`. */
+/** Memory that a model and a session that makes text with it take, in bytes, known before weights are read. */
 export interface MemoryEstimate {
   dtype: WeightType;
-  /** Bytes of the weights as `dtype`. */
+  /** The weights as `dtype`. */
   weights: number;
-  /** Whether they are less than `limit`. A host may give less than that. */
+  /** Positions of the session: `options.context`, else as many as the model is made for; 0: it has none, and nothing is said of sessions. */
+  context: number;
+  /** What the session takes whatever it holds: values of a call of 64 tokens, room for products and attention over `context` positions. */
+  arena: number;
+  /** What each position adds: keys and values of all layers. They are taken as they are needed, 256 positions at a time. */
+  statePerPosition: number;
+  /** All of it, with `context` positions held. */
+  total: number;
+  /** The most positions, up to `context`, that fit beside the weights. */
+  longest: number;
+  /**
+   * Whether it can be loaded: the weights, the arena and `options.context` positions (without it 256, or as many as the model has) are less than `limit`.
+   * A host may give less than that.
+   */
   fits: boolean;
+  /** Where it would fit: other dtypes, with the positions that fit beside them. */
+  suggestions: readonly { dtype: WeightType; weights: number; longest: number }[];
   /** Where WebAssembly's memory ends: 2^32. */
   limit: number;
   /** Bytes of the weights as the other dtypes. */

@@ -297,15 +297,15 @@ static hd_status look_at(hd_loader *loader, const hd_directory *directory, hd_er
   return loader->names.architecture ? HD_OK : hd_gguf_recognise(&loader->names, directory, err); /* of several files the first says it */
 }
 
-/* Bytes of the weight that a tensor fills, or begins; where no size holds them, more than any memory has. */
+/* Bytes of the weight that a tensor fills, or begins; where no size holds them, more than any memory has. The weight gets its layout, so that
+ * hd_session_estimate knows what its products need, and no memory. */
 static uint64_t weight_bytes(const hd_loader *loader, const hd_entry *entry) {
   const hd_wanted w = wanted(loader, entry);
   if (w.parameter < 0 || w.part > 0) return 0;
-  const hd_parameter *p = &loader->model->parameters[w.parameter];
-  const hd_layout *layout = p->slot.matrix ? hd_layout_for(target(loader, p, entry->dtype).dtype) : NULL;
+  hd_parameter *p = &loader->model->parameters[w.parameter];
   size_t bytes;
-  if (!layout) return (uint64_t)hd_parameter_count(p) * sizeof(float);
-  return layout->bytes(p->slot.shape[0], p->slot.shape[1], &bytes) ? bytes : SIZE_MAX;
+  if (!p->value.data) p->value = hd_parameter_matrix(p, target(loader, p, entry->dtype).dtype);
+  return p->value.layout->bytes(p->value.rows, p->value.cols, &bytes) ? bytes : SIZE_MAX;
 }
 
 hd_status hd_loader_estimate(uint64_t *bytes, hd_loader *loader, const hd_directory *directory, hd_error *err) {
@@ -328,6 +328,7 @@ hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_err
   return status;
 }
 
+const hd_model *hd_loader_model(const hd_loader *loader) { return loader->model; }
 size_t hd_loader_count(const hd_loader *loader) { return loader->n_tensors; }
 
 const hd_entry *hd_loader_tensor(const hd_loader *loader, size_t index, bool *wanted) {

@@ -27,7 +27,7 @@ function unpadded(expected, vocabulary) {
 const rowsOf = ({ shape: [rows], data }) => Array.from({ length: rows }, (_, i) => data.slice((i * data.length) / rows, ((i + 1) * data.length) / rows));
 
 for (const name of ['bert', 'minilm-like']) {
-  testOnEveryModule(`T17 ${name}: pooled vectors of a batch are transformers', and to the bit those of each row alone`, async (runtime) => {
+  testOnEveryModule(`${name}: pooled vectors of a batch are transformers', and to the bit those of each row alone`, async (runtime) => {
     const expected = readSafetensors(part(name, 'expected.safetensors'));
     const { cosine } = readJson(part(name, 'expected.json'));
     const texts = unpadded(expected, readJson(part(name, 'config.json')).vocab_size);
@@ -61,7 +61,7 @@ for (const name of ['bert', 'minilm-like']) {
 
 const vectorsWidth = (expected) => expected.get('mean_pooled').shape[1];
 
-testOnEveryModule('T17 a language model embeds by its last hidden states, which are transformers\'', async (runtime) => {
+testOnEveryModule('a language model embeds by its last hidden states, which are transformers\'', async (runtime) => {
   for (const name of ['llama-mha', 'gpt2', 'qwen3', 'gemma2']) {
     const expected = readSafetensors(part(name, 'expected.safetensors'));
     const { num_hidden_layers: layers } = readJson(part(name, 'config.json'));
@@ -109,7 +109,7 @@ const layout = (modules, pooling, limits) => ({
 });
 const sentenceModules = ['Transformer', 'Pooling', 'Normalize'];
 
-testOnEveryModule('T17 texts become the ids that tokenizers gives; pairs get BERT\'s second token type', async (runtime) => {
+testOnEveryModule('texts become the ids that tokenizers gives; pairs get BERT\'s second token type', async (runtime) => {
   const model = await runtime.loadModel(bertFiles({ architecture: 'BertForSequenceClassification', labels: 3 }));
   const short = tokenized.filter(({ ids }) => ids.length <= bertConfig.max_position_embeddings).slice(0, 20);
   assert.deepEqual(await model.embed(short.map(({ text }) => text)), await model.embed(short.map(({ ids }) => ids)));
@@ -121,7 +121,7 @@ testOnEveryModule('T17 texts become the ids that tokenizers gives; pairs get BER
   await model.free();
 });
 
-testOnEveryModule('T17 a text longer than the model takes is cut as sentence-transformers cuts it, which is said once, or refused', async (runtime, module) => {
+testOnEveryModule('a text longer than the model takes is cut as sentence-transformers cuts it, which is said once, or refused', async (runtime, module) => {
   const notices = [];
   const own = await heddle.init({ ...optionsFor(module), log: (text) => notices.push(text) });
   const model = await own.loadModel(bertFiles({ extra: layout(sentenceModules, { pooling_mode_mean_tokens: true }, { max_seq_length: 9 }) }));
@@ -141,7 +141,7 @@ testOnEveryModule('T17 a text longer than the model takes is cut as sentence-tra
   await own.free();
 });
 
-testOnEveryModule('T17 of a pair that is too long the longer text loses its end first', async (runtime) => {
+testOnEveryModule('of a pair that is too long the longer text loses its end first', async (runtime) => {
   const model = await runtime.loadModel(bertFiles({ architecture: 'BertForSequenceClassification', labels: 3 }));
   const around = pair.ids.indexOf(pair.ids.at(-1));
   const [first, second] = [pair.ids.slice(1, around), pair.ids.slice(around + 1, -1)];
@@ -157,7 +157,7 @@ testOnEveryModule('T17 of a pair that is too long the longer text loses its end 
   await model.free();
 });
 
-testOnEveryModule('T17 the layout of sentence-transformers, in a folder, as files and on a server, which is asked with the first embedding', async (runtime) => {
+testOnEveryModule('the layout of sentence-transformers, in a folder, as files and on a server, which is asked with the first embedding', async (runtime) => {
   const { text } = tokenized[20];
   const plain = await runtime.loadModel(bertFiles());
   const want = { mean: await plain.embed(text), cls: await plain.embed(text, { pooling: 'cls', normalize: true }), last: await plain.embed(text, { pooling: 'last' }) };
@@ -187,7 +187,7 @@ testOnEveryModule('T17 the layout of sentence-transformers, in a folder, as file
   await assert.rejects(refused({ 'modules.json': '{' }), heddleError('bad_file', /^modules\.json: /));
 });
 
-test('T17 a folder on disk with the layout of sentence-transformers', async () => {
+test('a folder on disk with the layout of sentence-transformers', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'heddle-sentence-'));
   after(() => rmSync(folder, { recursive: true }));
   cpSync(golden('transformers/minilm-like'), folder, { recursive: true });
@@ -198,7 +198,7 @@ test('T17 a folder on disk with the layout of sentence-transformers', async () =
   await model.free();
 });
 
-test('T17 in a worker: the same vectors and labels, the same errors, and an abort', async () => {
+test('in a worker: the same vectors and labels, the same errors, and an abort', async () => {
   const { init } = await entry('./worker');
   const files = () => bertFiles({ architecture: 'BertForSequenceClassification', labels: 3 });
   const [here, there] = [await runtimeWith(modules[0]), await init(optionsFor(modules[0]))];
@@ -214,7 +214,7 @@ test('T17 in a worker: the same vectors and labels, the same errors, and an abor
   await there.free();
 });
 
-testOnEveryModule('T17 what cannot be embedded is refused by name', async (runtime) => {
+testOnEveryModule('what cannot be embedded is refused by name', async (runtime) => {
   const model = await runtime.loadModel(golden('transformers/bert'));
   const refusals = [
     [['text'], {}, 'bad_state', /no tokenizer/],
@@ -247,7 +247,7 @@ const softmax = (logits) => {
 };
 const sigmoid = (logits) => logits.map((x) => 1 / (1 + Math.exp(-x)));
 
-testOnEveryModule('T17 labels of texts: logits of the head behind transformers\' pooler, softmax or sigmoid, names of id2label', async (runtime) => {
+testOnEveryModule('labels of texts: logits of the head behind transformers\' pooler, softmax or sigmoid, names of id2label', async (runtime) => {
   const expected = readSafetensors(part('bert', 'expected.safetensors'));
   const texts = unpadded(expected, 300);
   const tensors = Object.fromEntries([...readSafetensors(part('bert', 'model.safetensors'))].map(([key, tensor]) => [`bert.${key}`, tensor]));
@@ -284,7 +284,7 @@ testOnEveryModule('T17 labels of texts: logits of the head behind transformers\'
   }
 });
 
-testOnEveryModule('T17 labels of tokens, with the places in the text that tokenizers gives', async (runtime) => {
+testOnEveryModule('labels of tokens, with the places in the text that tokenizers gives', async (runtime) => {
   const model = await runtime.loadModel(bertFiles({ architecture: 'BertForTokenClassification', labels: 4 }));
   const hidden = await runtime.loadModel(bertFiles());
   const short = tokenized.filter(({ ids }) => ids.length <= 60);
@@ -317,7 +317,7 @@ testOnEveryModule('T17 labels of tokens, with the places in the text that tokeni
   await hidden.free();
 });
 
-testOnEveryModule('T10 a decoder\'s scores are those of a text\'s last position', async (runtime) => {
+testOnEveryModule('a decoder\'s scores are those of a text\'s last position', async (runtime) => {
   const expected = readSafetensors(part('llama-mha', 'expected.safetensors'));
   const tensors = readSafetensors(part('llama-mha', 'model.safetensors'));
   const head = tensors.get('lm_head.weight');
@@ -334,7 +334,7 @@ testOnEveryModule('T10 a decoder\'s scores are those of a text\'s last position'
 // ---- The real one ----
 
 const real = await minilm();
-test('T17 all-MiniLM-L6-v2: ids, embeddings within 1e-4 cosine distance, and the order of sentences', { skip: real.skip ?? false }, async () => {
+test('all-MiniLM-L6-v2: ids, embeddings within 1e-4 cosine distance, and the order of sentences', { skip: real.skip ?? false }, async () => {
   const { sentences, cosine } = readJson(shared('fixtures/real/minilm/expected.json'));
   const model = await (await runtimeWith(modules[0])).loadModel(real.folder);
   for (const { text, ids } of sentences) assert.deepEqual(await model.tokenize(text), ids);
