@@ -88,7 +88,7 @@ static hd_status take_model(hd_session *s, hd_model *model, hd_mode mode, hd_err
 }
 
 /* A session is planned for its largest call: all of the context behind it. */
-static hd_status plan(hd_plan *plan, hd_shape *input, hd_run *largest, const hd_model *model, const hd_session_options *o, hd_error *err) {
+static hd_status plan_largest(hd_plan *plan, hd_shape *input, hd_run *largest, const hd_model *model, const hd_session_options *o, hd_error *err) {
   *input = input_shape(model, &o->input);
   HD_TRY(check_input(model, input, err));
   size_t rows = input->dim[0];
@@ -102,7 +102,7 @@ static hd_status plan(hd_plan *plan, hd_shape *input, hd_run *largest, const hd_
 static hd_status prepare(hd_session *s, const hd_session_options *o, hd_error *err) {
   s->mode = o->mode;
   find_state(s);
-  HD_TRY(plan(&s->plan, &s->planned_input, &s->run, s->model, o, err));
+  HD_TRY(plan_largest(&s->plan, &s->planned_input, &s->run, s->model, o, err));
   s->max_context = s->run.context;
   s->run.past = 0;
   s->run.context = 0;
@@ -239,7 +239,7 @@ hd_status hd_session_estimate(hd_session_size *out, const hd_model *model, const
   hd_shape input;
   hd_run largest;
   *out = (hd_session_size){0};
-  HD_TRY(plan(&planned, &input, &largest, model, options, err));
+  HD_TRY(plan_largest(&planned, &input, &largest, model, options, err));
   out->arena = planned.arena_bytes;
   out->other = planned.scratch_bytes + model->n_nodes * sizeof(hd_call);
   hd_plan_free(&planned);

@@ -100,7 +100,7 @@ async function talks(model) {
 }
 
 for (const where of ['this thread', 'a worker']) {
-  test(`G7 one call makes a private model on a server ready to chat, in ${where}`, async () => {
+  test(`one call makes a private model on a server ready to chat, in ${where}`, async () => {
     const seen = serve('main', {});
     const runtime = where === 'a worker' ? await (await entry('./worker')).init(optionsFor(modules[0])) : await runtimeWith(modules[0]);
     const address = `${server.address}/org/name/resolve/main/`;
@@ -133,7 +133,7 @@ for (const where of ['this thread', 'a worker']) {
   });
 }
 
-testOnEveryModule('G2 loadTransformerFromBytes makes text with a tokenizer, in any form it comes', async (runtime) => {
+testOnEveryModule('G2 G7 loadTransformerFromBytes makes text with a tokenizer, in any form it comes', async (runtime) => {
   const [config, weights, tokenizer] = [at('config.json'), at('model.safetensors'), at('tokenizer.json')];
   const forms = [tokenizer, JSON.parse(tokenizer), { 'tokenizer.json': tokenizer.toString(), 'tokenizer_config.json': tokenizerConfig }, new Blob([tokenizer])];
   for (const form of forms) {

@@ -24,6 +24,7 @@ import './lazy.test.mjs';
 import './lifetimes.test.mjs';
 import './loom-lacking.test.mjs';
 import './loom-reader.test.mjs';
+import './one-call.test.mjs';
 import './persistence.test.mjs';
 import './precision.test.mjs';
 import './quantised-bundles.test.mjs';
