@@ -56,16 +56,20 @@ function sizesAs(core: Core, dtype: number, config: string, directories: readonl
 
 const totalOf = ({ weights, arena, state, statePerPosition }: Sizes, positions: number): number => weights + arena + state + statePerPosition * positions;
 
+/** The most there is at any moment: a state that grows is copied, and the page before the last is there still. */
+const peakOf = (sizes: Sizes, positions: number): number => totalOf(sizes, positions) + sizes.statePerPosition * Math.max(0, positions - firstPositions);
+
 /** Positions that have to fit for a model to be of use. */
 const neededOf = ({ context }: Sizes, asked: number): number => Math.min(context, asked || firstPositions);
 
-const fitsIn = (sizes: Sizes, asked: number): boolean => totalOf(sizes, neededOf(sizes, asked)) + instanceBytes < mostMemory;
+const fitsIn = (sizes: Sizes, asked: number): boolean => peakOf(sizes, neededOf(sizes, asked)) + instanceBytes < mostMemory;
 
 /** The most positions beside the weights. */
 function longestOf(sizes: Sizes): number {
   const left = mostMemory - instanceBytes - totalOf(sizes, 0);
   if (left < 0) return 0;
-  return sizes.statePerPosition === 0 ? sizes.context : Math.min(sizes.context, Math.floor(left / sizes.statePerPosition));
+  const positions = left / sizes.statePerPosition;
+  return Math.min(sizes.context, Math.floor(positions > firstPositions ? (positions + firstPositions) / 2 : positions));
 }
 
 /** For the model of that description in files with those directories; `context` 0: none was asked for. */

@@ -97,7 +97,7 @@ export interface MemoryEstimate {
   statePerPosition: number;
   /** All of it, with `context` positions held. */
   total: number;
-  /** The most positions, up to `context`, that fit beside the weights. */
+  /** The most positions, up to `context`, that fit beside the weights, a growing state being copied: for a moment there are two. */
   longest: number;
   /**
    * Whether it can be loaded: the weights, the arena and `options.context` positions (without it 256, or as many as the model has) are less than `limit`.
