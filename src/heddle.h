@@ -69,6 +69,11 @@ const char *hd_dtype_name(hd_dtype dtype);
 /* n values as files keep them (n_bytes of them; whole blocks where the dtype has blocks) as float32, exactly where that can be. */
 hd_status hd_widen(hd_dtype dtype, const void *bytes, size_t n_bytes, float *values, size_t n, hd_error *err);
 
+/* The other way, rounded as the dtype rounds. n is whole blocks, n_bytes what they take. Unsupported where the dtype has no such way. */
+hd_status hd_narrow(hd_dtype dtype, const float *values, size_t n, void *bytes, size_t n_bytes, hd_error *err);
+/* Whether every value of `from` is one of `to`: else going there rounds. */
+bool hd_dtype_holds(hd_dtype to, hd_dtype from);
+
 #define HD_MAX_DIMS 8
 
 /* A borrowed view. `shape` holds n_dims sizes, outermost first; a scalar has n_dims 0. */
@@ -138,6 +143,17 @@ const hd_entry *hd_directory_config_tensor(const hd_directory *directory);
  * ignored when it is broken. The caller frees *json with hd_text_free. */
 hd_status hd_directory_detect(char **json, const hd_directory *directory, const char *config, size_t n_config, hd_error *err);
 
+/* ---- MLX-Node's weights.mlx (format/mlx_json.c says what it is) --------------------------------------------------- */
+
+/* A SafeTensors file of a weights.mlx with data. The metadata keep its version and config. Unsupported where it only describes the weights. The caller
+ * frees *file with hd_bytes_free. */
+hd_status hd_mlx_to_safetensors(uint8_t **file, size_t *n_file, const char *text, size_t n_text, hd_error *err);
+/* A weights.mlx of a SafeTensors file of F32, F16 and BF16 (else unsupported), finite values only. `config`, JSON text, may be NULL: then it is what the
+ * metadata keep. `pretty`: a line for each row. The caller frees *text with hd_text_free. */
+hd_status hd_mlx_from_safetensors(char **text, size_t *n, const void *file, size_t n_file, const char *config, size_t n_config, bool pretty, hd_error *err);
+/* What either variant lists, as JSON: "metadataOnly", "weights" (name, dtype, shape), its "note". The caller frees *json with hd_text_free. */
+hd_status hd_mlx_list(char **json, const char *text, size_t n_text, hd_error *err);
+
 /* ---- Loading a model ---------------------------------------------------------------------------------------- */
 
 typedef struct hd_model hd_model;
@@ -170,9 +186,17 @@ const hd_model *hd_loader_model(const hd_loader *loader);
 /* Adds a weight file's directory (a copy is taken) and matches its tensors to the graph. Once per file or shard. */
 hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err);
 
+/* Once all directories are added: says of matrices in several tensors (MLX's: format/packed.h, by the description's "quantization") whether they fit.
+ * The first hd_tensor_begin does it otherwise. What is wanted is certain afterwards, and no directory may be added. */
+hd_status hd_loader_settle(hd_loader *loader, hd_error *err);
+
 /* The tensors of all added directories, in the order they were added; `wanted` is false for those no node uses. */
 size_t hd_loader_count(const hd_loader *loader);
 const hd_entry *hd_loader_tensor(const hd_loader *loader, size_t index, bool *wanted);
+
+/* The tensors that have to come before this one: the scales of packed codes. Their number, at most HD_MAX_BEFORE. They are held until it has gone by. */
+#define HD_MAX_BEFORE 3
+size_t hd_loader_before(const hd_loader *loader, size_t index, size_t before[HD_MAX_BEFORE]);
 
 /* One tensor's bytes, in order, in chunks of any size. End fails when their number is not the directory's. */
 hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err);
@@ -231,6 +255,20 @@ hd_status hd_model_save_torch(uint8_t **bytes, size_t *n, const hd_model *model,
                               hd_error *err);
 void hd_bytes_free(void *bytes);
 
+/* A weight file to be written tensor by tensor: everything in it but the tensors' values. `format` is "SafeTensors", "GGUF" or "PyTorch" (a state
+ * dict); `json` is an array of {"name", "dtype", "shape"}; `metadata` is a JSON object or NULL: of texts for SafeTensors, as hd_gguf_serialize has it for GGUF,
+ * left alone for PyTorch. Refuses a dtype the format has not, a name that comes twice, a file of 4 GB or more where size_t has 32 bits. */
+typedef struct hd_outline hd_outline;
+
+hd_status hd_outline_new(hd_outline **out, const char *format, const char *json, size_t n_json, const char *metadata, size_t n_metadata, hd_error *err);
+void hd_outline_free(hd_outline *outline);
+size_t hd_outline_count(const hd_outline *outline);
+/* Which of the JSON's tensors is the file's i-th, and how many bytes its values take. */
+size_t hd_outline_tensor(const hd_outline *outline, size_t i, size_t *n_bytes);
+/* The bytes between the values of tensors i - 1 and i: the file's begin where i is 0, its end where i is their number. Asked for in that order. `checksum`
+ * is the CRC-32 of tensor i's bytes, which PyTorch's files have before them. *bytes stay the outline's until its next piece. */
+hd_status hd_outline_piece(hd_outline *outline, size_t i, uint32_t checksum, const void **bytes, size_t *n, hd_error *err);
+
 /* A SafeTensors file from plain values, encoded as Loom's tensor-level writer does: integers are truncated, not scaled. `json` is an array of
  * {"name", "dtype", "shape"}; `values` are theirs, one after the other. */
 hd_status hd_safetensors_serialize(uint8_t **bytes, size_t *n, const char *json, size_t n_json, const float *values, size_t n_values,
@@ -254,7 +292,7 @@ hd_status hd_model_save_gguf(uint8_t **bytes, size_t *n, const hd_model *model, 
 hd_status hd_model_free(hd_model *model, hd_error *err);
 
 /* A JSON description: family, dialect, inputs, layers, and every weight's name, shape, dtype, layout and bytes; of loaded ones, the file's dtype
- * ("fileDtype"), whether values were rounded on the way in ("lossy"), and why it is not the dtype that was asked for ("reason"). The caller
+ * ("fileDtype"; of several tensors in one "packing"), whether values were rounded on the way in ("lossy"), and why it is not the dtype that was asked for ("reason"). The caller
  * frees *json with hd_text_free. */
 hd_status hd_model_describe(char **json, const hd_model *model, hd_error *err);
 

@@ -58,6 +58,15 @@ int w_widen(int dtype, const void *bytes, size_t n_bytes, float *values, size_t 
   return (int)hd_widen((hd_dtype)dtype, bytes, n_bytes, values, n, &error);
 }
 
+int w_narrow(int dtype, const float *values, size_t n, void *bytes, size_t n_bytes) {
+  return (int)hd_narrow((hd_dtype)dtype, values, n, bytes, n_bytes, &error);
+}
+
+int w_dtype_holds(int to, int from) {
+  bool known = to >= 0 && to < HD_DTYPE_COUNT && from >= 0 && from < HD_DTYPE_COUNT;
+  return known && hd_dtype_holds((hd_dtype)to, (hd_dtype)from);
+}
+
 /* ---- Directories ---- */
 
 /* transfer: [reader] */
@@ -173,6 +182,15 @@ void w_loader_tensor(const hd_loader *loader, size_t index) {
   put_entry(entry, wanted);
 }
 
+int w_loader_settle(hd_loader *loader) { return (int)hd_loader_settle(loader, &error); }
+
+/* transfer: the tensors before it; their number */
+int w_loader_before(const hd_loader *loader, size_t index) {
+  size_t before[HD_MAX_BEFORE], n = hd_loader_before(loader, index, before);
+  for (size_t i = 0; i < n; i++) transfer[i] = (double)before[i];
+  return (int)n;
+}
+
 int w_tensor_begin(hd_loader *loader, size_t index) { return (int)hd_tensor_begin(loader, index, &error); }
 int w_tensor_write(hd_loader *loader, const void *bytes, size_t n) { return (int)hd_tensor_write(loader, bytes, n, &error); }
 int w_tensor_end(hd_loader *loader) { return (int)hd_tensor_end(loader, &error); }
@@ -271,11 +289,62 @@ int w_model_save_gguf(const hd_model *model, int dtype, const char *config, size
   return put_bytes(status, bytes, n);
 }
 
+/* transfer: [outline]. `metadata` ends with a NUL. */
+int w_outline_new(const char *format, const char *json, size_t n_json, const char *metadata, size_t n_metadata) {
+  hd_outline *outline = NULL;
+  hd_status status = hd_outline_new(&outline, format, json, n_json, metadata, n_metadata, &error);
+  put(0, outline);
+  return (int)status;
+}
+
+void w_outline_free(hd_outline *outline) { hd_outline_free(outline); }
+
+/* The number of the file's i-th tensor; transfer: [bytes] */
+int w_outline_tensor(const hd_outline *outline, size_t i) {
+  size_t n_bytes = 0, number = hd_outline_tensor(outline, i, &n_bytes);
+  transfer[0] = (double)n_bytes;
+  return (int)number;
+}
+
+/* transfer: [bytes, their number]; the outline's until its next piece */
+int w_outline_piece(hd_outline *outline, size_t i, unsigned checksum) {
+  const void *bytes = NULL;
+  size_t n = 0;
+  hd_status status = hd_outline_piece(outline, i, checksum, &bytes, &n, &error);
+  put(0, bytes);
+  transfer[1] = (double)n;
+  return (int)status;
+}
+
 int w_safetensors_serialize(const char *json, size_t n_json, const float *values, size_t n_values) {
   uint8_t *bytes = NULL;
   size_t n = 0;
   hd_status status = hd_safetensors_serialize(&bytes, &n, json, n_json, values, n_values, &error);
   return put_bytes(status, bytes, n);
+}
+
+/* transfer: [bytes, n] */
+int w_mlx_to_safetensors(const char *text, size_t n_text) {
+  uint8_t *bytes = NULL;
+  size_t n = 0;
+  hd_status status = hd_mlx_to_safetensors(&bytes, &n, text, n_text, &error);
+  return put_bytes(status, bytes, n);
+}
+
+/* config NULL: none of its own. transfer: [text, n]; give it back with w_free */
+int w_mlx_from_safetensors(const void *file, size_t n_file, const char *config, size_t n_config, int pretty) {
+  char *text = NULL;
+  size_t n = 0;
+  hd_status status = hd_mlx_from_safetensors(&text, &n, file, n_file, config, n_config, pretty != 0, &error);
+  return put_bytes(status, (uint8_t *)text, n);
+}
+
+/* transfer: [text]; give the text back with w_text_free */
+int w_mlx_list(const char *text, size_t n_text) {
+  char *json = NULL;
+  hd_status status = hd_mlx_list(&json, text, n_text, &error);
+  put(0, json);
+  return (int)status;
 }
 
 /* transfer: [text]; give the text back with w_text_free */

@@ -114,8 +114,18 @@ async function buildTypeScript() {
     const compiled = readdirSync(compiledDir).filter((name) => isOfSource(name));
     for (const name of compiled) if (!bundled.includes(name)) copyChanged(join(compiledDir, name), join(distDir, name));
     for (const name of readdirSync(distDir)) if (/\.(js|d\.ts)$/.test(name) && !compiled.includes(name)) rmSync(join(distDir, name));
+    copyCommands();
     await bundle({ compiledDir, distDir, wasmDir });
   });
+}
+
+/** The command line programs, which import the package by its name. */
+function copyCommands() {
+  const [from, to] = [join(projectDir, 'js/cli'), join(distDir, 'cli')];
+  mkdirSync(to, { recursive: true });
+  const names = readdirSync(from);
+  for (const name of names) copyChanged(join(from, name), join(to, name));
+  for (const name of readdirSync(to)) if (!names.includes(name)) rmSync(join(to, name));
 }
 
 /** The compiler never deletes what it wrote for sources that are gone, and the package would ship it. */

@@ -6,9 +6,14 @@
  */
 import { HeddleError } from './errors.js';
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
+import type { ConvertOptions } from './convert.js';
+import type { TraceOptions } from './trace.js';
 import type { DecodeOptions, EncodeOptions } from './tokenizer.js';
 import type { TokenizerFiles } from './tokenizer-files.js';
 import type { ChatOptions } from './chat.js';
+import type { MlxOptions } from './mlx.js';
+import type { PretrainedOptions } from './pretrained.js';
+import type { SafetensorsOptions } from './safetensors-file.js';
 import type { SamplingOptions } from './sampling.js';
 import type {
   CacheOptions, ClassifyOptions, EmbedOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, LoadWeightsOptions, NumbersInput, QuantizeOptions,
@@ -233,7 +238,7 @@ export const fetchOptions: Checks<FetchOptions> = {
   signal: checkSignal,
 };
 
-export const tensorOptions: Checks<TensorOptions> = { as: named('stored', 'f32') };
+export const tensorOptions: Checks<TensorOptions> = { as: named('stored', 'f32'), quantization: anything };
 
 export const tensorsOptions: Checks<TensorsOptions> = {
   ...tensorOptions,
@@ -245,6 +250,25 @@ export const tensorsOptions: Checks<TensorsOptions> = {
   signal: checkSignal,
 };
 
+export const convertOptions: Checks<ConvertOptions> = {
+  to: named('safetensors', 'gguf', 'pytorch', 'mlx-json'),
+  dtype: checkText,
+  metadata: (value, name) => {
+    if (!isRecord(value)) throw expected(name, 'an object or a Map', value);
+  },
+  names: tensorsOptions.names,
+  rename: checkFunction,
+  progress: checkFunction,
+  ...fetchOptions,
+};
+
+export const traceOptions: Checks<TraceOptions> = {
+  tolerance: (value, name) => {
+    if (!(typeof value === 'number' && value >= 0)) throw expected(name, 'a number from 0', value);
+  },
+  absolute: checkBoolean,
+};
+
 export const loadOptions: Checks<LoadOptions> = {
   dtype: checkText,
   id: checkText,
@@ -254,6 +278,18 @@ export const loadOptions: Checks<LoadOptions> = {
   progress: checkFunction,
   ...fetchOptions,
 };
+
+export const pretrainedOptions: Checks<PretrainedOptions> = {
+  dtype: checkText,
+  context: checkPositive,
+  progress: checkFunction,
+  log: checkFunction,
+  ...fetchOptions,
+};
+
+export const safetensorsOptions: Checks<SafetensorsOptions> = { errors: named('heddle', 'mlx-node'), log: checkFunction, ...fetchOptions };
+
+export const mlxOptions: Checks<MlxOptions> = { pretty: checkBoolean, config: anything };
 
 export const seedOptions: Checks<{ seed?: number }> = { seed: checkSeed };
 

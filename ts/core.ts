@@ -18,6 +18,8 @@ export interface CoreExports extends HeapExports {
   w_dtype_name(dtype: number): Pointer;
   w_status_name(status: number): Pointer;
   w_widen(dtype: number, bytes: Pointer, nBytes: number, values: Pointer, n: number): Status;
+  w_narrow(dtype: number, values: Pointer, n: number, bytes: Pointer, nBytes: number): Status;
+  w_dtype_holds(to: number, from: number): number;
 
   w_reader_new(fileBytes: number): Status;
   w_reader_wants(reader: Pointer): number;
@@ -40,12 +42,17 @@ export interface CoreExports extends HeapExports {
   w_loader_session(loader: Pointer, rows: number, context: number): Status;
   w_loader_add(loader: Pointer, directory: Pointer): Status;
   w_loader_count(loader: Pointer): number;
+  w_loader_settle(loader: Pointer): Status;
+  w_loader_before(loader: Pointer, index: number): number;
   w_loader_tensor(loader: Pointer, index: number): void;
   w_tensor_begin(loader: Pointer, index: number): Status;
   w_tensor_write(loader: Pointer, bytes: Pointer, n: number): Status;
   w_tensor_end(loader: Pointer): Status;
   w_loader_finish(loader: Pointer): Status;
 
+  w_mlx_to_safetensors(text: Pointer, nText: number): Status;
+  w_mlx_from_safetensors(file: Pointer, nFile: number, config: Pointer, nConfig: number, pretty: number): Status;
+  w_mlx_list(text: Pointer, nText: number): Status;
   w_model_load_bundle(text: Pointer, n: number, id: Pointer): Status;
   w_model_build(json: Pointer, n: number, seed: number): Status;
   w_model_save_bundle(model: Pointer, id: Pointer, dtype: Pointer): Status;
@@ -55,6 +62,10 @@ export interface CoreExports extends HeapExports {
   w_model_load_state(model: Pointer, file: Pointer, n: number, prefix: Pointer, strict: number): Status;
   w_gguf_serialize(json: Pointer, nJson: number, values: Pointer, nValues: number, metadata: Pointer, nMetadata: number): Status;
   w_model_save_gguf(model: Pointer, dtype: number, config: Pointer, nConfig: number, metadata: Pointer, nMetadata: number): Status;
+  w_outline_new(format: Pointer, json: Pointer, nJson: number, metadata: Pointer, nMetadata: number): Status;
+  w_outline_free(outline: Pointer): void;
+  w_outline_tensor(outline: Pointer, index: number): number;
+  w_outline_piece(outline: Pointer, index: number, checksum: number): Status;
   w_safetensors_serialize(json: Pointer, nJson: number, values: Pointer, nValues: number): Status;
   w_model_free(model: Pointer): Status;
   w_model_describe(model: Pointer): Status;

@@ -6,6 +6,9 @@
  */
 import { checkName, isPlainObject, jsonText } from './arguments.js';
 import { Progress, arrivals } from './arrival.js';
+import { withoutMlx } from './mlx.js';
+import { inOrder } from './order.js';
+import type { Part, Wanted } from './order.js';
 import { readAll, readRange, readText, sized } from './bytes.js';
 import type { ByteSource } from './bytes.js';
 import type { Core } from './core.js';
@@ -67,7 +70,7 @@ async function openSingle(file: ByteSource, options: Opening): Promise<ModelFile
   try {
     const files: ModelFiles = options.tokenizer ? { tokenizer: { files: options.tokenizer } } : {};
     const first = await file.peek(512);
-    if (looksLikeText(first)) {
+    if (looksLikeText(first) && options.config === undefined) {
       const bytes = await readAll(file);
       return { ...files, bundle: { bytes, id: options.id ?? soleModel(bytes, file.name) } };
     }
@@ -95,7 +98,8 @@ async function mayDescribeItself(set: FileSet): Promise<boolean> {
   return (await set.list())?.some((name) => name.endsWith('.gguf')) ?? false;
 }
 
-async function openSet(set: FileSet, options: Opening): Promise<ModelFiles> {
+/** The same of a folder that is open. */
+export async function openSet(set: FileSet, options: Opening): Promise<ModelFiles> {
   const files: ModelFiles = {};
   const text = async (name: string): Promise<string | undefined> => {
     const file = await set.open(name, true);
@@ -167,6 +171,7 @@ function mayBeWeights(first: Uint8Array, fileBytes: number | undefined): boolean
 const lookAlikes: readonly (readonly [key: string, what: string, advice: string])[] = [
   ['layers', "a network's spec", 'buildNetwork makes a network of it; with weights it is their options.config'],
   ['peft_type', "an adapter's config", "model.loadAdapter takes it, beside the adapter's weights"],
+  ['weights', "MLX-Node's weights.mlx", 'runtime.loadPretrained takes the folder it lies in; or give its config.json as options.config'],
   ['weight_map', 'the index of weights in several files', 'load the folder it lies in'],
   ['model_type', "a model's config.json", 'load the folder it lies in, or the weights with it as options.config'],
   ['architectures', "a model's config.json", 'load the folder it lies in, or the weights with it as options.config'],
@@ -251,22 +256,25 @@ function becomesWeights(core: Core, dtype: number): boolean {
 }
 
 /** The core's model from opened files; nothing is left behind when it fails or is aborted. `complete`: what config.json leaves out is read off the tensors. */
-export async function loadFiles(core: Core, files: ModelFiles, options: LoadOptions, complete = false): Promise<number> {
+export async function loadFiles(core: Core, files: ModelFiles, options: LoadOptions, complete = false, found?: (counts: Counts) => void): Promise<number> {
   const dtype = weightType(core, options.dtype ?? 'keep');
   if (files.bundle) {
     if (dtype >= 0 && core.dtypes[dtype] !== 'F32') throw new HeddleError('unsupported', `dtype '${options.dtype ?? ''}': a bundle's weights are kept as F32`);
     return loadBundle(core, files.bundle.bytes, files.bundle.id);
   }
-  const { weights } = files;
-  if (!weights) throw new HeddleError('bad_argument', 'a model needs a description and weights');
+  if (!files.weights) throw new HeddleError('bad_argument', 'a model needs a description and weights');
+  const weights = await withoutMlx(core, files.weights);
   const loader = core.made((x) => x.w_loader_new(dtype));
   try {
     const parts = await withDirectories(core, weights.files, async (directories) => {
       const config = await descriptionOf(core, files, weights, directories, complete);
       core.heap.withText(config, (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
       checkFits(core, loader, options.dtype ?? 'keep', config, directories, options.context ?? 0);
-      return weights.files.map((file, i) => addFile(core, loader, file, directories[i] ?? 0, weights.expected.get(file)));
+      const begins = weights.files.map((file, i) => addFile(core, loader, file, directories[i] ?? 0, weights.expected.get(file)));
+      core.check((x) => x.w_loader_settle(loader));
+      return weights.files.map((file, i) => ({ file, wanted: wantedBetween(core, loader, begins[i] ?? 0, begins[i + 1]) }));
     });
+    found?.(countsOf(core, loader));
     await streamTensors(core, loader, parts, options);
     for (const { file } of parts) await file.finish?.();
     return core.made((x) => x.w_loader_finish(loader));
@@ -286,8 +294,8 @@ async function descriptionOf(core: Core, files: ModelFiles, weights: WeightFiles
 /** What the model will take of memory; nothing of the weights is read. */
 export async function estimateFiles(core: Core, files: ModelFiles, options: LoadOptions): Promise<MemoryEstimate> {
   weightType(core, options.dtype ?? 'keep');
-  const { weights } = files;
-  if (!weights) throw new HeddleError('unsupported', "a bundle's weights are in its text: it takes no more than four bytes a weight");
+  if (!files.weights) throw new HeddleError('unsupported', "a bundle's weights are in its text: it takes no more than four bytes a weight");
+  const weights = await withoutMlx(core, files.weights);
   return withDirectories(core, weights.files, async (directories) =>
     estimateMemory(core, options.dtype ?? 'keep', await descriptionOf(core, files, weights, directories, false), directories, options.context ?? 0),
   );
@@ -309,35 +317,51 @@ async function describeItself(core: Core, files: ModelFiles, directory: number, 
   files.config = core.heap.with(tensor, (p, n) => core.text((x) => x.w_directory_config(directory, p, n)));
 }
 
-/** A tensor that the model wants, by its number in the loader. */
-interface Wanted {
-  index: number;
-  name: string;
-  begin: number;
-  end: number;
+/** Tensors of all files, and the values in them. */
+export interface Counts {
+  tensors: number;
+  parameters: number;
 }
 
-/** A weight file and what the model wants of it. */
-interface Part {
-  file: ByteSource;
-  wanted: Wanted[];
-}
-
-/** Tells the loader of a file, which makes room for its tensors. */
-function addFile(core: Core, loader: number, file: ByteSource, directory: number, expected: readonly string[] | undefined): Part {
-  const before = core.call((x) => x.w_loader_count(loader));
-  core.check((x) => x.w_loader_add(loader, directory));
-  const count = core.call((x) => x.w_loader_count(loader));
-  const names = new Set<string>();
-  const wanted: Wanted[] = [];
-  for (let index = before; index < count; index++) {
+function countsOf(core: Core, loader: number): Counts {
+  const tensors = core.call((x) => x.w_loader_count(loader));
+  let parameters = 0;
+  for (let index = 0; index < tensors; index++) {
     core.call((x) => x.w_loader_tensor(loader, index));
-    const { name, begin, end, wanted: isWanted } = entry(core);
-    names.add(name);
-    if (isWanted) wanted.push({ index, name, begin, end });
+    parameters += entry(core).numel;
   }
-  checkShard(file, expected, (tensor) => names.has(tensor));
-  return { file, wanted };
+  return { tensors, parameters };
+}
+
+/** Tells the loader of a file. The number of its first tensor there. */
+function addFile(core: Core, loader: number, file: ByteSource, directory: number, expected: readonly string[] | undefined): number {
+  const begin = core.call((x) => x.w_loader_count(loader));
+  core.check((x) => x.w_loader_add(loader, directory));
+  checkShard(file, expected, namesFrom(core, loader, begin));
+  return begin;
+}
+
+/** Whether a tensor is among those from number `begin` on. */
+function namesFrom(core: Core, loader: number, begin: number): (name: string) => boolean {
+  const names = new Set<string>();
+  const count = core.call((x) => x.w_loader_count(loader));
+  for (let index = begin; index < count; index++) {
+    core.call((x) => x.w_loader_tensor(loader, index));
+    names.add(entry(core).name);
+  }
+  return (name) => names.has(name);
+}
+
+function wantedBetween(core: Core, loader: number, begin: number, end = core.call((x) => x.w_loader_count(loader))): Wanted[] {
+  const found: Wanted[] = [];
+  for (let index = begin; index < end; index++) {
+    core.call((x) => x.w_loader_tensor(loader, index));
+    const { name, begin: from, end: to, wanted } = entry(core);
+    if (!wanted) continue;
+    const count = core.call((x) => x.w_loader_before(loader, index));
+    found.push({ index, name, begin: from, end: to, before: Array.from({ length: count }, (_, i) => core.heap.transfer(i)) });
+  }
+  return found;
 }
 
 async function streamTensors(core: Core, loader: number, parts: readonly Part[], options: LoadOptions): Promise<void> {
@@ -348,7 +372,7 @@ async function streamTensors(core: Core, loader: number, parts: readonly Part[],
     await breather.breathe();
     options.signal?.throwIfAborted();
   };
-  for (const { file, wanted } of parts) {
+  for await (const { file, wanted } of inOrder(parts)) {
     for await (const { tensor, chunk, isFirst, isLast } of arrivals(file, wanted)) {
       if (isFirst) core.check((x) => x.w_tensor_begin(loader, tensor.index));
       for (let at = 0; chunk && at < chunk.byteLength; at += stagingBytes) {

@@ -318,6 +318,11 @@ export class LocalModel implements Model {
     return this.saveWeightsSync(options);
   }
 
+  /** The config.json it was loaded with, a GGUF file's in its place; undefined for bundles and built networks. */
+  get config(): string | undefined {
+    return this.#extras.config;
+  }
+
   /** `saveGguf`, at once. */
   saveGgufSync(options: SaveGgufOptions = {}): Uint8Array {
     this.#lease.check();

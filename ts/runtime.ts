@@ -2,26 +2,35 @@
  * runtime.ts: picks a module the host can run, compiles it once and starts an instance of it for each model, so that freeing a model
  * gives its memory back and a trap ends one model only.
  */
-import { checkOptions, checkText, checkTextOrBytes, fetchOptions, initOptions, isPlainObject, jsonText, loadOptions, seedOptions } from './arguments.js';
+import { checkOptions, checkText, checkTextOrBytes, fetchOptions, initOptions, isPlainObject, jsonText, loadOptions, mlxOptions, pretrainedOptions, safetensorsOptions, seedOptions } from './arguments.js';
 import { compileModule } from './compile.js';
-import { Core } from './core.js';
+import { Core, elements } from './core.js';
+import { convertTensors, isTensorSource } from './convert.js';
+import type { Conversion, ConvertOptions, TensorSource, WriteChunk } from './convert.js';
 import { HeddleError } from './errors.js';
 import { processors, whyNoThreads } from './host.js';
 import { fromBytes, readAll, readText } from './bytes.js';
 import { detectFile, inspectFiles } from './directory.js';
 import type { Detection } from './directory.js';
 import { serializeGguf } from './gguf.js';
-import { closeModel, describe, estimateFiles, loadFiles, namesFamily, openModel, openWeightsOf, standardDialect, textSettings } from './load.js';
+import { closeModel, describe, estimateFiles, loadFiles, namesFamily, openModel, openSet, openWeightsOf, standardDialect, textSettings } from './load.js';
+import type { ModelFiles } from './load.js';
 import { hasThreads } from './loader.js';
+import { mlxListing, mlxToSafetensors, safetensorsToMlx, withoutMlx } from './mlx.js';
+import type { MlxListing, MlxOptions } from './mlx.js';
 import { LocalModel } from './model.js';
 import { buildNetworkFromJSON, loadModelWithDType, loadNetworkFromString, serializeSafetensors } from './names.js';
 import { Network } from './names.js';
 import type { LoadedGeneric, LoadedWithDType } from './names.js';
 import type { startPool } from './pool.js';
+import { checkPath, findPretrained } from './pretrained.js';
+import type { PretrainedOptions } from './pretrained.js';
 import { sayOnce } from './notices.js';
 import { hostFeatures } from './probe.js';
 import { closeAll } from './shards.js';
-import { openFile } from './source.js';
+import { checkAsMlxNode, countsLine, failedToOpen, SafeTensorsFile } from './safetensors-file.js';
+import type { SafetensorsOptions } from './safetensors-file.js';
+import { isFileSet, openFile, openSource } from './source.js';
 import type { TokenizerFiles } from './tokenizer-files.js';
 import { openWeights } from './weights.js';
 import type { LocalWeights } from './weights.js';
@@ -118,13 +127,17 @@ export class LocalRuntime implements Runtime {
   /** `complete`: what config.json leaves out is read off the tensors. */
   async #load(source: SourceInput, options: LoadOptions, complete: boolean): Promise<LocalModel> {
     options.signal?.throwIfAborted();
-    const files = await openModel(source, { ...options, say: (text) => this.#notice(text) });
+    return this.#loadOpened(await openModel(source, { ...options, say: (text) => this.#notice(text) }), options, complete);
+  }
+
+  /** `log` gets MLX-Node's line with the counts of the weight files. */
+  async #loadOpened(files: ModelFiles, options: LoadOptions, complete: boolean, log?: (line: string) => void): Promise<LocalModel> {
     try {
       const bytes = files.weights?.files.reduce((sum, { size = 0 }) => sum + size, 0) ?? files.bundle?.bytes.byteLength;
       const lent = await this.#lendFor(bytes ?? 0);
       return await made(lent, async (core) => {
         options.signal?.throwIfAborted();
-        const handle = await loadFiles(core, files, options, complete);
+        const handle = await loadFiles(core, files, options, complete, log && ((found) => log(countsLine(found))));
         return new LocalModel(core, handle, { ...textSettings(files), tokenizer: files.tokenizer, context: options.context, config: files.config, sentence: files.sentence, say: (text) => this.#notice(text) }, lent.release);
       });
     } finally {
@@ -147,7 +160,7 @@ export class LocalRuntime implements Runtime {
     const weights = await openWeightsOf(source, { ...options, keep: false });
     const { core, release } = this.#lend();
     try {
-      return (await inspectFiles(core, weights)).info;
+      return (await inspectFiles(core, await withoutMlx(core, weights))).info;
     } finally {
       release();
       await closeAll(weights.files);
@@ -169,7 +182,93 @@ export class LocalRuntime implements Runtime {
   async openWeights(source: SourceInput, options: FetchOptions = {}): Promise<LocalWeights> {
     checkOptions(options, fetchOptions);
     const weights = await openWeightsOf(source, { ...options, keep: false });
-    return made(this.#lend(), (core, release) => openWeights(core, weights, release));
+    return made(this.#lend(), async (core, release) => openWeights(core, await withoutMlx(core, weights), release));
+  }
+
+  // ---- MLX-Node's files and names: docs/mlx.md ----
+
+  /**
+   * A model's folder as MLX-Node takes it: weights.safetensors, model.safetensors or weights.mlx, config.json in its spellings, and a tokenizer.json.
+   * Its messages for what is not there. `log` gets its lines with the counts of tensors and parameters.
+   */
+  async loadPretrained(source: SourceInput, options: PretrainedOptions = {}): Promise<LocalModel> {
+    checkOptions(options, pretrainedOptions);
+    const { log, ...rest } = options;
+    await checkPath(source);
+    const opened = await openSource(source, rest);
+    const where = isFileSet(opened) ? (typeof source === 'string' || source instanceof URL ? String(source).replace(/[/\\]+$/, '') : 'the files given') : opened.name;
+    if (!isFileSet(opened)) throw new HeddleError('bad_argument', `${where}: expected a folder, found a file`);
+    const found = await findPretrained(opened, where);
+    const files = await openSet(found.files, { ...rest, say: (text) => this.#notice(text) });
+    log?.(`Loading model from ${found.format} format: ${found.path}`);
+    const model = await this.#loadOpened(files, rest, false, log);
+    log?.(`Loaded ${model.weights.reduce((sum, { shape }) => sum + elements(shape), 0)} parameters from ${found.format}`);
+    return model;
+  }
+
+  /** A SafeTensors file under MLX-Node's names, and with `errors: 'mlx-node'` its messages. */
+  async openSafetensors(source: FileInput, options: SafetensorsOptions = {}): Promise<SafeTensorsFile> {
+    checkOptions(options, safetensorsOptions);
+    const { errors = 'heddle', log, ...rest } = options;
+    const asMlxNode = errors === 'mlx-node';
+    const file = await openFile(source, rest).catch((error: unknown) => {
+      throw asMlxNode ? failedToOpen(error) : error;
+    });
+    return made(this.#lend(), async (core, release) => {
+      if (asMlxNode) await checkAsMlxNode(file);
+      const weights = await openWeights(core, await withoutMlx(core, { files: [file], expected: new Map() }), release);
+      log?.(countsLine({ tensors: weights.tensors.length, parameters: weights.numParameters }));
+      return new SafeTensorsFile(weights, asMlxNode);
+    });
+  }
+
+  /** Its first name: openSafetensors. */
+  async loadSafetensors(source: FileInput, options: SafetensorsOptions = {}): Promise<SafeTensorsFile> {
+    return this.openSafetensors(source, options);
+  }
+
+  /** A SafeTensors file of a weights.mlx. Each weight gets the dtype its label says; version and config go into the metadata. Synchronous. */
+  mlxToSafetensors(text: Uint8Array | string): Uint8Array {
+    checkTextOrBytes(text, 'text');
+    return this.#borrow((core) => mlxToSafetensors(core, typeof text === 'string' ? new TextEncoder().encode(text) : text));
+  }
+
+  /** A weights.mlx (UTF-8) of a SafeTensors file of F32, F16 and BF16 with finite values. Synchronous. */
+  safetensorsToMlx(file: Uint8Array, options: MlxOptions = {}): Uint8Array {
+    checkOptions(options, mlxOptions);
+    return this.#borrow((core) => safetensorsToMlx(core, file, options));
+  }
+
+  /** What a weights.mlx lists, also one that only describes the weights.safetensors beside it. Synchronous. */
+  listMlx(text: Uint8Array | string): MlxListing {
+    checkTextOrBytes(text, 'text');
+    return this.#borrow((core) => mlxListing(core, typeof text === 'string' ? new TextEncoder().encode(text) : text));
+  }
+
+  #borrow<T>(use: (core: Core) => T): T {
+    const { core, release } = this.#lend();
+    try {
+      return use(core);
+    } finally {
+      release();
+    }
+  }
+
+  /**
+   * A weight file in another format: its bytes go to `write` in order, a tensor at a time, so that neither file is ever whole in memory. The source may be
+   * anything `openWeights` takes, MLX-Node's weights.mlx, or tensors (`modelTensors`); one that was open stays so. Throws `unsupported` where a
+   * tensor's dtype has no place in the format.
+   */
+  async convertWeights(source: SourceInput | TensorSource, write: WriteChunk, options: ConvertOptions): Promise<Conversion> {
+    const { to: _, dtype: __, metadata: ___, names: ____, rename: _____, progress: ______, ...fetching } = options;
+    const opened = isTensorSource(source) ? undefined : await this.openWeights(source, fetching);
+    const { core, release } = this.#lend();
+    try {
+      return await convertTensors(core, opened ?? (source as TensorSource), write, options);
+    } finally {
+      release();
+      await opened?.close();
+    }
   }
 
   // ---- Their Loom names: see names.ts ----
@@ -377,4 +476,3 @@ function threadsFor(options: InitOptions, platform: Platform, atomics: boolean, 
 
 /** The core's own limit (HD_POOL_MAX). */
 const mostThreads = 16;
-

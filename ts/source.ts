@@ -2,8 +2,8 @@
  * source.ts: where bytes come from. Whatever a caller gives, a file becomes a ByteSource (bytes.ts, http.ts) and a model becomes a FileSet
  * (files by name). gzip is taken off on the way.
  */
-import { checkFiles, isPlainObject, notAFile } from './arguments.js';
-import { StreamSource, fromBlob, fromBytes, fromPath, inflated, readText } from './bytes.js';
+import { checkFiles, checkOptions, fetchOptions, isPlainObject, notAFile } from './arguments.js';
+import { StreamSource, fromBlob, fromBytes, fromPath, inflated, readAll, readText } from './bytes.js';
 import type { ByteSource } from './bytes.js';
 import { fromCacheOrUrl } from './cache.js';
 import type { CachedOptions } from './cache.js';
@@ -12,7 +12,7 @@ import { isNode, nodeFiles } from './host.js';
 import { fromResponse, isAbsent } from './http.js';
 import type { Absence } from './http.js';
 import { cachedModel, hubAddress, snapshotFolder, snapshotPrefix } from './hub.js';
-import type { FileInput, SizedStream, SourceInput } from './types.js';
+import type { FetchOptions, FileInput, SizedStream, SourceInput } from './types.js';
 
 /** How files are opened. */
 export interface OpenOptions extends CachedOptions {
@@ -187,6 +187,36 @@ export async function openSource(input: SourceInput, options: OpenOptions = {}):
   }
   if (isRecord(input)) return fileMap(new Map(Object.entries(input)), options);
   return openFile(input as FileInput, options);
+}
+
+/** A model's small files, beside its weights. */
+export interface Folder {
+  /** For messages: "in FOLDER", "among the files given". */
+  readonly where: string;
+  /** A file's text, or its bytes; undefined where there is none of that name. */
+  text(name: string): Promise<string | undefined>;
+  bytes(name: string): Promise<Uint8Array | undefined>;
+  /** Names of all files, where that can be known: not of an address. */
+  list(): Promise<readonly string[] | undefined>;
+}
+
+/** The files of a model that is several; undefined where the source is a single file. What `loadModel` takes as a folder is one. */
+export async function openFolder(source: SourceInput, options: FetchOptions = {}): Promise<Folder | undefined> {
+  checkOptions(options, fetchOptions);
+  const opened = await openSource(source, options);
+  if (!isFileSet(opened)) {
+    await opened.close();
+    return undefined;
+  }
+  const bytes = async (name: string): Promise<Uint8Array | undefined> => {
+    const file = await opened.open(name, true);
+    return file && readAll(file);
+  };
+  const text = async (name: string): Promise<string | undefined> => {
+    const found = await bytes(name);
+    return found && new TextDecoder().decode(found);
+  };
+  return { where: opened.where, text, bytes, list: () => opened.list() };
 }
 
 /** The path of a `file:` URL. */

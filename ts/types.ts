@@ -211,6 +211,8 @@ export interface WeightTensor {
 export interface TensorOptions {
   /** 'stored' (the default): as the file has it. 'f32': converted, exactly where float32 can be exact. */
   as?: 'stored' | 'f32';
+  /** What config.json says of packed weights ("quantization"): with as 'f32' the codes of an `X.weight` with `X.scales` become values. */
+  quantization?: object;
 }
 
 export interface TensorsOptions extends TensorOptions {

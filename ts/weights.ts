@@ -9,6 +9,7 @@ import type { Core } from './core.js';
 import { inspectFiles } from './directory.js';
 import { HeddleError } from './errors.js';
 import { Breather } from './host.js';
+import { isPacked, packedValues } from './packed.js';
 import { closeAll } from './shards.js';
 import type { WeightFiles } from './shards.js';
 import { elementBytes, gathered } from './strides.js';
@@ -83,6 +84,8 @@ export class LocalWeights implements Weights {
     this.#check();
     if (!file.seekable && this.#streamed) throw new HeddleError('bad_state', `${file.name} is a stream and has gone by: name its tensors in all(), or give a file, a Blob or a URL`);
     if (!file.seekable) await (this.#spooling ??= file.spool?.());
+    const has = (each: string): TensorInfo | undefined => this.#byName.get(each)?.tensor;
+    if (options.as === 'f32' && isPacked(tensor, has)) return packedValues(this.#core, this.#files, tensor, has, options.quantization);
     return this.#made(tensor, file, await readRange(file, tensor.begin, tensor.end), options);
   }
 

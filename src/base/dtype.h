@@ -26,8 +26,6 @@ hd_dtype hd_dtype_find(const char *name, size_t n);
 /* Bytes of n values; false on overflow or when n is no multiple of the block (and the dtype not ragged). */
 bool hd_dtype_bytes(hd_dtype dtype, size_t n, size_t *bytes);
 
-/* Whether every value that `from` has is a value of `to` too: else a conversion rounds. */
-bool hd_dtype_holds(hd_dtype to, hd_dtype from);
 /* Fails when the tensor's values cannot become float32. */
 hd_status hd_dtype_decodes(hd_dtype dtype, const char *tensor, hd_error *err);
 

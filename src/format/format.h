@@ -49,6 +49,8 @@ hd_directory *hd_directory_new(const char *format, uint64_t file_bytes);
 
 /* ---- Writing files ---- */
 
+struct hd_text; /* bundle.h's */
+
 /* A tensor to be written. `begin` counts from the start of the file and is set by hd_safetensors_start or hd_gguf_start. */
 typedef struct hd_stored {
   const char *name;
@@ -71,7 +73,19 @@ typedef struct hd_stored_list {
 typedef bool hd_has_dtype(hd_dtype dtype); /* whether a format has it */
 hd_status hd_stored_read(hd_stored_list *out, const char *json, size_t n_json, const float *values, size_t n_values, const char *format,
                          hd_has_dtype *has, hd_error *err);
+/* The same of tensors whose values come later, as they will be in the file; `from` is NULL. */
+hd_status hd_stored_declare(hd_stored_list *out, const char *json, size_t n_json, const char *format, hd_has_dtype *has, hd_error *err);
 void hd_stored_free(hd_stored_list *list);
+/* Bad_argument where a name comes twice. `names` is a new directory, which may have metadata already. */
+hd_status hd_stored_refuse_twice(hd_directory *names, const hd_stored *tensors, size_t n, hd_error *err);
+
+/* What each format's file begins with, up to the first tensor's values. Sets every tensor's `begin` and the file's size; sorts SafeTensors' by name. The
+ * caller frees header->data, whatever comes back. */
+hd_status hd_safetensors_header(struct hd_text *header, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, hd_error *err);
+hd_status hd_gguf_header(struct hd_text *header, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, size_t n_metadata, hd_error *err);
+bool hd_gguf_can_write(hd_dtype dtype);
+/* A file of n_file bytes that begins with the header, which is freed; the rest is zero. Passes on a status that is none. */
+hd_status hd_stored_open(uint8_t **file, size_t *n_file, struct hd_text *header, hd_status status, hd_error *err);
 
 /* Sorts the tensors by name, gives them their places one after the other, and makes a file with its header written and its data zero, for the
  * caller to fill. `metadata` is JSON text ("{…}") for __metadata__, or NULL. The caller frees *file with hd_free. */

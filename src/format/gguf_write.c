@@ -312,21 +312,13 @@ static hd_status put_tensor(hd_text *out, hd_stored *t, size_t *end, hd_error *e
   return HD_OK;
 }
 
-/* A directory refuses what comes twice. */
-static hd_status refuse_twice(hd_directory *names, const hd_stored *tensors, size_t n, hd_error *err) {
-  for (size_t i = 0; i < n; i++) HD_TRY(hd_directory_append(names, &(hd_entry){.name = tensors[i].name}, err));
-  hd_status status = hd_directory_seal(names, err);
-  if (status == HD_BAD_FILE && err) err->code = HD_BAD_ARGUMENT; /* the caller's, not a file's */
-  return status == HD_BAD_FILE ? HD_BAD_ARGUMENT : status;
-}
-
 static hd_status put_header(hd_text *out, hd_stored *tensors, size_t n, const char *metadata, size_t n_metadata, size_t *data_bytes, hd_error *err) {
   hd_text pairs = {0};
   uint64_t n_pairs = 0;
   hd_directory *names = hd_directory_new("GGUF", 0);
   hd_status status = names ? HD_OK : hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the names of %zu tensors", n);
   if (status == HD_OK && metadata) status = put_pairs(&pairs, &n_pairs, names, metadata, n_metadata, err);
-  if (status == HD_OK) status = refuse_twice(names, tensors, n, err);
+  if (status == HD_OK) status = hd_stored_refuse_twice(names, tensors, n, err);
   hd_directory_free(names);
   hd_text_add(out, "GGUF", 4);
   put_u32(out, 3);
@@ -341,26 +333,21 @@ static hd_status put_header(hd_text *out, hd_stored *tensors, size_t n, const ch
   return status;
 }
 
-hd_status hd_gguf_start(uint8_t **file, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, size_t n_metadata, hd_error *err) {
-  hd_text header = {0};
-  size_t data_bytes = 0, all = 0;
-  *file = NULL;
-  *n_file = 0;
-  hd_status status = put_header(&header, tensors, n, metadata, n_metadata, &data_bytes, err);
-  bool fits = status == HD_OK && hd_add_size(data_bytes, header.n, &all);
-  uint8_t *bytes = fits ? hd_alloc_zero(all) : NULL;
-  if (status == HD_OK && !bytes) status = hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a file of %zu tensors and %zu bytes", n, data_bytes);
-  if (bytes) {
-    memcpy(bytes, header.data, header.n);
-    for (size_t i = 0; i < n; i++) tensors[i].begin += header.n;
-    *file = bytes;
-    *n_file = all;
-  }
-  hd_free(header.data);
-  return status;
+hd_status hd_gguf_header(hd_text *header, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, size_t n_metadata, hd_error *err) {
+  size_t data_bytes = 0;
+  HD_TRY(put_header(header, tensors, n, metadata, n_metadata, &data_bytes, err));
+  for (size_t i = 0; i < n; i++) tensors[i].begin += header->n;
+  if (hd_add_size(data_bytes, header->n, n_file)) return HD_OK;
+  return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a file of %zu tensors and %zu bytes", n, data_bytes);
 }
 
-static bool has_dtype(hd_dtype dtype) {
+hd_status hd_gguf_start(uint8_t **file, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, size_t n_metadata, hd_error *err) {
+  hd_text header = {0};
+  hd_status status = hd_gguf_header(&header, n_file, tensors, n, metadata, n_metadata, err);
+  return hd_stored_open(file, n_file, &header, status, err);
+}
+
+bool hd_gguf_can_write(hd_dtype dtype) {
   uint32_t number;
   return hd_gguf_type(dtype, &number);
 }
@@ -370,7 +357,7 @@ hd_status hd_gguf_serialize(uint8_t **bytes, size_t *n, const char *text, size_t
   hd_stored_list list;
   *bytes = NULL;
   *n = 0;
-  HD_TRY(hd_stored_read(&list, text, n_text, values, n_values, "GGUF", has_dtype, err));
+  HD_TRY(hd_stored_read(&list, text, n_text, values, n_values, "GGUF", hd_gguf_can_write, err));
   hd_status status = hd_gguf_start(bytes, n, list.tensors, list.n, metadata, n_metadata, err);
   for (size_t i = 0; status == HD_OK && i < list.n; i++) {
     size_t count;

@@ -37,8 +37,8 @@ static hd_status add_record(hd_text *header, hd_stored *t, size_t *end, hd_error
   return HD_OK;
 }
 
-static hd_status write_header(hd_text *header, hd_stored *tensors, size_t n, const char *metadata, size_t *data_bytes, hd_error *err) {
-  hd_text_add(header, "{", 1);
+static hd_status write_json(hd_text *header, hd_stored *tensors, size_t n, const char *metadata, size_t *data_bytes, hd_error *err) {
+  hd_text_add(header, "12345678{", 9); /* the length's room */
   if (metadata) hd_text_print(header, "\"__metadata__\":%s%s", metadata, n ? "," : "");
   for (size_t i = 0; i < n; i++) {
     char room[HD_NAME_ROOM];
@@ -52,25 +52,20 @@ static hd_status write_header(hd_text *header, hd_stored *tensors, size_t n, con
   return header->failed ? hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the header of %zu tensors", n) : HD_OK;
 }
 
+hd_status hd_safetensors_header(hd_text *header, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, hd_error *err) {
+  size_t data_bytes = 0;
+  if (n) qsort(tensors, n, sizeof *tensors, compare_names);
+  HD_TRY(write_json(header, tensors, n, metadata, &data_bytes, err));
+  for (int i = 0; i < 8; i++) header->data[i] = (char)(uint8_t)((uint64_t)(header->n - 8) >> 8 * i);
+  for (size_t i = 0; i < n; i++) tensors[i].begin += header->n;
+  if (hd_add_size(data_bytes, header->n, n_file)) return HD_OK;
+  return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a file of %zu tensors and %zu bytes", n, data_bytes);
+}
+
 hd_status hd_safetensors_start(uint8_t **file, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, hd_error *err) {
   hd_text header = {0};
-  size_t data_bytes = 0, all;
-  *file = NULL;
-  *n_file = 0;
-  if (n) qsort(tensors, n, sizeof *tensors, compare_names);
-  hd_status status = write_header(&header, tensors, n, metadata, &data_bytes, err);
-  bool fits = status == HD_OK && hd_add_size(data_bytes, 8 + header.n, &all);
-  uint8_t *bytes = fits ? hd_alloc_zero(all) : NULL;
-  if (status == HD_OK && !bytes) status = hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a file of %zu tensors and %zu bytes", n, data_bytes);
-  for (int i = 0; bytes && i < 8; i++) bytes[i] = (uint8_t)((uint64_t)header.n >> 8 * i);
-  if (bytes) {
-    memcpy(bytes + 8, header.data, header.n);
-    for (size_t i = 0; i < n; i++) tensors[i].begin += 8 + header.n;
-    *file = bytes;
-    *n_file = all;
-  }
-  hd_free(header.data);
-  return status;
+  hd_status status = hd_safetensors_header(&header, n_file, tensors, n, metadata, err);
+  return hd_stored_open(file, n_file, &header, status, err);
 }
 
 /* ---- Loom's dtypes ---- */

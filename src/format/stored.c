@@ -2,6 +2,7 @@
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
+#include "format/bundle.h"
 #include "format/format.h"
 
 #include <math.h>
@@ -13,7 +14,25 @@ hd_status hd_stored_too_large(hd_error *err, const hd_stored *t) {
                  hd_shape_text(shape, t->n_dims, t->shape), hd_dtype_name(t->dtype));
 }
 
-static void read_tensors(const hd_json *list, hd_stored *tensors, size_t n, const char *format, hd_has_dtype *has) {
+hd_status hd_stored_open(uint8_t **file, size_t *n_file, hd_text *header, hd_status status, hd_error *err) {
+  *file = status == HD_OK ? hd_alloc_zero(*n_file) : NULL;
+  if (status == HD_OK && !*file) status = hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a file of %zu bytes", *n_file);
+  if (*file) memcpy(*file, header->data, header->n);
+  else *n_file = 0;
+  hd_free(header->data);
+  return status;
+}
+
+/* A directory refuses what comes twice. */
+hd_status hd_stored_refuse_twice(hd_directory *names, const hd_stored *tensors, size_t n, hd_error *err) {
+  for (size_t i = 0; i < n; i++) HD_TRY(hd_directory_append(names, &(hd_entry){.name = tensors[i].name}, err));
+  hd_status status = hd_directory_seal(names, err);
+  if (status == HD_BAD_FILE && err) err->code = HD_BAD_ARGUMENT; /* the caller's, not a file's */
+  return status == HD_BAD_FILE ? HD_BAD_ARGUMENT : status;
+}
+
+/* `from_floats`: the values will be float32, which not every dtype can be made of. */
+static void read_tensors(const hd_json *list, hd_stored *tensors, size_t n, bool from_floats, const char *format, hd_has_dtype *has) {
   for (size_t i = 0; i < n && *list->status == HD_OK; i++) {
     hd_stored *t = &tensors[i];
     hd_json item = hd_json_item(list, i);
@@ -25,7 +44,7 @@ static void read_tensors(const hd_json *list, hd_stored *tensors, size_t n, cons
     t->dtype = hd_dtype_find(dtype, strlen(dtype));
     if (t->dtype == HD_DTYPE_COUNT || !has(t->dtype))
       hd_json_refuse(&item, "dtype", HD_BAD_ARGUMENT, "%s has no dtype '%s'", format, hd_short_name(room, dtype));
-    else if (!hd_dtype_get(t->dtype)->from_f32)
+    else if (from_floats && !hd_dtype_get(t->dtype)->from_f32)
       hd_json_refuse(&item, "dtype", HD_UNSUPPORTED, "values cannot be written as '%s'", dtype);
     if (n_dims > HD_MAX_DIMS) hd_json_refuse(&item, "shape", HD_UNSUPPORTED, "expected at most %d dimensions, found %zu", HD_MAX_DIMS, n_dims);
     t->n_dims = n_dims > HD_MAX_DIMS ? 0 : (int)n_dims;
@@ -57,22 +76,31 @@ void hd_stored_free(hd_stored_list *list) {
   *list = (hd_stored_list){0};
 }
 
-static hd_status read_list(hd_stored_list *out, const float *values, size_t n_values, const char *format, hd_has_dtype *has, hd_error *err) {
+static hd_status read_list(hd_stored_list *out, bool from_floats, const char *format, hd_has_dtype *has, hd_error *err) {
   hd_status status = HD_OK;
   hd_json list = hd_json_root(out->json, "tensors", &status, err);
   if (!cJSON_IsArray(out->json)) return hd_fail(err, HD_BAD_ARGUMENT, "tensors: expected an array of {name, dtype, shape}");
   out->n = (size_t)cJSON_GetArraySize(out->json);
   out->tensors = hd_alloc_zero(out->n * sizeof *out->tensors);
   if (!out->tensors) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for %zu tensors", out->n);
-  read_tensors(&list, out->tensors, out->n, format, has);
-  return status == HD_OK ? share_values(out->tensors, out->n, values, n_values, err) : status;
+  read_tensors(&list, out->tensors, out->n, from_floats, format, has);
+  return status;
 }
 
 hd_status hd_stored_read(hd_stored_list *out, const char *text, size_t n_text, const float *values, size_t n_values, const char *format,
                          hd_has_dtype *has, hd_error *err) {
   *out = (hd_stored_list){0};
   HD_TRY(hd_json_parse(&out->json, text, n_text, err));
-  hd_status status = read_list(out, values, n_values, format, has, err);
+  hd_status status = read_list(out, true, format, has, err);
+  if (status == HD_OK) status = share_values(out->tensors, out->n, values, n_values, err);
+  if (status != HD_OK) hd_stored_free(out);
+  return status;
+}
+
+hd_status hd_stored_declare(hd_stored_list *out, const char *text, size_t n_text, const char *format, hd_has_dtype *has, hd_error *err) {
+  *out = (hd_stored_list){0};
+  HD_TRY(hd_json_parse(&out->json, text, n_text, err));
+  hd_status status = read_list(out, false, format, has, err);
   if (status != HD_OK) hd_stored_free(out);
   return status;
 }

@@ -90,7 +90,7 @@ static hd_status member_bytes(torch_state *s, hd_zip_member *member, hd_reader *
 
 static hd_status read_byteorder(torch_state *s, hd_reader *reader, hd_error *err) {
   const uint8_t *bytes;
-  hd_zip_member *member;
+  hd_zip_member *member = NULL;
   HD_TRY(find_member(s, "", "byteorder", &s->zip.strings, &member, err));
   s->order_seen = !member;
   if (!member) return HD_OK;
@@ -125,7 +125,7 @@ static hd_status read_zip_pickle(torch_state *s, hd_reader *reader, hd_error *er
 static hd_status locate_storage(torch_state *s, hd_torch_storage *storage, hd_reader *reader, bool *waits, hd_error *err) {
   bool located;
   char room[HD_NAME_ROOM];
-  hd_zip_member *member;
+  hd_zip_member *member = NULL;
   HD_TRY(find_member(s, "data/", storage->key, &s->tree.strings, &member, err));
   if (!member) return hd_fail(err, HD_BAD_FILE, "zip: expected a member \"data/%s\" for a storage, found none", hd_short_name(room, storage->key));
   if (member->bytes < storage->bytes)

@@ -159,7 +159,7 @@ void hd_torch_write_tensor(hd_torch_writer *w, const hd_stored *t) {
 
 /* ---- The zip ---- */
 
-enum { ALIGNMENT = 64, LOCAL_BYTES = 30, RECORD_BYTES = 46, END_BYTES = 22, N_FIXED = 6, CRC_IN_LOCAL = 14, CRC_IN_RECORD = 16 };
+enum { ALIGNMENT = 64, LOCAL_BYTES = 30, RECORD_BYTES = 46, END_BYTES = 22, N_BEFORE = 4, N_FIXED = 6 };
 
 static const char format_version[] = "1", alignment[] = "64", byteorder[] = "little", version[] = "3\n",
                   serialization_id[] = "0000000000000000000000000000000000000000";
@@ -173,11 +173,12 @@ static void add_member(hd_torch_writer *w, size_t *at, const char *name, size_t 
   *at = m->begin + bytes;
 }
 
-/* Places for all members, in torch's order; the file's size. */
-static hd_status place_members(hd_torch_writer *w, size_t *n_file, hd_error *err) {
+hd_status hd_torch_lay_out(hd_torch_writer *w, size_t *n_file, hd_error *err) {
   size_t at = 0, bytes;
   char name[40];
-  w->members = hd_alloc((N_FIXED + w->n_tensors) * sizeof *w->members);
+  put_text(w, ".");
+  if (w->no_memory) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to write a PyTorch file");
+  w->members = hd_alloc_zero((N_FIXED + w->n_tensors) * sizeof *w->members);
   if (!w->members) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to write a PyTorch file");
   add_member(w, &at, "data.pkl", w->n_pickle);
   add_member(w, &at, ".format_version", sizeof format_version - 1);
@@ -195,7 +196,7 @@ static hd_status place_members(hd_torch_writer *w, size_t *n_file, hd_error *err
   add_member(w, &at, ".data/serialization_id", sizeof serialization_id - 1);
   w->list_begin = at;
   for (size_t i = 0; i < w->n_members; i++) at += RECORD_BYTES + strlen(w->members[i].name);
-  *n_file = at + END_BYTES;
+  *n_file = w->n_file = at + END_BYTES;
   if (w->n_members > UINT16_MAX - 1 || *n_file > UINT32_MAX - 1) return hd_fail(err, HD_UNSUPPORTED, "a PyTorch file of 65535 tensors or 4 GB cannot be written yet");
   return HD_OK;
 }
@@ -205,20 +206,20 @@ static uint8_t *put_fields(uint8_t *to, uint64_t value, int n) {
   return to;
 }
 
-/* From "version needed" to the name's length, which local headers and records have alike; the checksum comes when the file is sealed. */
+/* From "version needed" to the name's length, which local headers and records have alike. */
 static uint8_t *put_common(uint8_t *to, const hd_torch_member *m) {
   to = put_fields(to, 20, 2);
   to = put_fields(to, 0, 2 + 2);    /* flags, method: stored */
   to = put_fields(to, 0, 2);        /* midnight */
   to = put_fields(to, 1 << 5 | 1, 2); /* of 1 January 1980 */
-  to = put_fields(to, 0, 4);
+  to = put_fields(to, m->crc, 4);
   to = put_fields(to, m->bytes, 4);
   to = put_fields(to, m->bytes, 4);
   return put_fields(to, strlen(m->name), 2);
 }
 
-static void put_local(uint8_t *file, const hd_torch_member *m) {
-  uint8_t *to = put_common(put_fields(file + m->header, 0x04034b50, 4), m);
+static uint8_t *put_local(uint8_t *to, const hd_torch_member *m) {
+  to = put_common(put_fields(to, 0x04034b50, 4), m);
   size_t extra = m->begin - (m->header + LOCAL_BYTES + strlen(m->name));
   to = put_fields(to, extra, 2);
   memcpy(to, m->name, strlen(m->name));
@@ -226,6 +227,7 @@ static void put_local(uint8_t *file, const hd_torch_member *m) {
   memcpy(to, "FB", 2);
   to = put_fields(to + 2, extra - 4, 2);
   memset(to, 'Z', extra - 4);
+  return to + extra - 4;
 }
 
 static uint8_t *put_record(uint8_t *to, const hd_torch_member *m) {
@@ -238,48 +240,66 @@ static uint8_t *put_record(uint8_t *to, const hd_torch_member *m) {
   return to + strlen(m->name);
 }
 
-static void put_end(uint8_t *to, const hd_torch_writer *w, size_t list_bytes) {
+static uint8_t *put_end(uint8_t *to, const hd_torch_writer *w, size_t list_bytes) {
   to = put_fields(to, 0x06054b50, 4);
   to = put_fields(to, 0, 2 + 2);
   to = put_fields(to, w->n_members, 2);
   to = put_fields(to, w->n_members, 2);
   to = put_fields(to, list_bytes, 4);
   to = put_fields(to, w->list_begin, 4);
-  put_fields(to, 0, 2);
+  return put_fields(to, 0, 2);
 }
 
-static void put_file(uint8_t *file, const hd_torch_writer *w) {
-  const hd_torch_member *last = &w->members[w->n_members - 1];
-  uint8_t *to = file + w->list_begin;
-  for (size_t i = 0; i < w->n_members; i++) put_local(file, &w->members[i]);
-  memcpy(file + w->members[0].begin, w->pickle, w->n_pickle);
-  memcpy(file + w->members[1].begin, format_version, sizeof format_version - 1);
-  memcpy(file + w->members[2].begin, alignment, sizeof alignment - 1);
-  memcpy(file + w->members[3].begin, byteorder, sizeof byteorder - 1);
-  memcpy(file + last[-1].begin, version, sizeof version - 1);
-  memcpy(file + last->begin, serialization_id, sizeof serialization_id - 1);
+static uint8_t *put_list(uint8_t *to, const hd_torch_writer *w) {
+  uint8_t *begin = to;
   for (size_t i = 0; i < w->n_members; i++) to = put_record(to, &w->members[i]);
-  put_end(to, w, (size_t)(to - file) - w->list_begin);
+  return put_end(to, w, (size_t)(to - begin));
+}
+
+/* The bytes of a member that is no tensor's. */
+static const void *fixed_content(const hd_torch_writer *w, size_t member) {
+  const void *const before[N_BEFORE] = {w->pickle, format_version, alignment, byteorder};
+  if (member < N_BEFORE) return before[member];
+  return member == w->n_members - 1 ? serialization_id : version;
+}
+
+static uint8_t *put_fixed(uint8_t *to, hd_torch_writer *w, size_t member) {
+  hd_torch_member *m = &w->members[member];
+  const void *content = fixed_content(w, member);
+  m->crc = hd_crc32(0, content, m->bytes);
+  to = put_local(to, m);
+  memcpy(to, content, m->bytes);
+  return to + m->bytes;
+}
+
+size_t hd_torch_piece_bytes(const hd_torch_writer *w, size_t i) {
+  size_t from = i ? w->tensors[i - 1].begin + w->members[N_BEFORE + i - 1].bytes : 0;
+  return (i < w->n_tensors ? w->tensors[i].begin : w->n_file) - from;
+}
+
+void hd_torch_put_piece(hd_torch_writer *w, size_t i, uint32_t crc, uint8_t *to) {
+  for (size_t member = 0; i == 0 && member < N_BEFORE; member++) to = put_fixed(to, w, member);
+  if (i < w->n_tensors) {
+    w->members[N_BEFORE + i].crc = crc;
+    put_local(to, &w->members[N_BEFORE + i]);
+    return;
+  }
+  for (size_t member = w->n_members - 2; member < w->n_members; member++) to = put_fixed(to, w, member);
+  put_list(to, w);
 }
 
 hd_status hd_torch_start(uint8_t **file, size_t *n_file, hd_torch_writer *w, hd_error *err) {
   *file = NULL;
-  put_text(w, ".");
-  if (w->no_memory) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to write a PyTorch file");
-  HD_TRY(place_members(w, n_file, err));
+  HD_TRY(hd_torch_lay_out(w, n_file, err));
   *file = hd_alloc_zero(*n_file);
-  if (!*file) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a PyTorch file of %zu bytes", *n_file);
-  put_file(*file, w);
-  return HD_OK;
+  return *file ? HD_OK : hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a PyTorch file of %zu bytes", *n_file);
 }
 
-void hd_torch_seal(const hd_torch_writer *w, uint8_t *file) {
-  uint8_t *record = file + w->list_begin;
-  for (size_t i = 0; i < w->n_members; i++) {
-    const hd_torch_member *m = &w->members[i];
-    uint32_t crc = hd_crc32(0, file + m->begin, m->bytes);
-    put_fields(file + m->header + CRC_IN_LOCAL, crc, 4);
-    put_fields(record + CRC_IN_RECORD, crc, 4);
-    record += RECORD_BYTES + strlen(m->name);
+void hd_torch_seal(hd_torch_writer *w, uint8_t *file) {
+  for (size_t i = 0; i <= w->n_tensors; i++) {
+    const hd_torch_member *tensor = i < w->n_tensors ? &w->members[N_BEFORE + i] : NULL;
+    uint32_t crc = tensor ? hd_crc32(0, file + tensor->begin, tensor->bytes) : 0;
+    size_t end = tensor ? tensor->begin : w->n_file;
+    hd_torch_put_piece(w, i, crc, file + end - hd_torch_piece_bytes(w, i));
   }
 }

@@ -8,6 +8,7 @@
 typedef struct hd_torch_member {
   char name[48];
   size_t header, begin, bytes;
+  uint32_t crc;
 } hd_torch_member;
 
 /* After the first failure every put does nothing; hd_torch_start reports it. */
@@ -17,7 +18,7 @@ typedef struct hd_torch_writer {
   hd_stored *tensors; /* in the order they were put; `from` is the caller's, `begin` counts from the file's start */
   size_t n_tensors, tensors_room;
   hd_torch_member *members;
-  size_t n_members, list_begin;
+  size_t n_members, list_begin, n_file;
   bool no_memory;
 } hd_torch_writer;
 
@@ -40,9 +41,15 @@ bool hd_torch_can_write(hd_dtype dtype);
 /* A contiguous tensor with a storage of its own. `tensor` has dtype, shape and `from`. */
 void hd_torch_write_tensor(hd_torch_writer *w, const hd_stored *tensor);
 
-/* Ends the pickle and lays out the file, tensors' bytes zero. The caller frees *file with hd_free. */
+/* Ends the pickle, gives every member its place, and says how long the file is. */
+hd_status hd_torch_lay_out(hd_torch_writer *w, size_t *n_file, hd_error *err);
+/* What goes before tensor i, whose bytes' CRC-32 is `crc`; or, where i is their number, after the last: to be put in that order, at its place. */
+size_t hd_torch_piece_bytes(const hd_torch_writer *w, size_t i);
+void hd_torch_put_piece(hd_torch_writer *w, size_t i, uint32_t crc, uint8_t *to);
+
+/* All of the file at once: hd_torch_lay_out and room for it, zero. The caller fills in the tensors and frees *file with hd_free. */
 hd_status hd_torch_start(uint8_t **file, size_t *n_file, hd_torch_writer *w, hd_error *err);
-/* Checksums, once the tensors' bytes are there. */
-void hd_torch_seal(const hd_torch_writer *w, uint8_t *file);
+/* The rest, once the tensors' bytes are there. */
+void hd_torch_seal(hd_torch_writer *w, uint8_t *file);
 
 #endif

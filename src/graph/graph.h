@@ -16,6 +16,7 @@ typedef struct hd_parameter {
   hd_matrix value;          /* data owned by the model; NULL until allocated. Vectors: rows.f32, one row */
   bool filled;
   hd_dtype file_dtype;      /* of the tensor it was loaded from; HD_DTYPE_COUNT: from none */
+  const char *packing;      /* "affine, 4 bits, groups of 64": how it lay in several tensors; NULL: in one */
   bool lossy;               /* that tensor's values were rounded on their way in */
   const char *reason;       /* why it became another dtype than was asked for; NULL: it did not */
 } hd_parameter;

@@ -8,6 +8,7 @@
 #include "graph/arch.h"
 #include "graph/gguf.h"
 #include "graph/graph.h"
+#include "graph/packs.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -23,6 +24,8 @@ typedef struct hd_wanted {
   hd_gguf_order order;
   int part;              /* of a parameter that files have in parts; −1: all of it */
   bool filled;
+  hd_part role;          /* in a pack; HD_N_PARTS: it is in none */
+  size_t pack;
 } hd_wanted;
 
 /* The number that stands in a tensor's name for the '*' in a parameter's, with `plain` the name that has the star again; −1: none does. */
@@ -44,6 +47,7 @@ typedef struct hd_writer {
   hd_parameter *parameter;
   const hd_entry *entry;
   hd_wanted *wanted;
+  hd_packed *packed;     /* that it belongs to; NULL: to none */
   hd_gguf_order order;
   uint8_t *buffer;       /* unit bytes of the file */
   uint8_t *turned;       /* where they get the parameter's order; NULL when they have it */
@@ -72,6 +76,8 @@ struct hd_loader {
   size_t n_directories;
   hd_wanted *tensors;
   size_t n_tensors;
+  hd_packs packs;
+  bool settled;          /* no directory may come any more */
   hd_writer writer;
   bool writing;
 };
@@ -103,6 +109,7 @@ void hd_loader_free(hd_loader *loader) {
   hd_model_discard(loader->model);
   cJSON_Delete(loader->unknown);
   for (size_t i = 0; i < loader->n_directories; i++) hd_directory_free(loader->directories[i]);
+  hd_packs_free(&loader->packs);
   hd_free(loader->directories);
   hd_free(loader->tensors);
   hd_free(loader);
@@ -143,7 +150,7 @@ hd_status hd_loader_describe(hd_loader *loader, const char *text, size_t n, hd_e
   cJSON *json = NULL;
   HD_TRY(hd_json_parse(&json, text, n, err));
   hd_model *model = hd_model_new();
-  hd_status status = model ? HD_OK : no_memory(err);
+  hd_status status = model ? hd_packs_describe(&loader->packs, json, err) : no_memory(err);
   const bool is_network = cJSON_GetObjectItemCaseSensitive(json, "layers") != NULL;
   if (status == HD_OK && is_network) {
     status = hd_network_parse(model, json, "network", err);
@@ -214,10 +221,20 @@ static void choose(hd_choice *c, hd_dtype asked, hd_dtype file) {
   else give_way(c, HD_F32, "no kernel multiplies %s: became F32", name);
 }
 
-static hd_choice target(const hd_loader *loader, const hd_parameter *p, hd_dtype file) {
+/* The same for a matrix in several tensors. */
+static void choose_packed(hd_choice *c, hd_dtype asked, const hd_packed *packed) {
+  char room[HD_PACKED_ROOM];
+  hd_dtype kept = hd_packed_kept(packed);
+  c->dtype = asked == HD_DTYPE_COUNT ? kept : asked;
+  if (asked == HD_DTYPE_COUNT && !hd_packed_fits(packed, kept))
+    give_way(c, kept, "no kernel multiplies %s: became %s", hd_packed_text(room, packed), hd_dtype_name(kept));
+}
+
+static hd_choice target(const hd_loader *loader, const hd_parameter *p, hd_dtype file, const hd_packed *packed) {
   hd_choice c = {.dtype = HD_F32};
   if (!p->slot.matrix) return c;
-  choose(&c, loader->weight_dtype, file);
+  if (packed) choose_packed(&c, loader->weight_dtype, packed);
+  else choose(&c, loader->weight_dtype, file);
   bool head = loader->head >= 0 && p == &loader->model->parameters[loader->head];
   if (c.dtype == HD_Q4_0 && file != HD_Q4_0 && (head || p->slot.lookup))
     give_way(&c, HD_Q8_0, "%s: 8 bits at least, became Q8_0", p->slot.lookup ? "an embedding" : "the head");
@@ -228,12 +245,16 @@ static hd_choice target(const hd_loader *loader, const hd_parameter *p, hd_dtype
   return c;
 }
 
-static hd_status prepare_parameter(hd_loader *loader, hd_parameter *p, const hd_entry *entry, hd_error *err) {
-  hd_choice c = target(loader, p, entry->dtype);
+/* `packed` NULL: the entry is all of it. */
+static hd_status prepare_parameter(hd_loader *loader, hd_parameter *p, const hd_entry *entry, const hd_packed *packed, hd_error *err) {
+  hd_choice c = target(loader, p, entry->dtype, packed);
+  hd_arena *arena = &loader->model->arena;
+  char room[HD_PACKED_ROOM];
   p->file_dtype = entry->dtype;
-  p->lossy = !hd_dtype_holds(c.dtype, entry->dtype);
-  p->reason = c.reason[0] ? hd_arena_text(&loader->model->arena, c.reason) : NULL;
-  if (c.reason[0] && !p->reason) return no_memory(err);
+  p->packing = packed ? hd_arena_text(arena, hd_packed_text(room, packed)) : NULL;
+  p->lossy = packed ? !hd_packed_fits(packed, c.dtype) : !hd_dtype_holds(c.dtype, entry->dtype);
+  p->reason = c.reason[0] ? hd_arena_text(arena, c.reason) : NULL;
+  if ((c.reason[0] && !p->reason) || (packed && !p->packing)) return no_memory(err);
   return hd_parameter_allocate(p, c.dtype, err);
 }
 
@@ -245,9 +266,23 @@ static int find_parameter(const hd_loader *loader, const char *name) {
   return index;
 }
 
+/* The same by MLX-Node's names for the two weights that it calls differently. */
+static int find_named(const hd_loader *loader, const char *name) {
+  static const char *const theirs[][2] = {{"embedding.", "embed_tokens."}, {"final_norm.", "norm."}};
+  char room[512];
+  int index = find_parameter(loader, name);
+  for (int i = 0; i < 2 && index < 0; i++) {
+    size_t n = strlen(theirs[i][0]);
+    if (strncmp(name, theirs[i][0], n) != 0 || strlen(name) + 8 > sizeof room) continue;
+    snprintf(room, sizeof room, "%s%s", theirs[i][1], name + n);
+    index = find_parameter(loader, room);
+  }
+  return index;
+}
+
 static hd_wanted wanted(const hd_loader *loader, const hd_entry *entry) {
   char plain[512];
-  hd_wanted w = {.entry = entry, .parameter = find_parameter(loader, entry->name), .part = -1};
+  hd_wanted w = {.entry = entry, .parameter = find_named(loader, entry->name), .part = -1, .role = HD_N_PARTS};
   if (w.parameter < 0) w.parameter = hd_gguf_find(&w.order, &loader->names, loader->model, entry->name);
   if (w.parameter >= 0) return w;
   w.part = part_number(entry->name, PART_BEFORE, plain);
@@ -264,21 +299,47 @@ static bool is_taken(const hd_loader *loader, const hd_wanted *w) {
   return false;
 }
 
-static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
-  const hd_wanted w = wanted(loader, entry);
+/* Room for the parameter that a tensor fills, all of it or in part. */
+static hd_status match_whole(hd_loader *loader, const hd_wanted *w, hd_error *err) {
+  const hd_entry *entry = w->entry;
+  hd_parameter *p = &loader->model->parameters[w->parameter];
   char room[HD_NAME_ROOM];
-  bool taken = w.parameter >= 0 && is_taken(loader, &w);
-  loader->tensors[loader->n_tensors++] = w;
-  if (w.parameter < 0) return loader->is_guess ? hd_arch_refuse_unplaced(entry->name, err) : HD_OK;
-  hd_parameter *p = &loader->model->parameters[w.parameter];
-  if (taken) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, entry->name));
-  if (w.part >= 0 && (size_t)w.part >= p->slot.n_parts)
+  if (w->part >= 0 && (size_t)w->part >= p->slot.n_parts)
     return hd_fail(err, HD_BAD_FILE, "tensor %s: the model has %zu of them", hd_short_name(room, entry->name), p->slot.n_parts);
-  HD_TRY(check_shape(p, entry, w.part >= 0, err));
-  if (w.order.heads && entry->shape[0] % (2 * w.order.heads) != 0)
-    return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %zu heads of an even size, found %zu rows", hd_short_name(room, entry->name), w.order.heads, entry->shape[0]);
+  HD_TRY(check_shape(p, entry, w->part >= 0, err));
+  if (w->order.heads && entry->shape[0] % (2 * w->order.heads) != 0)
+    return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %zu heads of an even size, found %zu rows", hd_short_name(room, entry->name), w->order.heads, entry->shape[0]);
   HD_TRY(hd_dtype_decodes(entry->dtype, entry->name, err));
-  return p->value.data ? HD_OK : prepare_parameter(loader, p, entry, err);
+  return p->value.data ? HD_OK : prepare_parameter(loader, p, entry, NULL, err);
+}
+
+/* The matrix that a tensor may be a part of, in a pack; −1: of none. */
+static int find_packed(const hd_loader *loader, const hd_entry *entry, hd_part *role) {
+  char weight[512];
+  size_t n;
+  *role = hd_part_of(entry->name, &n);
+  if (*role == HD_N_PARTS || (*role == HD_PART_WEIGHT && !hd_packed_dtype(entry->dtype)) || n + 8 > sizeof weight) return -1;
+  snprintf(weight, sizeof weight, "%.*s%s", (int)n, entry->name, hd_part_suffix(HD_PART_WEIGHT));
+  int index = find_named(loader, weight);
+  const hd_slot *slot = index >= 0 ? &loader->model->parameters[index].slot : NULL;
+  return slot && slot->matrix && !slot->in_out && slot->n_parts == 0 ? index : -1;
+}
+
+static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
+  hd_wanted w = wanted(loader, entry);
+  hd_part role;
+  char room[HD_NAME_ROOM];
+  int packed = find_packed(loader, entry, &role);
+  bool taken = w.parameter >= 0 && is_taken(loader, &w);
+  size_t number = loader->n_tensors++;
+  if (packed >= 0 && (w.parameter < 0 || role == HD_PART_WEIGHT)) {
+    loader->tensors[number] = (hd_wanted){.entry = entry, .parameter = packed, .part = -1, .role = role};
+    return hd_packs_add(&loader->tensors[number].pack, &loader->packs, packed, role, entry, number, err);
+  }
+  loader->tensors[number] = w;
+  if (w.parameter < 0) return loader->is_guess ? hd_arch_refuse_unplaced(entry->name, err) : HD_OK;
+  if (taken) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, entry->name));
+  return match_whole(loader, &w, err);
 }
 
 static bool room_for(hd_loader *loader, size_t n_more) {
@@ -293,6 +354,7 @@ static bool room_for(hd_loader *loader, size_t n_more) {
 static hd_status look_at(hd_loader *loader, const hd_directory *directory, hd_error *err) {
   if (!loader->model && loader->unknown) HD_TRY(describe_unknown(loader, directory, err));
   if (!loader->model) return hd_fail(err, HD_BAD_STATE, "the loader needs its description before weight files");
+  if (loader->settled) return hd_fail(err, HD_BAD_STATE, "the loader has begun with its tensors; weight files come before");
   HD_TRY(hd_directory_check_data(directory, err));
   return loader->names.architecture ? HD_OK : hd_gguf_recognise(&loader->names, directory, err); /* of several files the first says it */
 }
@@ -303,8 +365,9 @@ static uint64_t weight_bytes(const hd_loader *loader, const hd_entry *entry) {
   const hd_wanted w = wanted(loader, entry);
   if (w.parameter < 0 || w.part > 0) return 0;
   hd_parameter *p = &loader->model->parameters[w.parameter];
+  hd_dtype file = entry->dtype == HD_U32 && p->slot.matrix ? HD_Q8_0 : entry->dtype; /* packed codes: what most of them become */
   size_t bytes;
-  if (!p->value.data) p->value = hd_parameter_matrix(p, target(loader, p, entry->dtype).dtype);
+  if (!p->value.data) p->value = hd_parameter_matrix(p, target(loader, p, file, NULL).dtype);
   return p->value.layout->bytes(p->value.rows, p->value.cols, &bytes) ? bytes : SIZE_MAX;
 }
 
@@ -326,6 +389,45 @@ hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_err
   hd_status status = HD_OK;
   for (size_t i = 0; i < hd_directory_count(copy) && status == HD_OK; i++) status = match(loader, hd_directory_entry(copy, i), err);
   return status;
+}
+
+/* A pack that turned out to be none: codes without scales are values by themselves, and scales without codes are nobody's. */
+static hd_status unpack(hd_loader *loader, const hd_pack *pack, hd_error *err) {
+  for (int part = 0; part < HD_N_PARTS; part++)
+    if (pack->entry[part]) loader->tensors[pack->tensor[part]].parameter = -1;
+  const hd_entry *weight = pack->entry[HD_PART_WEIGHT];
+  if (!weight) return HD_OK;
+  hd_wanted *w = &loader->tensors[pack->tensor[HD_PART_WEIGHT]];
+  *w = (hd_wanted){.entry = weight, .parameter = pack->parameter, .part = -1, .role = HD_N_PARTS};
+  return match_whole(loader, w, err);
+}
+
+static hd_status settle_pack(hd_loader *loader, hd_pack *pack, hd_error *err) {
+  hd_parameter *p = &loader->model->parameters[pack->parameter];
+  char room[HD_NAME_ROOM];
+  HD_TRY(hd_packs_open(&loader->packs, pack, p, err));
+  if (!pack->open) return unpack(loader, pack, err);
+  const hd_entry *weight = pack->entry[HD_PART_WEIGHT];
+  if (p->value.data) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, weight->name));
+  return prepare_parameter(loader, p, weight, &pack->packed, err);
+}
+
+hd_status hd_loader_settle(hd_loader *loader, hd_error *err) {
+  if (!loader->model) return hd_fail(err, HD_BAD_STATE, "the loader has no description");
+  if (loader->settled) return HD_OK;
+  for (size_t i = 0; i < loader->packs.n; i++) HD_TRY(settle_pack(loader, &loader->packs.items[i], err));
+  loader->settled = true;
+  return HD_OK;
+}
+
+size_t hd_loader_before(const hd_loader *loader, size_t index, size_t before[HD_MAX_BEFORE]) {
+  const hd_wanted *t = index < loader->n_tensors ? &loader->tensors[index] : NULL;
+  size_t n = 0;
+  if (!t || t->parameter < 0 || t->role != HD_PART_WEIGHT) return 0;
+  const hd_pack *pack = &loader->packs.items[t->pack];
+  for (int part = HD_PART_SCALES; part < HD_N_PARTS; part++)
+    if (pack->entry[part]) before[n++] = pack->tensor[part];
+  return n;
 }
 
 const hd_model *hd_loader_model(const hd_loader *loader) { return loader->model; }
@@ -365,7 +467,22 @@ static size_t unit_values(const hd_writer *w) {
   return n > w->all || n % hd_dtype_get(w->entry->dtype)->block_values || w->parameter->slot.in_out ? w->all : n;
 }
 
+/* A part of a pack: scales are taken whole, codes by rows. */
+static hd_status prepare_part(hd_writer *w, hd_error *err) {
+  const hd_packed *packed = w->packed;
+  const hd_matrix *m = &w->parameter->value;
+  size_t rows = m->layout->row_block < packed->rows ? m->layout->row_block : packed->rows, wide;
+  bool codes = w->wanted->role == HD_PART_WEIGHT;
+  w->unit_values = rows * packed->cols;
+  w->unit = codes ? rows * packed->row_bytes : (size_t)(w->entry->end - w->entry->begin);
+  if (!hd_mul_size(rows, packed->cols + 1, &wide) || !hd_mul_size(wide, sizeof(float), &wide)) return no_memory(err);
+  w->buffer = hd_alloc(w->unit);
+  if (codes) w->wide = hd_alloc(wide); /* values, or an INT8 row's scale and codes */
+  return w->buffer && (w->wide || !codes) ? HD_OK : no_memory(err);
+}
+
 static hd_status prepare(hd_writer *w, hd_error *err) {
+  if (w->packed) return prepare_part(w, err);
   if (is_copy(w)) return HD_OK;
   w->unit_values = unit_values(w);
   if (!hd_dtype_bytes(w->entry->dtype, w->unit_values, &w->unit))
@@ -390,7 +507,17 @@ static hd_status begin_view(hd_writer *w, hd_error *err) {
   return w->span ? HD_OK : no_memory(err);
 }
 
+/* What the writer is to do with a pack's part; the scales of one go when its codes have gone by. */
+static hd_status begin_part(hd_writer *w, hd_pack *pack, hd_error *err) {
+  char room[HD_NAME_ROOM], other[HD_NAME_ROOM];
+  w->packed = &pack->packed;
+  hd_part lacks = w->wanted->role == HD_PART_WEIGHT ? hd_packed_lacks(w->packed) : HD_N_PARTS;
+  if (lacks == HD_N_PARTS) return HD_OK;
+  return hd_fail(err, HD_BAD_STATE, "tensor %s: %s has to come before it", hd_short_name(room, w->entry->name), hd_short_name(other, pack->entry[lacks]->name));
+}
+
 hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
+  HD_TRY(hd_loader_settle(loader, err));
   if (index >= loader->n_tensors || loader->tensors[index].parameter < 0)
     return hd_fail(err, HD_BAD_ARGUMENT, "tensor %zu of %zu is not wanted", index, loader->n_tensors);
   writer_free(&loader->writer); /* a tensor that was not ended stays unfilled */
@@ -401,6 +528,7 @@ hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
   w->entry = wanted->entry;
   w->order = wanted->order;
   w->parameter = &loader->model->parameters[wanted->parameter];
+  if (wanted->role != HD_N_PARTS) HD_TRY(begin_part(w, &loader->packs.items[wanted->pack], err));
   w->parameter->filled = wanted->filled = false;
   size_t rows = w->parameter->value.rows / (wanted->part >= 0 ? w->parameter->slot.n_parts : 1);
   w->all = rows * w->parameter->value.cols;
@@ -420,6 +548,19 @@ static void part_halves(hd_writer *w, size_t n) {
   w->buffer = turned;
 }
 
+/* n values of codes. */
+static void flush_packed(hd_writer *w, size_t n) {
+  const hd_matrix *m = &w->parameter->value;
+  size_t first = w->done / m->cols, rows = n / m->cols;
+  if (m->layout->dtype == HD_INT8 && hd_packed_fits(w->packed, HD_INT8)) {
+    hd_packed_int8_rows(w->packed, first, rows, w->buffer, (uint8_t *)w->wide);
+    m->layout->pack(m, first, rows, w->wide);
+  } else {
+    hd_packed_rows(w->packed, first, rows, w->buffer, w->wide);
+    m->layout->from_f32(m, first, rows, w->wide);
+  }
+}
+
 /* What the buffer holds becomes values of the parameter. */
 static hd_status flush(hd_writer *w, hd_error *err) {
   const hd_matrix *m = &w->parameter->value;
@@ -427,7 +568,9 @@ static hd_status flush(hd_writer *w, hd_error *err) {
   if (w->done + n > w->all) n = w->all - w->done;
   w->held = 0;
   if (w->order.heads) part_halves(w, n);
-  if (is_packed(w)) {
+  if (w->packed) {
+    flush_packed(w, n);
+  } else if (is_packed(w)) {
     m->layout->pack(m, row, n / m->cols, w->buffer);
   } else {
     hd_dtype_get(w->entry->dtype)->to_f32(w->buffer, w->wide, n);
@@ -449,7 +592,8 @@ static hd_status gather(hd_writer *w, const uint8_t *bytes, size_t n, hd_error *
     w->seen += take;
     bytes += take;
     n -= take;
-    if (w->held == w->unit || w->seen == all) HD_TRY(flush(w, err));
+    bool scales = w->packed && w->wanted->role != HD_PART_WEIGHT; /* hd_tensor_end takes them */
+    if (!scales && (w->held == w->unit || w->seen == all)) HD_TRY(flush(w, err));
   }
   return HD_OK;
 }
@@ -467,7 +611,7 @@ static hd_status refuse_more(const hd_writer *w, uint64_t all, hd_error *err) {
 }
 
 static hd_status write_bytes(hd_writer *w, const uint8_t *bytes, size_t n, hd_error *err) {
-  if (!is_copy(w)) return gather(w, bytes, n, err);
+  if (w->packed || !is_copy(w)) return gather(w, bytes, n, err);
   memcpy((uint8_t *)w->parameter->value.data + copy_offset(w) + w->seen, bytes, n);
   w->seen += n;
   return HD_OK;
@@ -506,18 +650,26 @@ static bool is_complete(const hd_loader *loader, const hd_wanted *w) {
   return n == loader->model->parameters[w->parameter].slot.n_parts;
 }
 
+/* All bytes of the tensor have come. */
+static hd_status complete(hd_loader *loader, hd_writer *w, hd_error *err) {
+  if (w->packed && w->wanted->role != HD_PART_WEIGHT) return hd_packed_take(w->packed, w->wanted->role, w->buffer, err);
+  if (w->packed) hd_packed_close(w->packed);
+  w->wanted->filled = true;
+  w->parameter->filled = is_complete(loader, w->wanted);
+  if (w->parameter->filled) hd_matrix_settle(&w->parameter->value);
+  return HD_OK;
+}
+
 hd_status hd_tensor_end(hd_loader *loader, hd_error *err) {
   hd_writer *w = &loader->writer;
   if (!loader->writing) return hd_fail(err, HD_BAD_STATE, "no tensor was begun");
   uint64_t all = w->entry->end - w->entry->begin, seen = w->seen;
   const char *name = w->entry->name;
-  w->wanted->filled = seen == all;
-  w->parameter->filled = is_complete(loader, w->wanted);
-  if (w->parameter->filled) hd_matrix_settle(&w->parameter->value);
+  hd_status status = seen == all ? complete(loader, w, err) : HD_OK;
   writer_free(w);
   loader->writing = false;
   char room[HD_NAME_ROOM];
-  if (seen == all) return HD_OK;
+  if (seen == all) return status;
   return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %llu bytes, the stream ended after %llu", hd_short_name(room, name), (unsigned long long)all,
                  (unsigned long long)seen);
 }
@@ -526,6 +678,7 @@ hd_status hd_loader_finish(hd_model **out, hd_loader *loader, hd_error *err) {
   *out = NULL;
   hd_model *model = loader->model;
   if (!model) return hd_fail(err, HD_BAD_STATE, "the loader has no description");
+  HD_TRY(hd_loader_settle(loader, err));
   size_t n_missing = 0;
   const hd_parameter *first = NULL;
   for (size_t i = 0; i < model->n_parameters; i++) {

@@ -211,6 +211,7 @@ static cJSON *weight_json(const hd_parameter *p) {
   cJSON_AddNumberToObject(w, "bytes", (double)bytes);
   if (p->file_dtype == HD_DTYPE_COUNT) return w;
   cJSON_AddStringToObject(w, "fileDtype", hd_dtype_name(p->file_dtype));
+  if (p->packing) cJSON_AddStringToObject(w, "packing", p->packing);
   cJSON_AddBoolToObject(w, "lossy", p->lossy);
   if (p->reason) cJSON_AddStringToObject(w, "reason", p->reason);
   return w;

@@ -5,7 +5,7 @@
  */
 import assert from 'node:assert/strict';
 import { assertClose, readSafetensors } from './golden.mjs';
-import { golden, testOnEveryModule } from './heddle.mjs';
+import { golden, heddle, testOnEveryModule } from './heddle.mjs';
 
 const tolerance = 1e-5;
 const trace = readSafetensors(golden('transformers/trace-llama-mild/trace.safetensors'));
@@ -80,3 +80,16 @@ for (const config of ['config.json', 'config.v4.json']) {
     await model.free();
   });
 }
+
+testOnEveryModule('C2 E16 P10: traceModel compares every value, in the order of the graph, and names the first that is out', async (runtime) => {
+  const model = await load(runtime, 'config.json');
+  const opened = await runtime.openWeights(golden('transformers/trace-llama-mild/trace.safetensors'));
+  const report = await heddle.traceModel(model, opened, undefined, { absolute: true });
+  assert.deepEqual([report.ok, report.first, report.values.length], [true, undefined, trace.size - 1]);
+  assert.equal(report.values.at(-1).name, 'logits');
+  const other = await heddle.traceModel(model, opened, [1, 2, 3]);
+  assert.deepEqual([other.ok, other.first.name], [false, other.values[0].name]);
+  assert.match(other.first.problem, /the model's has \d+ values, the golden file's \d+/);
+  await opened.close();
+  await model.free();
+});

@@ -1,0 +1,93 @@
+/**
+ * tokenizer-gguf-write.ts: a tokenizer as a GGUF file's metadata: the other way of tokenizer-gguf.ts. Byte-level BPE becomes `gpt2` with its merges;
+ * SentencePiece's BPE becomes `llama`, whose scores say what merges first.
+ */
+import { HeddleError } from './errors.js';
+import { describeTokenizer } from './tokenizer-files.js';
+import type { TokenizerFiles } from './tokenizer-files.js';
+import { tokenText } from './tokenizer-json.js';
+import type { TokenizerConfig } from './tokenizer-json.js';
+
+/** GGUF's kinds of tokens. */
+const kinds = { normal: 1, unknown: 2, control: 3, userDefined: 4, byte: 6 } as const;
+
+interface Added {
+  id: number;
+  content: string;
+  special?: boolean;
+}
+
+/** What is read of a tokenizer.json. */
+interface Described {
+  model?: { type?: string; vocab?: Record<string, number>; merges?: (string | [string, string])[]; byte_fallback?: boolean; unk_token?: string | null };
+  added_tokens?: Added[];
+  pre_tokenizer?: unknown;
+  decoder?: unknown;
+}
+
+/** Metadata by key. Throws `unsupported` for tokenizers that are no BPE. */
+export function ggufTokenizerMetadata(files: TokenizerFiles): Record<string, unknown> {
+  const { tokenizer, config } = describeTokenizer(files);
+  const { model = {}, added_tokens: added = [], pre_tokenizer: cut, decoder } = tokenizer as Described;
+  if (model.type !== 'BPE' || !model.vocab) throw new HeddleError('unsupported', `tokenizer.json: a ${String(model.type)} tokenizer is not written as GGUF's`);
+  const byteLevel = JSON.stringify([cut, decoder]).includes('"ByteLevel"');
+  if (!byteLevel && !model.byte_fallback) throw new HeddleError('unsupported', 'tokenizer.json: BPE of neither bytes nor SentencePiece is not written as GGUF');
+  const tokens = tokensOf(model.vocab, added);
+  const merges = (model.merges ?? []).map((merge) => (typeof merge === 'string' ? merge : merge.join(' ')));
+  return {
+    'tokenizer.ggml.model': byteLevel ? 'gpt2' : 'llama',
+    ...(byteLevel && { 'tokenizer.ggml.pre': preName(cut) }),
+    'tokenizer.ggml.tokens': tokens,
+    'tokenizer.ggml.token_type': Int32Array.from(tokens, (token, id) => kindOf(token, id, added, model)),
+    ...(byteLevel ? { 'tokenizer.ggml.merges': merges } : { 'tokenizer.ggml.scores': scoresOf(tokens, merges) }),
+    ...namedTokens(config, new Map(tokens.map((token, id) => [token, id])), model.unk_token),
+    ...templates(config),
+  };
+}
+
+function tokensOf(vocab: Readonly<Record<string, number>>, added: readonly Added[]): string[] {
+  const tokens: string[] = [];
+  for (const [token, id] of Object.entries(vocab)) tokens[id] = token;
+  for (const { id, content } of added) tokens[id] = content;
+  return Array.from(tokens, (token, id) => token ?? `[PAD${id}]`);
+}
+
+function kindOf(token: string, id: number, added: readonly Added[], { unk_token: unknown, byte_fallback: fallback }: NonNullable<Described['model']>): number {
+  const extra = added.find((each) => each.id === id);
+  if (token === unknown) return kinds.unknown;
+  if (extra) return extra.special ? kinds.control : kinds.userDefined;
+  return fallback && /^<0x[0-9A-F]{2}>$/.test(token) ? kinds.byte : kinds.normal;
+}
+
+/** A piece that merges earlier has a better score; what no merge makes has the worst. */
+function scoresOf(tokens: readonly string[], merges: readonly string[]): Float32Array {
+  const ranks = new Map<string, number>();
+  for (const [rank, merge] of merges.entries()) {
+    const piece = merge.replace(' ', '');
+    if (!ranks.has(piece)) ranks.set(piece, rank);
+  }
+  return Float32Array.from(tokens, (token) => -(ranks.get(token) ?? merges.length));
+}
+
+/** How text is cut before merging, by the names GGUF has for the patterns; see tokenizer-split.ts. */
+function preName(cut: unknown): string {
+  const text = JSON.stringify(cut ?? {});
+  if (text.includes('\\\\p{N}{1,3}')) return 'llama-bpe';
+  return text.includes('\\\\p{N}') && text.includes('(?i:') ? 'qwen2' : 'gpt-2';
+}
+
+function namedTokens(config: TokenizerConfig, ids: ReadonlyMap<string, number>, unknown: string | null | undefined): Record<string, unknown> {
+  const named: Record<string, unknown> = {};
+  for (const [key, token] of [['bos', config.bos_token], ['eos', config.eos_token], ['padding', config.pad_token], ['unknown', unknown ?? undefined]] as const) {
+    const id = ids.get(tokenText(token) ?? '');
+    if (id !== undefined) named[`tokenizer.ggml.${key}_token_id`] = id;
+  }
+  const { add_bos_token: begin, add_eos_token: end } = config as { add_bos_token?: unknown; add_eos_token?: unknown };
+  if (typeof begin === 'boolean') named['tokenizer.ggml.add_bos_token'] = begin;
+  if (typeof end === 'boolean') named['tokenizer.ggml.add_eos_token'] = end;
+  return named;
+}
+
+function templates(config: TokenizerConfig): Record<string, unknown> {
+  return typeof config.chat_template === 'string' ? { 'tokenizer.chat_template': config.chat_template } : {};
+}
