@@ -19,7 +19,7 @@ export interface EncoderModel {
   readonly maxContext: number;
   readonly context: number;
   /** The config.json it was loaded with. */
-  readonly configText: string | undefined;
+  readonly config: string | undefined;
   /** How its folder says that sentences become vectors. */
   sentence(): Promise<SentenceSettings>;
   /** Tells the user; of each kind once a model. */
@@ -40,7 +40,7 @@ export interface EncoderConfig {
 }
 
 export function configOf(model: EncoderModel): EncoderConfig {
-  return model.configText === undefined ? {} : (JSON.parse(model.configText) as EncoderConfig);
+  return model.config === undefined ? {} : (JSON.parse(model.config) as EncoderConfig);
 }
 
 /** Whether the model was saved with a head of that kind ("ForSequenceClassification"). */

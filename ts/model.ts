@@ -164,10 +164,6 @@ export class LocalModel implements Model {
     return this.#extras.context ?? 0;
   }
 
-  get configText(): string | undefined {
-    return this.#extras.config;
-  }
-
   /** Asked for once; a failure is not kept. */
   async sentence(): Promise<SentenceSettings> {
     const { settings, find } = this.#extras.sentence ?? {};
