@@ -72,12 +72,15 @@ function poolingOf(config: Record<string, unknown>, file: string): SentenceSetti
   return { unknown: `${file} asks for ${asked.length === 0 ? 'no pooling' : asked.join(' and ')}` };
 }
 
-/** llama.cpp's numbers. */
+/** By llama.cpp's numbers: 0 is none. */
 const ggufPoolings: readonly (Pooling | undefined)[] = [undefined, 'mean', 'cls', 'last'];
 
 export function sentenceOfGguf(metadata: ReadonlyMap<string, MetadataValue>): SentenceSettings {
-  const pooling = ggufPoolings[Number(metadata.get(`${String(metadata.get('general.architecture'))}.pooling_type`))];
-  return pooling ? { pooling } : {};
+  const key = `${String(metadata.get('general.architecture'))}.pooling_type`;
+  const number = Number(metadata.get(key) ?? 0);
+  const pooling = ggufPoolings[number];
+  if (pooling) return { pooling };
+  return number === 0 ? {} : { unknown: `${key} is ${number}` };
 }
 
 // ---- JSON ----

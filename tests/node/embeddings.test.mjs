@@ -78,6 +78,25 @@ testOnEveryModule('a language model embeds by its last hidden states, which are 
   }
 });
 
+testOnEveryModule('a GGUF file\'s pooling_type is the pooling', async (runtime) => {
+  const source = await runtime.loadModel(golden('transformers/llama-mha'));
+  const expected = readSafetensors(part('llama-mha', 'expected.safetensors'));
+  const { shape, data } = expected.get('hidden_states.3');
+  const width = shape.at(-1);
+  const ids = [Array.from(expected.get('input_ids').data)];
+  const wants = [[2, data.slice(0, width)], [3, data.slice(-width)]];
+  for (const [type, want] of wants) {
+    const model = await runtime.loadModel(await source.saveGguf({ metadata: { 'llama.pooling_type': type } }));
+    close((await model.embed(ids))[0], want, `pooling_type ${type}`);
+    await model.free();
+  }
+  const ranks = await runtime.loadModel(await source.saveGguf({ metadata: { 'llama.pooling_type': 4 } }));
+  await assert.rejects(ranks.embed(ids), heddleError('unsupported', /^llama\.pooling_type is 4, which Heddle does not know/));
+  close((await ranks.embed(ids, { pooling: 'last' }))[0], wants[1][1], 'said by the caller');
+  await ranks.free();
+  await source.free();
+});
+
 // ---- Texts: a small BERT over the vocabulary of a tokenizer fixture ----
 
 const tokenizerOf = 'bert-wordpiece-uncased';
