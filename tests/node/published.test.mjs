@@ -19,7 +19,7 @@ function streamed({ size, part }) {
   return { stream: new ReadableStream({ pull }, { highWaterMark: 1 }), size };
 }
 
-for (const [id, name] of [['T9', 'Qwen2.5-0.5B'], ['T12', 'Qwen3-0.6B']]) {
+for (const [id, name] of [['T9 P9 G5', 'Qwen2.5-0.5B'], ['T12 P1', 'Qwen3-0.6B']]) {
   test(`${id} ${name} as q8_0, streamed: it decodes, in the memory that was estimated (seeded weights in the exact published shape stand in)`, async () => {
     const runtime = await runtimeWith(modules[0]);
     const { config, parameters } = published[name];
@@ -27,7 +27,9 @@ for (const [id, name] of [['T9', 'Qwen2.5-0.5B'], ['T12', 'Qwen3-0.6B']]) {
     const options = { dtype: 'q8_0', context: 256 };
     const files = () => ({ 'config.json': JSON.stringify(config), 'model.safetensors': streamed(made) });
     const estimate = await runtime.estimate(files(), options);
+    const start = performance.now();
     const model = await runtime.loadModel(files(), options);
+    const loaded = (performance.now() - start) / 1000;
     assert.equal(model.weights.reduce((sum, { shape }) => sum + shape.reduce((n, size) => n * size, 1), 0), parameters);
     assert.equal(model.report.bytes, estimate.weights);
     assert.deepEqual(model.endTokens, [config.eos_token_id]);
@@ -37,7 +39,7 @@ for (const [id, name] of [['T9', 'Qwen2.5-0.5B'], ['T12', 'Qwen3-0.6B']]) {
     const generation = model.generate(prompt, { maxTokens: 6, ignoreEnd: true });
     for await (const { token } of generation) ids.push(token);
     assert.equal(ids.length, 6);
-    console.log(`${name}: ${generation.usage.tokensPerSecond.toFixed(1)} tokens/s, ${(estimate.total / 1e6).toFixed(0)} MB estimated, ${((await model.memory()).peak / 1e6).toFixed(0)} MB taken`);
+    console.log(`${name}: loaded in ${loaded.toFixed(1)} s, ${generation.usage.tokensPerSecond.toFixed(1)} tokens/s, ${(estimate.total / 1e6).toFixed(0)} MB estimated, ${((await model.memory()).peak / 1e6).toFixed(0)} MB taken`);
     // Besides: descriptions, plans, one row block.
     assert.ok((await model.memory()).peak < estimate.total + 4e6, `${(await model.memory()).peak} of ${estimate.total}`);
 
