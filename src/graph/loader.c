@@ -241,16 +241,16 @@ static hd_status look_at(hd_loader *loader, const hd_directory *directory, hd_er
   return loader->names.architecture ? HD_OK : hd_gguf_recognise(&loader->names, directory, err); /* of several files the first says it */
 }
 
-/* Bytes of the weight that a tensor fills, or begins; where no size holds them, more than any memory has. */
+/* Bytes of the weight that a tensor fills, or begins; where no size holds them, more than any memory has. The weight gets its layout, so that
+ * hd_session_estimate knows what its products need, and no memory. */
 static uint64_t weight_bytes(const hd_loader *loader, const hd_entry *entry) {
   const hd_wanted w = wanted(loader, entry);
   if (w.parameter < 0 || w.part > 0) return 0;
-  const hd_parameter *p = &loader->model->parameters[w.parameter];
+  hd_parameter *p = &loader->model->parameters[w.parameter];
   hd_dtype file = entry->dtype == HD_U32 && p->slot.matrix ? HD_Q8_0 : entry->dtype; /* packed codes: what most of them become */
-  const hd_layout *layout = p->slot.matrix ? hd_layout_for(hd_loader_target(loader, p, file, NULL).dtype) : NULL;
   size_t bytes;
-  if (!layout) return (uint64_t)hd_parameter_count(p) * sizeof(float);
-  return layout->bytes(p->slot.shape[0], p->slot.shape[1], &bytes) ? bytes : SIZE_MAX;
+  if (!p->value.data) p->value = hd_parameter_matrix(p, hd_loader_target(loader, p, file, NULL).dtype);
+  return p->value.layout->bytes(p->value.rows, p->value.cols, &bytes) ? bytes : SIZE_MAX;
 }
 
 hd_status hd_loader_estimate(uint64_t *bytes, hd_loader *loader, const hd_directory *directory, hd_error *err) {
@@ -312,6 +312,7 @@ size_t hd_loader_before(const hd_loader *loader, size_t index, size_t before[HD_
   return n;
 }
 
+const hd_model *hd_loader_model(const hd_loader *loader) { return loader->model; }
 size_t hd_loader_count(const hd_loader *loader) { return loader->n_tensors; }
 
 const hd_entry *hd_loader_tensor(const hd_loader *loader, size_t index, bool *wanted) {
