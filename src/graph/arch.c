@@ -13,8 +13,8 @@ enum { N_FAMILIES = sizeof families / sizeof families[0] };
 
 const hd_arch *hd_arch_find(const char *model_type) {
   for (size_t f = 0; f < N_FAMILIES; f++)
-    for (const char *const *type = families[f]->model_types; *type; type++)
-      if (strcmp(*type, model_type) == 0) return families[f];
+    for (size_t i = 0; families[f]->model_type(i); i++)
+      if (strcmp(families[f]->model_type(i), model_type) == 0) return families[f];
   return NULL;
 }
 
@@ -22,8 +22,8 @@ const char *hd_arch_list(char *room, size_t n) {
   size_t at = 0;
   room[0] = 0;
   for (size_t f = 0; f < N_FAMILIES; f++)
-    for (const char *const *type = families[f]->model_types; *type && at < n; type++)
-      at += (size_t)snprintf(room + at, n - at, "%s%s", at ? ", " : "", *type);
+    for (size_t i = 0; families[f]->model_type(i) && at < n; i++)
+      at += (size_t)snprintf(room + at, n - at, "%s%s", at ? ", " : "", families[f]->model_type(i));
   return room;
 }
 
@@ -65,7 +65,7 @@ static const struct {
   const char *part, *what;
 } others[] = {
   {"encoder-decoder", "an encoder-decoder"}, {"t5", "an encoder-decoder"}, {"bart", "an encoder-decoder"}, {"marian", "an encoder-decoder"},
-  {"bert", "an encoder"}, {"detr", "a vision model"}, {"yolo", "a vision model"}, {"vit", "a vision model"},
+  {"bert", "an encoder that differs from BERT"}, {"detr", "a vision model"}, {"yolo", "a vision model"}, {"vit", "a vision model"},
   {"deit", "a vision model"}, {"swin", "a vision model"}, {"beit", "a vision model"},
 };
 
@@ -87,7 +87,7 @@ static hd_status check_unknown(const char *type, hd_error *err) {
   return HD_OK;
 }
 
-/* A known family's text model inside something larger: its weights have other names and other parts. */
+/* A text model inside something larger: its weights have other names and other parts. */
 static hd_status check_architectures(const hd_json *config, hd_error *err) {
   const cJSON *each, *list = cJSON_GetObjectItem(config->node, "architectures");
   char lower[HD_NAME_ROOM], room[HD_NAME_ROOM];
@@ -95,7 +95,7 @@ static hd_status check_architectures(const hd_json *config, hd_error *err) {
     if (!cJSON_IsString(each)) continue;
     lower_case(lower, sizeof lower, each->valuestring);
     if (strstr(lower, "conditionalgeneration") || strstr(lower, "encoderdecoder"))
-      return hd_fail(err, HD_UNSUPPORTED, "config.json: architectures: '%s' is no Llama-style decoder, and nothing else is built", hd_short_name(room, each->valuestring));
+      return hd_fail(err, HD_UNSUPPORTED, "config.json: architectures: '%s' has parts beside its text model, which are not built", hd_short_name(room, each->valuestring));
   }
   return HD_OK;
 }

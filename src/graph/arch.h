@@ -7,7 +7,7 @@
 
 typedef struct hd_arch {
   const char *name;
-  const char *const *model_types; /* NULL-terminated: config.json's model_type */
+  const char *(*model_type)(size_t index); /* what config.json's model_type says for it; NULL past the last */
   hd_status (*build)(hd_model *model, const hd_json *config, hd_error *err);
 } hd_arch;
 
