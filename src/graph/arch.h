@@ -22,8 +22,9 @@ const char *hd_arch_list(char *room, size_t n);
 hd_status hd_arch_guess(const hd_arch **out, hd_model *model, cJSON *config, const hd_directory *directory, hd_error *err);
 /* A tensor of such a file that fills no weight: refused, but for what is no weight. */
 hd_status hd_arch_refuse_unplaced(const char *tensor, hd_error *err);
-/* Whether a checkpoint's tensor is the weight a family calls `name`, with or without what is written before it ("model.", "transformer.") and by
- * the older names of a layer norm's weights (gamma, beta). */
-bool hd_arch_same_name(const char *name, const char *tensor);
+/* A weight's name without what is written before it ("model.", "transformer."), which a checkpoint may have or not. */
+const char *hd_arch_bare_name(const char *name);
+/* What a layer norm's weight of an older name (…gamma, …beta) is called today, in `room`; NULL: it is no such name. */
+const char *hd_arch_newer_name(char *room, size_t n, const char *name);
 
 #endif

@@ -7,23 +7,8 @@
 #include "format/format.h"
 #include "graph/loader.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#define PART_BEFORE "experts."
-/* The number that stands in a tensor's name for the '*' in a parameter's, with `plain` the name that has the star again; −1: none does. */
-static int part_number(const char *tensor, const char *before, char plain[512]) {
-  const char *at = strstr(tensor, before);
-  char *end;
-  if (!at || strlen(tensor) >= 500) return -1;
-  at += strlen(before);
-  if (*at < '0' || *at > '9') return -1;
-  unsigned long number = strtoul(at, &end, 10);
-  if (*end != '.' || number > 65535) return -1;
-  snprintf(plain, 512, "%.*s*%s", (int)(at - tensor), tensor, end);
-  return (int)number;
-}
 static hd_status no_memory(hd_error *err) { return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the loader"); }
 
 hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err) {
@@ -43,6 +28,7 @@ void hd_loader_free(hd_loader *loader) {
   cJSON_Delete(loader->unknown);
   for (size_t i = 0; i < loader->n_directories; i++) hd_directory_free(loader->directories[i]);
   hd_packs_free(&loader->packs);
+  hd_names_free(loader);
   hd_free(loader->directories);
   hd_free(loader->tensors);
   hd_free(loader);
@@ -72,6 +58,7 @@ static int last_matrix(const hd_model *model) {
 /* Expands what was described and takes it; what failed is discarded. */
 static hd_status take_model(hd_loader *loader, hd_model *model, hd_status status, hd_error *err) {
   if (status == HD_OK) status = hd_graph_expand(model, err);
+  if (status == HD_OK) status = hd_names_sort(loader, model, err);
   if (status == HD_OK) loader->head = last_matrix(model);
   if (status == HD_OK) loader->model = model;
   else hd_model_discard(model);
@@ -140,38 +127,6 @@ static hd_status prepare_parameter(hd_loader *loader, hd_parameter *p, const hd_
   return hd_parameter_allocate(p, c.dtype, err);
 }
 
-/* The parameter a tensor fills: of its name, or in a family's files of that name but for what is written before it. */
-static int find_parameter(const hd_loader *loader, const char *name) {
-  int index = hd_parameter_find(loader->model, name);
-  for (size_t i = 0; index < 0 && loader->arch && i < loader->model->n_parameters; i++)
-    if (hd_arch_same_name(loader->model->parameters[i].name, name)) index = (int)i;
-  return index;
-}
-
-/* The same by MLX-Node's names for the two weights that it calls differently. */
-static int find_named(const hd_loader *loader, const char *name) {
-  static const char *const theirs[][2] = {{"embedding.", "embed_tokens."}, {"final_norm.", "norm."}};
-  char room[512];
-  int index = find_parameter(loader, name);
-  for (int i = 0; i < 2 && index < 0; i++) {
-    size_t n = strlen(theirs[i][0]);
-    if (strncmp(name, theirs[i][0], n) != 0 || strlen(name) + 8 > sizeof room) continue;
-    snprintf(room, sizeof room, "%s%s", theirs[i][1], name + n);
-    index = find_parameter(loader, room);
-  }
-  return index;
-}
-
-static hd_wanted wanted(const hd_loader *loader, const hd_entry *entry) {
-  char plain[512];
-  hd_wanted w = {.entry = entry, .parameter = find_named(loader, entry->name), .part = -1, .role = HD_N_PARTS};
-  if (w.parameter < 0) w.parameter = hd_gguf_find(&w.order, &loader->names, loader->model, entry->name);
-  if (w.parameter >= 0) return w;
-  w.part = part_number(entry->name, PART_BEFORE, plain);
-  if (w.part >= 0) w.parameter = find_parameter(loader, plain);
-  return w;
-}
-
 /* Whether another tensor fills the same, all of it or in part. */
 static bool is_taken(const hd_loader *loader, const hd_wanted *w) {
   for (size_t i = 0; i < loader->n_tensors; i++) {
@@ -195,23 +150,11 @@ static hd_status match_whole(hd_loader *loader, const hd_wanted *w, hd_error *er
   return p->value.data ? HD_OK : prepare_parameter(loader, p, entry, NULL, err);
 }
 
-/* The matrix that a tensor may be a part of, in a pack; −1: of none. */
-static int find_packed(const hd_loader *loader, const hd_entry *entry, hd_part *role) {
-  char weight[512];
-  size_t n;
-  *role = hd_part_of(entry->name, &n);
-  if (*role == HD_N_PARTS || (*role == HD_PART_WEIGHT && !hd_packed_dtype(entry->dtype)) || n + 8 > sizeof weight) return -1;
-  snprintf(weight, sizeof weight, "%.*s%s", (int)n, entry->name, hd_part_suffix(HD_PART_WEIGHT));
-  int index = find_named(loader, weight);
-  const hd_slot *slot = index >= 0 ? &loader->model->parameters[index].slot : NULL;
-  return slot && slot->matrix && !slot->in_out && slot->n_parts == 0 ? index : -1;
-}
-
 static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
-  hd_wanted w = wanted(loader, entry);
+  hd_wanted w = hd_names_wanted(loader, entry);
   hd_part role;
   char room[HD_NAME_ROOM];
-  int packed = find_packed(loader, entry, &role);
+  int packed = hd_names_packed(loader, entry, &role);
   bool taken = w.parameter >= 0 && is_taken(loader, &w);
   size_t number = loader->n_tensors++;
   if (packed >= 0 && (w.parameter < 0 || role == HD_PART_WEIGHT)) {
@@ -238,13 +181,14 @@ static hd_status look_at(hd_loader *loader, const hd_directory *directory, hd_er
   if (!loader->model) return hd_fail(err, HD_BAD_STATE, "the loader needs its description before weight files");
   if (loader->settled) return hd_fail(err, HD_BAD_STATE, "the loader has begun with its tensors; weight files come before");
   HD_TRY(hd_directory_check_data(directory, err));
+  HD_TRY(hd_names_make_room(loader, directory, err));
   return loader->names.architecture ? HD_OK : hd_gguf_recognise(&loader->names, directory, err); /* of several files the first says it */
 }
 
 /* Bytes of the weight that a tensor fills, or begins; where no size holds them, more than any memory has. The weight gets its layout, so that
  * hd_session_estimate knows what its products need, and no memory. */
 static uint64_t weight_bytes(const hd_loader *loader, const hd_entry *entry) {
-  const hd_wanted w = wanted(loader, entry);
+  const hd_wanted w = hd_names_wanted(loader, entry);
   if (w.parameter < 0 || w.part > 0) return 0;
   hd_parameter *p = &loader->model->parameters[w.parameter];
   hd_dtype file = entry->dtype == HD_U32 && p->slot.matrix ? HD_Q8_0 : entry->dtype; /* packed codes: what most of them become */
@@ -316,8 +260,9 @@ const hd_model *hd_loader_model(const hd_loader *loader) { return loader->model;
 size_t hd_loader_count(const hd_loader *loader) { return loader->n_tensors; }
 
 const hd_entry *hd_loader_tensor(const hd_loader *loader, size_t index, bool *wanted) {
-  *wanted = loader->tensors[index].parameter >= 0;
-  return loader->tensors[index].entry;
+  const hd_wanted *t = index < loader->n_tensors ? &loader->tensors[index] : NULL;
+  *wanted = t && t->parameter >= 0;
+  return t ? t->entry : NULL;
 }
 hd_status hd_loader_finish(hd_model **out, hd_loader *loader, hd_error *err) {
   *out = NULL;
