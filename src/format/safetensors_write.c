@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "format/format.h"
+#include "format/precision.h"
 #include "format/text.h"
 
 #include <math.h>
