@@ -1,5 +1,6 @@
 /* layers/layer.h: what a layer type is. Each type is one row (struct hd_layer) in the file that implements it, and one line in
- * the table of layer.c. Nothing else in Heddle knows layer types: no switch on them exists anywhere.
+ * the table of layer.c. Graph, plan, session and loader never ask what type a layer is. Three places do, for rules of Loom's that name types:
+ * merge.c (what a sequential runs), parallel.c (what a branch or a gate may be), and ts/steps.ts (what its step state starts as).
  *
  * There are two kinds of row:
  *   primitive   has `infer` and `forward`: becomes one node of the graph;
