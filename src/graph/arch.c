@@ -29,8 +29,7 @@ const char *hd_arch_list(char *room, size_t n) {
 
 /* ---- Names ---- */
 
-/* A name without what says only where in a larger model, or under which class, it was saved. */
-static const char *bare(const char *name) {
+const char *hd_arch_bare_name(const char *name) {
   static const char *const before[] = {"base_model.", "language_model.", "model.", "transformer.", "bert.", "roberta."};
   for (size_t i = 0; i < sizeof before / sizeof before[0]; i++) {
     size_t n = strlen(before[i]);
@@ -41,20 +40,15 @@ static const char *bare(const char *name) {
   return name;
 }
 
-static const char *after_dot(const char *name) {
-  const char *dot = strrchr(name, '.');
-  return dot ? dot + 1 : name;
-}
-
-bool hd_arch_same_name(const char *name, const char *tensor) {
+bool hd_arch_newer_name(char room[512], const char *name) {
   static const char *const older[][2] = {{"gamma", "weight"}, {"beta", "bias"}};
-  name = bare(name);
-  tensor = bare(tensor);
-  if (strcmp(name, tensor) == 0) return true;
-  const char *last = after_dot(name), *their_last = after_dot(tensor);
-  if (last - name != their_last - tensor || strncmp(name, tensor, (size_t)(last - name)) != 0) return false;
-  for (int i = 0; i < 2; i++)
-    if (strcmp(their_last, older[i][0]) == 0 && strcmp(last, older[i][1]) == 0) return true;
+  const char *dot = strrchr(name, '.'), *last = dot ? dot + 1 : name;
+  if (strlen(name) + 8 > 512) return false;
+  for (int i = 0; i < 2; i++) {
+    if (strcmp(last, older[i][0]) != 0) continue;
+    snprintf(room, 512, "%.*s%s", (int)(last - name), name, older[i][1]);
+    return true;
+  }
   return false;
 }
 

@@ -22,8 +22,9 @@ const char *hd_arch_list(char *room, size_t n);
 hd_status hd_arch_guess(const hd_arch **out, hd_model *model, cJSON *config, const hd_directory *directory, hd_error *err);
 /* A tensor of such a file that fills no weight: refused, but for what is no weight. */
 hd_status hd_arch_refuse_unplaced(const char *tensor, hd_error *err);
-/* Whether a checkpoint's tensor is the weight a family calls `name`, with or without what is written before it ("model.", "transformer.") and by
- * the older names of a layer norm's weights (gamma, beta). */
-bool hd_arch_same_name(const char *name, const char *tensor);
+/* A name without what says only where in a larger model, or under which class, it was saved. */
+const char *hd_arch_bare_name(const char *name);
+/* The spelling of today of a name that ends in "gamma" or "beta"; false: it ends in neither, or is too long. */
+bool hd_arch_newer_name(char room[512], const char *name);
 
 #endif

@@ -26,7 +26,14 @@ typedef struct hd_wanted {
   bool filled;
   hd_part role;          /* in a pack; HD_N_PARTS: it is in none */
   size_t pack;
+  size_t earlier;        /* the one before it that fills the same parameter, its index + 1; 0: none */
 } hd_wanted;
+
+/* A parameter by its name without what families' files may leave out. */
+typedef struct hd_bare {
+  const char *name;
+  int parameter;
+} hd_bare;
 
 /* The number that stands in a tensor's name for the '*' in a parameter's, with `plain` the name that has the star again; −1: none does. */
 static int part_number(const char *tensor, const char *before, char plain[512]) {
@@ -76,6 +83,8 @@ struct hd_loader {
   size_t n_directories;
   hd_wanted *tensors;
   size_t n_tensors;
+  size_t *latest;        /* for each parameter the last tensor that fills it, its index + 1; 0: none */
+  hd_bare *bare;         /* all parameters of a family's, sorted; NULL for networks */
   hd_packs packs;
   bool settled;          /* no directory may come any more */
   hd_writer writer;
@@ -112,6 +121,8 @@ void hd_loader_free(hd_loader *loader) {
   hd_packs_free(&loader->packs);
   hd_free(loader->directories);
   hd_free(loader->tensors);
+  hd_free(loader->latest);
+  hd_free(loader->bare);
   hd_free(loader);
 }
 
@@ -136,9 +147,27 @@ static int last_matrix(const hd_model *model) {
   return -1;
 }
 
+static int compare_bare(const void *a, const void *b) {
+  const hd_bare *x = a, *y = b;
+  int order = strcmp(x->name, y->name);
+  return order ? order : x->parameter - y->parameter;
+}
+
+/* What finding parameters needs. */
+static hd_status list_parameters(hd_loader *loader, const hd_model *model, hd_error *err) {
+  size_t n = model->n_parameters;
+  loader->latest = hd_alloc_zero((n + 1) * sizeof *loader->latest);
+  if (loader->arch) loader->bare = hd_alloc((n + 1) * sizeof *loader->bare);
+  if (!loader->latest || (loader->arch && !loader->bare)) return no_memory(err);
+  for (size_t i = 0; loader->bare && i < n; i++) loader->bare[i] = (hd_bare){hd_arch_bare_name(model->parameters[i].name), (int)i};
+  if (loader->bare) qsort(loader->bare, n, sizeof *loader->bare, compare_bare);
+  return HD_OK;
+}
+
 /* Expands what was described and takes it; what failed is discarded. */
 static hd_status take_model(hd_loader *loader, hd_model *model, hd_status status, hd_error *err) {
   if (status == HD_OK) status = hd_graph_expand(model, err);
+  if (status == HD_OK) status = list_parameters(loader, model, err);
   if (status == HD_OK) loader->head = last_matrix(model);
   if (status == HD_OK) loader->model = model;
   else hd_model_discard(model);
@@ -258,12 +287,24 @@ static hd_status prepare_parameter(hd_loader *loader, hd_parameter *p, const hd_
   return hd_parameter_allocate(p, c.dtype, err);
 }
 
-/* The parameter a tensor fills: of its name, or in a family's files of that name but for what is written before it. */
+/* The first of that bare name; −1: none. */
+static int find_bare(const hd_loader *loader, const char *name) {
+  size_t low = 0, high = loader->model->n_parameters;
+  while (low < high) {
+    size_t middle = low + (high - low) / 2;
+    if (strcmp(loader->bare[middle].name, name) < 0) low = middle + 1;
+    else high = middle;
+  }
+  return low < loader->model->n_parameters && strcmp(loader->bare[low].name, name) == 0 ? loader->bare[low].parameter : -1;
+}
+
+/* The parameter a tensor fills: of its name, or in a family's files of that name but for what is written before it, or of an older spelling. */
 static int find_parameter(const hd_loader *loader, const char *name) {
+  char newer[512];
   int index = hd_parameter_find(loader->model, name);
-  for (size_t i = 0; index < 0 && loader->arch && i < loader->model->n_parameters; i++)
-    if (hd_arch_same_name(loader->model->parameters[i].name, name)) index = (int)i;
-  return index;
+  if (index >= 0 || !loader->bare) return index;
+  index = find_bare(loader, hd_arch_bare_name(name));
+  return index < 0 && hd_arch_newer_name(newer, name) ? find_bare(loader, hd_arch_bare_name(newer)) : index;
 }
 
 /* The same by MLX-Node's names for the two weights that it calls differently. */
@@ -292,11 +333,18 @@ static hd_wanted wanted(const hd_loader *loader, const hd_entry *entry) {
 
 /* Whether another tensor fills the same, all of it or in part. */
 static bool is_taken(const hd_loader *loader, const hd_wanted *w) {
-  for (size_t i = 0; i < loader->n_tensors; i++) {
-    const hd_wanted *other = &loader->tensors[i];
-    if (other->parameter == w->parameter && (other->part == w->part || other->part < 0 || w->part < 0)) return true;
+  for (size_t i = loader->latest[w->parameter]; i > 0; i = loader->tensors[i - 1].earlier) {
+    const hd_wanted *other = &loader->tensors[i - 1];
+    if (other->part == w->part || other->part < 0 || w->part < 0) return true;
   }
   return false;
+}
+
+/* The tensor is the last so far that fills its parameter. */
+static void note_latest(hd_loader *loader, size_t number) {
+  hd_wanted *w = &loader->tensors[number];
+  w->earlier = loader->latest[w->parameter];
+  loader->latest[w->parameter] = number + 1;
 }
 
 /* Room for the parameter that a tensor fills, all of it or in part. */
@@ -325,6 +373,13 @@ static int find_packed(const hd_loader *loader, const hd_entry *entry, hd_part *
   return slot && slot->matrix && !slot->in_out && slot->n_parts == 0 ? index : -1;
 }
 
+/* The pack that has parts of the parameter already; SIZE_MAX: none. */
+static size_t pack_of(const hd_loader *loader, int parameter) {
+  for (size_t i = loader->latest[parameter]; i > 0; i = loader->tensors[i - 1].earlier)
+    if (loader->tensors[i - 1].role != HD_N_PARTS) return loader->tensors[i - 1].pack;
+  return SIZE_MAX;
+}
+
 static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
   hd_wanted w = wanted(loader, entry);
   hd_part role;
@@ -334,9 +389,12 @@ static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) 
   size_t number = loader->n_tensors++;
   if (packed >= 0 && (w.parameter < 0 || role == HD_PART_WEIGHT)) {
     loader->tensors[number] = (hd_wanted){.entry = entry, .parameter = packed, .part = -1, .role = role};
+    loader->tensors[number].pack = pack_of(loader, packed);
+    note_latest(loader, number);
     return hd_packs_add(&loader->tensors[number].pack, &loader->packs, packed, role, entry, number, err);
   }
   loader->tensors[number] = w;
+  if (w.parameter >= 0) note_latest(loader, number);
   if (w.parameter < 0) return loader->is_guess ? hd_arch_refuse_unplaced(entry->name, err) : HD_OK;
   if (taken) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, entry->name));
   return match_whole(loader, &w, err);
@@ -394,11 +452,11 @@ hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_err
 /* A pack that turned out to be none: codes without scales are values by themselves, and scales without codes are nobody's. */
 static hd_status unpack(hd_loader *loader, const hd_pack *pack, hd_error *err) {
   for (int part = 0; part < HD_N_PARTS; part++)
-    if (pack->entry[part]) loader->tensors[pack->tensor[part]].parameter = -1;
+    if (pack->entry[part]) loader->tensors[pack->tensor[part]].parameter = -1; /* its place among the parameter's stays */
   const hd_entry *weight = pack->entry[HD_PART_WEIGHT];
   if (!weight) return HD_OK;
   hd_wanted *w = &loader->tensors[pack->tensor[HD_PART_WEIGHT]];
-  *w = (hd_wanted){.entry = weight, .parameter = pack->parameter, .part = -1, .role = HD_N_PARTS};
+  *w = (hd_wanted){.entry = weight, .parameter = pack->parameter, .part = -1, .role = HD_N_PARTS, .earlier = w->earlier};
   return match_whole(loader, w, err);
 }
 
@@ -644,8 +702,7 @@ hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_err
 static bool is_complete(const hd_loader *loader, const hd_wanted *w) {
   if (w->part < 0) return w->filled;
   size_t n = 0;
-  for (size_t i = 0; i < loader->n_tensors; i++)
-    if (loader->tensors[i].parameter == w->parameter && loader->tensors[i].filled) n++;
+  for (size_t i = loader->latest[w->parameter]; i > 0; i = loader->tensors[i - 1].earlier) n += loader->tensors[i - 1].filled;
   return n == loader->model->parameters[w->parameter].slot.n_parts;
 }
 
