@@ -200,9 +200,17 @@ hd_json hd_json_member(const hd_json *j, const char *key) {
   return member;
 }
 
-hd_json hd_json_item(const hd_json *j, size_t index) {
+/* One after another costs a step each. */
+static const cJSON *walk_to(hd_json *j, size_t index) {
+  if (index > INT32_MAX) return NULL;
+  j->item = j->item && index == j->item_index + 1 ? j->item->next : cJSON_GetArrayItem(j->node, (int)index);
+  j->item_index = index;
+  return j->item;
+}
+
+hd_json hd_json_item(hd_json *j, size_t index) {
   hd_json item = {.status = j->status, .err = j->err};
-  if (*j->status == HD_OK && cJSON_IsArray(j->node) && index <= INT32_MAX) item.node = cJSON_GetArrayItem(j->node, (int)index);
+  if (*j->status == HD_OK && cJSON_IsArray(j->node)) item.node = walk_to(j, index);
   set_path(item.path, "%s[%zu]", j->path, index);
   return item;
 }

@@ -63,12 +63,14 @@ typedef struct hd_json {
   char path[256];
   hd_status *status;
   hd_error *err;
+  const cJSON *item;      /* the last that hd_json_item gave, number item_index: a list of cJSON is walked, not indexed */
+  size_t item_index;
 } hd_json;
 
 hd_json hd_json_root(const cJSON *node, const char *path, hd_status *status, hd_error *err);
 bool hd_json_has(const hd_json *j, const char *key);
 hd_json hd_json_member(const hd_json *j, const char *key);          /* node NULL when missing */
-hd_json hd_json_item(const hd_json *j, size_t index);
+hd_json hd_json_item(hd_json *j, size_t index);
 size_t hd_json_count(const hd_json *j, const char *key);            /* items of an array member; 0 when missing */
 size_t hd_json_get_size(const hd_json *j, const char *key, size_t missing);
 double hd_json_get_number(const hd_json *j, const char *key, double missing);

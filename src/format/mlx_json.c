@@ -157,6 +157,9 @@ static record *add_record(records *all) {
 
 static hd_status no_memory(hd_error *err) { return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the weights of an MLX file"); }
 
+/* Such a file is refused, so that nothing behind that record is kept: a megabyte has 200,000 of them. */
+static bool lacks_shape(const records *all) { return all->n > 0 && !all->items[all->n - 1].has_shape; }
+
 static void read_weights(hd_json_reader *r, records *all) {
   char *name;
   size_t n;
@@ -167,6 +170,11 @@ static void read_weights(hd_json_reader *r, records *all) {
   all->has_weights = true;
   hd_json_enter_object(r);
   while (hd_json_next_key(r, &name, &n)) {
+    if (lacks_shape(all)) {
+      hd_free(name);
+      hd_json_skip(r, NULL, NULL);
+      continue;
+    }
     record *t = strlen(name) == n ? add_record(all) : NULL;
     if (t) t->name = name;
     if (t) read_record(r, t);
@@ -215,12 +223,17 @@ static bool is_metadata_only(const records *all) {
 
 /* ---- To SafeTensors ---- */
 
+static hd_status refuse_shapeless(const record *t, hd_error *err) {
+  char room[HD_NAME_ROOM];
+  return hd_fail(err, HD_BAD_FILE, "Missing shape for %s", hd_short_name(room, t->name));
+}
+
 /* MLX-Node's checks, in its order. Of a dtype that is a number it says that there is none. */
 static hd_status check_record(const record *t, hd_error *err) {
   char room[HD_NAME_ROOM];
   const char *name = hd_short_name(room, t->name);
   size_t count;
-  if (!t->has_shape) return hd_fail(err, HD_BAD_FILE, "Missing shape for %s", name);
+  if (!t->has_shape) return refuse_shapeless(t, err);
   if (!t->label && !(t->has_number && t->has_data)) return hd_fail(err, HD_BAD_FILE, "Missing dtype for %s", name);
   if (!t->has_data) return hd_fail(err, HD_BAD_FILE, "Missing data for %s", name);
   if (!hd_shape_count(t->n_dims, t->shape, &count)) return hd_fail(err, HD_BAD_FILE, "Data size mismatch for %s: expected more than memory can address, got %zu", name, t->n_values);
@@ -341,6 +354,7 @@ hd_status hd_mlx_list(char **json, const char *text, size_t n_text, hd_error *er
   hd_text list = {0};
   *json = NULL;
   hd_status status = read_text(&all, text, n_text, err);
+  if (status == HD_OK && lacks_shape(&all)) status = refuse_shapeless(&all.items[all.n - 1], err);
   hd_text_print(&list, "{\"metadataOnly\":%s,\"weights\":[", is_metadata_only(&all) ? "true" : "false");
   for (size_t i = 0; i < all.n && status == HD_OK; i++) {
     if (i) hd_text_print(&list, ",");

@@ -142,7 +142,7 @@ hd_status hd_machine_top(hd_pickle *p, hd_pickle_value **value) {
 hd_status hd_machine_pop_mark(hd_pickle *p, const hd_pickle_ref **items, size_t *n) {
   if (p->marks.n == 0) return hd_machine_fail(p, "expected a mark, found none");
   size_t floor = p->marks.items[--p->marks.n];
-  *items = p->stack.items + floor;
+  *items = p->stack.items ? p->stack.items + floor : NULL; /* nothing was ever pushed */
   *n = p->stack.n - floor;
   p->stack.n = floor;
   return HD_OK;

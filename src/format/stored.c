@@ -32,7 +32,7 @@ hd_status hd_stored_refuse_twice(hd_directory *names, const hd_stored *tensors, 
 }
 
 /* `from_floats`: the values will be float32, which not every dtype can be made of. */
-static void read_tensors(const hd_json *list, hd_stored *tensors, size_t n, bool from_floats, const char *format, hd_has_dtype *has) {
+static void read_tensors(hd_json *list, hd_stored *tensors, size_t n, bool from_floats, const char *format, hd_has_dtype *has) {
   for (size_t i = 0; i < n && *list->status == HD_OK; i++) {
     hd_stored *t = &tensors[i];
     hd_json item = hd_json_item(list, i);

@@ -11,6 +11,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void make_room(hd_text *t, size_t room) {
+  char *data = hd_realloc(t->data, room);
+  t->failed = !data;
+  if (!data) return;
+  t->data = data;
+  t->room = room;
+}
+
+void hd_text_reserve(hd_text *t, size_t n) {
+  if (!t->failed && n < SIZE_MAX && n + 1 > t->room) make_room(t, n + 1);
+}
+
 /* n bytes more at the end, for the caller to fill; NULL once memory ran out. A NUL stands behind them always. */
 static char *extend(hd_text *t, size_t n) {
   size_t needed;
@@ -19,21 +31,12 @@ static char *extend(hd_text *t, size_t n) {
     t->failed = true;
     return NULL;
   }
-  if (needed + 1 > t->room) {
-    size_t room = t->room < SIZE_MAX / 2 ? t->room * 2 : SIZE_MAX;
-    if (room < needed + 1) room = needed + 1;
-    if (room < 64) room = 64;
-    char *data = hd_realloc(t->data, room);
-    if (!data) {
-      t->failed = true;
-      return NULL;
-    }
-    t->data = data;
-    t->room = room;
-  }
-  char *end = t->data + t->n;
+  size_t doubled = t->room < SIZE_MAX / 2 ? t->room * 2 : SIZE_MAX, least = needed < 63 ? 64 : needed + 1;
+  if (needed + 1 > t->room && !t->counting) make_room(t, doubled > least ? doubled : least);
+  if (t->failed) return NULL;
+  char *end = t->counting ? NULL : t->data + t->n;
   t->n = needed;
-  t->data[needed] = '\0';
+  if (end) t->data[needed] = '\0';
   return end;
 }
 

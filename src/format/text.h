@@ -10,7 +10,11 @@ typedef struct hd_text {
   char *data;
   size_t n, room;
   bool failed;
+  bool counting; /* nothing is kept: n is what it would have */
 } hd_text;
+
+/* Room for n bytes in all, so that they are not copied while the text grows. */
+void hd_text_reserve(hd_text *t, size_t n);
 
 void hd_text_add(hd_text *t, const char *bytes, size_t n);
 void hd_text_print(hd_text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -40,6 +40,11 @@ enum { N_COMPOSITES = sizeof composites / sizeof composites[0] };
 typedef enum place { FIRST, IN_BLOCKS, FINAL_NORM, HEAD } place;
 typedef enum rank { ATTENTION_NORM, ATTENTION_ITSELF, MLP_NORM, MLP_ITSELF } rank;
 
+/* What a block has, among all units. */
+typedef struct contents {
+  size_t norms, attentions, mlps;
+} contents;
+
 typedef struct unit {
   part_kind part;
   const char *stem;  /* "model.layers.0.mlp." */
@@ -47,6 +52,7 @@ typedef struct unit {
   const hd_entry *entry;
   place place;
   rank rank;
+  contents *block;   /* shared by all units of it */
 } unit;
 
 typedef struct work {
@@ -163,6 +169,13 @@ static bool has_word(const char *name, const char *const *words) {
   return false;
 }
 
+/* Numbers by their value where neither begins with a zero, else digit by digit. */
+static int compare_digits(const char *a, size_t n_a, const char *b, size_t n_b) {
+  if (n_a != n_b && *a != '0' && *b != '0') return n_a < n_b ? -1 : 1;
+  int order = memcmp(a, b, n_a < n_b ? n_a : n_b);
+  return order ? order : (n_a > n_b) - (n_a < n_b);
+}
+
 /* Names in order, numbers in them by their value. */
 static int natural(const char *a, size_t n_a, const char *b, size_t n_b) {
   size_t i = 0, k = 0;
@@ -170,13 +183,14 @@ static int natural(const char *a, size_t n_a, const char *b, size_t n_b) {
     size_t d = strspn(a + i, "0123456789"), e = strspn(b + k, "0123456789");
     if (d > n_a - i) d = n_a - i;
     if (e > n_b - k) e = n_b - k;
-    if (d && e && d != e && a[i] != '0' && b[k] != '0') return d < e ? -1 : 1;
-    if (a[i] != b[k]) return (unsigned char)a[i] < (unsigned char)b[k] ? -1 : 1;
-    const bool same = d && d == e;
-    for (size_t s = 0; same && s < d; s++)
-      if (a[i + s] != b[k + s]) return a[i + s] < b[k + s] ? -1 : 1;
-    i += same ? d : 1;
-    k += same ? d : 1;
+    if (d && e) {
+      int order = compare_digits(a + i, d, b + k, e);
+      if (order) return order;
+    } else if (a[i] != b[k]) {
+      return (unsigned char)a[i] < (unsigned char)b[k] ? -1 : 1;
+    }
+    i += d && e ? d : 1;
+    k += d && e ? e : 1;
   }
   return (i < n_a) - (k < n_b);
 }
@@ -250,21 +264,30 @@ static void take_single(work *w, const hd_entry *e) {
 
 /* ---- Where it goes ---- */
 
-/* What a block has, among all units. */
-typedef struct contents {
-  size_t norms, attentions, mlps;
-} contents;
+static int by_block(const void *x, const void *y) {
+  const unit *a = *(unit *const *)x, *b = *(unit *const *)y;
+  if (a->place != b->place) return a->place < b->place ? -1 : 1;
+  if (a->n_block != b->n_block) return a->n_block < b->n_block ? -1 : 1;
+  return memcmp(a->stem, b->stem, a->n_block);
+}
 
-static contents block_of(const work *w, const unit *u) {
-  contents c = {0};
-  for (size_t i = 0; i < w->n; i++) {
-    const unit *other = &w->units[i];
-    if (!same_block(u, other)) continue;
-    c.norms += other->part == NORM;
-    c.attentions += other->part == ATTENTION || other->part == FUSED;
-    c.mlps += other->part == MLP;
+/* Once all units have their places. */
+static void count_contents(work *w) {
+  unit **sorted = hd_arena_alloc(&w->arena, (w->n + 1) * sizeof *sorted);
+  contents *blocks = hd_arena_alloc(&w->arena, (w->n + 1) * sizeof *blocks);
+  if (!sorted || !blocks) {
+    out_of_memory(w);
+    return;
   }
-  return c;
+  for (size_t i = 0; i < w->n; i++) sorted[i] = &w->units[i];
+  qsort(sorted, w->n, sizeof *sorted, by_block);
+  for (size_t i = 0; i < w->n; i++) {
+    unit *u = sorted[i];
+    u->block = i > 0 && same_block(u, sorted[i - 1]) ? sorted[i - 1]->block : &blocks[i];
+    u->block->norms += u->part == NORM;
+    u->block->attentions += u->part == ATTENTION || u->part == FUSED;
+    u->block->mlps += u->part == MLP;
+  }
 }
 
 static bool is_composite(part_kind p) { return p >= ENCODER; }
@@ -279,7 +302,7 @@ static bool is_head(const unit *u) {
 static void rank_norm(work *w, unit *u) {
   static const char *const of_attention[] = {"input_layernorm", "attn_norm", "attention_norm", "ln_1", "ln1", "norm1", NULL},
                     *const of_mlp[] = {"post_attention_layernorm", "ffn_norm", "mlp_norm", "ln_2", "ln2", "norm2", "pre_feedforward_layernorm", NULL};
-  const contents block = block_of(w, u);
+  const contents block = *u->block;
   const char *local = u->stem + u->n_block;
   if (block.norms > 2 || (block.norms == 2 && !(block.attentions && block.mlps))) refuse_tensor(w, u->entry->name);
   else if (!block.attentions || !block.mlps) u->rank = block.attentions ? ATTENTION_NORM : MLP_NORM;
@@ -289,15 +312,19 @@ static void rank_norm(work *w, unit *u) {
 }
 
 static void place_unit(work *w, unit *u, bool numbered) {
-  const contents block = block_of(w, u);
+  if (u->part == NORM && numbered && u->n_block == 0) u->place = FINAL_NORM;
+  if (u->part == LINEAR && is_head(u)) u->place = HEAD;
+  else if (u->part == LINEAR) refuse_tensor(w, u->entry->name);
+}
+
+/* Which half of its block a unit is. */
+static void rank_unit(work *w, unit *u) {
+  const contents block = *u->block;
   if (u->part == ENCODER || u->part == ATTENTION || u->part == FUSED) u->rank = ATTENTION_ITSELF;
   if (u->part == MLP) u->rank = MLP_ITSELF;
   const bool many = block.attentions > 1 || block.mlps > 1;
   if (is_composite(u->part) && many && (block.norms || (block.attentions && block.mlps))) refuse_tensor(w, u->entry->name);
-  if (u->part == NORM && numbered && u->n_block == 0) u->place = FINAL_NORM;
-  else if (u->part == NORM) rank_norm(w, u);
-  if (u->part == LINEAR && is_head(u)) u->place = HEAD;
-  else if (u->part == LINEAR) refuse_tensor(w, u->entry->name);
+  if (u->part == NORM) rank_norm(w, u);
 }
 
 /* Blocks of one tower: "encoder.layers.0." and "decoder.layers.0." are not one chain. */
@@ -326,6 +353,9 @@ static void place_all(work *w) {
     if (blocks && u->place == IN_BLOCKS) place_unit(w, u, numbered != NULL);
     if (++n_at[u->place] > 1 && u->place != IN_BLOCKS) refuse_tensor(w, u->entry->name);
   }
+  if (!w->failed) count_contents(w);
+  for (size_t i = 0; blocks && i < w->n && !w->failed; i++)
+    if (w->units[i].place == IN_BLOCKS) rank_unit(w, &w->units[i]);
 }
 
 static int in_order(const void *x, const void *y) {
@@ -476,7 +506,7 @@ static void write_unit(work *w, const unit *u, bool last_linear) {
 /* x + layer(norm(x)), or the layer alone. How many units it takes. */
 static size_t write_half(work *w, size_t i) {
   const unit *u = &w->units[i];
-  const contents block = is_composite(u->part) ? block_of(w, u) : (contents){0};
+  const contents block = is_composite(u->part) ? *u->block : (contents){0};
   const bool half = u->place == IN_BLOCKS && u->part != ENCODER && (is_composite(u->part) || u->part == NORM);
   const bool pair = half && u->part == NORM && i + 1 < w->n && same_block(u, u + 1) && is_composite(u[1].part) && u[1].part != ENCODER;
   const bool residual = pair || (half && u->part != NORM && (block.norms || (block.attentions && block.mlps)));

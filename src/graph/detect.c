@@ -229,7 +229,7 @@ static void write_network(hd_text *t, detection *d, bool broken) {
   hd_free(parts.warnings.data);
 }
 
-static void write_all(hd_text *t, detection *d, bool broken) {
+static void write_lists(hd_text *t, const detection *d) {
   double parameters = 0;
   const char *comma = "";
   hd_text_print(t, "{\"detected\":[");
@@ -249,9 +249,21 @@ static void write_all(hd_text *t, detection *d, bool broken) {
   }
   hd_text_print(t, "],\"input_size\":%zu,\"parameters\":", input_size(d));
   hd_text_double(t, parameters);
-  hd_text_print(t, ",\"network\":");
-  write_network(t, d, broken);
+}
+
+/* The lists are many times what a directory takes: they are counted first, and then written where they stay. */
+static void write_all(hd_text *t, detection *d, bool broken) {
+  static const char before[] = ",\"network\":";
+  hd_text network = {0}, lists = {.counting = true};
+  write_network(&network, d, broken);
+  write_lists(&lists, d);
+  hd_text_reserve(t, lists.n + sizeof before + network.n);
+  write_lists(t, d);
+  hd_text_add(t, before, sizeof before - 1);
+  if (network.data) hd_text_add(t, network.data, network.n);
   hd_text_add(t, "}", 1);
+  t->failed = t->failed || network.failed;
+  hd_free(network.data);
 }
 
 hd_status hd_directory_detect(char **json, const hd_directory *directory, const char *config, size_t n_config, hd_error *err) {

@@ -34,6 +34,7 @@ void hd_model_discard(hd_model *model) {
   if (!model) return;
   for (size_t i = 0; i < model->n_parameters; i++) hd_free(model->parameters[i].value.data);
   hd_free(model->parameters);
+  hd_free(model->parameter_table);
   hd_free(model->values);
   hd_free(model->nodes);
   hd_free(model->specs);
@@ -76,12 +77,21 @@ hd_status hd_model_warn(hd_model *model, hd_error *err, const char *format, ...)
 
 /* ---- The builder ---- */
 
+/* A node that all layers share which ask for the same. */
+typedef struct hd_shared {
+  const hd_layer *layer;
+  size_t hash; /* of its config */
+  size_t node;
+} hd_shared;
+
 struct hd_builder {
   hd_model *model;
   const hd_spec *spec; /* being expanded */
   int depth;
   int chain_depth;     /* of the chain that is being built; its layers are one deeper */
   hd_value carried;    /* that chain's hidden residual */
+  hd_shared *shared;
+  size_t n_shared;
   hd_status status;
   hd_error *err;
 };
@@ -108,11 +118,36 @@ static hd_value add_value(hd_builder *b, const char *name, int node, size_t outp
   return (hd_value)m->n_values++;
 }
 
-int hd_parameter_find(const hd_model *model, const char *name) {
-  for (size_t i = 0; i < model->n_parameters; i++)
-    if (strcmp(model->parameters[i].name, name) == 0) return (int)i;
-  return -1;
+/* ---- Parameters by name: an open table, since files of a megabyte name tens of thousands ---- */
+
+/* FNV-1a. */
+static size_t hash_of(const void *bytes, size_t n) {
+  uint32_t hash = 2166136261u;
+  for (size_t i = 0; i < n; i++) hash = (hash ^ ((const uint8_t *)bytes)[i]) * 16777619u;
+  return hash;
 }
+
+/* The parameter's place in the table, or the empty one where it belongs. */
+static int *table_place(const hd_model *m, const char *name) {
+  size_t at = hash_of(name, strlen(name)) & (m->n_table - 1);
+  while (m->parameter_table[at] && strcmp(m->parameters[m->parameter_table[at] - 1].name, name) != 0) at = (at + 1) & (m->n_table - 1);
+  return &m->parameter_table[at];
+}
+
+/* Room for one more. */
+static bool grow_table(hd_model *m) {
+  if (2 * (m->n_parameters + 1) <= m->n_table) return true;
+  size_t n = m->n_table ? 2 * m->n_table : 16;
+  int *table = hd_alloc_zero(n * sizeof *table);
+  if (!table) return false;
+  hd_free(m->parameter_table);
+  m->parameter_table = table;
+  m->n_table = n;
+  for (size_t i = 0; i < m->n_parameters; i++) *table_place(m, m->parameters[i].name) = (int)i + 1;
+  return true;
+}
+
+int hd_parameter_find(const hd_model *model, const char *name) { return model->n_table ? *table_place(model, name) - 1 : -1; }
 
 static bool same_shape(const hd_slot *a, const hd_slot *b) {
   if (a->n_dims != b->n_dims) return false;
@@ -152,7 +187,8 @@ static int parameter(hd_builder *b, const char *weights, const hd_slot *slot) {
                   hd_shape_text(room_a, slot->n_dims, slot->shape), hd_shape_text(room_b, other->n_dims, other->shape));
     return -1;
   }
-  if (!grow((void **)&m->parameters, m->n_parameters, sizeof *m->parameters)) return fail_memory(b);
+  if (!grow((void **)&m->parameters, m->n_parameters, sizeof *m->parameters) || !grow_table(m)) return fail_memory(b);
+  *table_place(m, name) = (int)m->n_parameters + 1;
   m->parameters[m->n_parameters] = (hd_parameter){.name = name, .local = local, .owner = owner, .slot = *slot, .file_dtype = HD_DTYPE_COUNT};
   return (int)m->n_parameters++;
 }
@@ -236,10 +272,11 @@ hd_value hd_build_chain(hd_builder *b, hd_spec *const *specs, size_t n, hd_value
 
 void hd_build_weights(hd_builder *b, const hd_spec *spec, hd_value input) {
   hd_model *m = b->model;
-  const size_t n_nodes = m->n_nodes, n_values = m->n_values;
+  const size_t n_nodes = m->n_nodes, n_values = m->n_values, n_shared = b->n_shared;
   hd_build_spec(b, spec, input);
   m->n_nodes = n_nodes;
   m->n_values = n_values;
+  b->n_shared = n_shared;
 }
 
 bool hd_build_in_chain(const hd_builder *b) { return b->depth == b->chain_depth + 1; }
@@ -259,13 +296,17 @@ void hd_build_carry(hd_builder *b, hd_value v) {
 
 hd_value hd_build_shared(hd_builder *b, const hd_layer *layer, const char *name, const void *config, hd_value input) {
   hd_model *m = b->model;
+  const size_t hash = hash_of(config, layer->config_bytes);
   size_t n_same = 0;
-  for (size_t i = 0; b->status == HD_OK && i < m->n_nodes; i++) {
-    if (m->nodes[i].layer != layer) continue;
-    if (memcmp(m->nodes[i].config, config, layer->config_bytes) == 0) return m->nodes[i].out[0];
+  if (b->status != HD_OK) return HD_NO_VALUE;
+  for (size_t i = 0; i < b->n_shared; i++) {
+    const hd_shared *s = &b->shared[i];
+    if (s->layer != layer) continue;
+    if (s->hash == hash && memcmp(m->nodes[s->node].config, config, layer->config_bytes) == 0) return m->nodes[s->node].out[0];
     n_same++;
   }
-  if (b->status != HD_OK) return HD_NO_VALUE;
+  if (!grow((void **)&b->shared, b->n_shared, sizeof *b->shared)) return fail_memory(b);
+  b->shared[b->n_shared++] = (hd_shared){layer, hash, m->n_nodes};
   const char *full = n_same ? hd_arena_format(&m->arena, "%s.%zu", name, n_same) : name;
   return add_node(b, layer, full, "", config, &input, 1);
 }
@@ -273,6 +314,7 @@ hd_value hd_build_shared(hd_builder *b, const hd_layer *layer, const char *name,
 hd_status hd_graph_expand(hd_model *model, hd_error *err) {
   hd_builder b = {.model = model, .err = err};
   hd_value x = hd_build_chain(&b, model->specs, model->n_specs, add_value(&b, "input", -1, 0));
+  hd_free(b.shared);
   if (b.status == HD_OK && model->n_specs == 0) return hd_fail(err, HD_BAD_FILE, "a network needs at least one layer");
   model->output = x;
   return b.status == HD_OK ? hd_graph_check_shapes(model, err) : b.status;

@@ -63,6 +63,8 @@ struct hd_model {
   hd_value output;
   hd_parameter *parameters;
   size_t n_parameters;
+  int *parameter_table;     /* by name: an index + 1 in its place, or 0; graph.c */
+  size_t n_table;           /* a power of two, at least twice n_parameters */
 
   size_t n_sessions;        /* open now */
   bool exclusive;           /* one of them trains */

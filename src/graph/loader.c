@@ -21,6 +21,7 @@ hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err) {
   *out = loader;
   return HD_OK;
 }
+
 void hd_loader_free(hd_loader *loader) {
   if (!loader) return;
   hd_writer_free(&loader->writer);
@@ -31,6 +32,7 @@ void hd_loader_free(hd_loader *loader) {
   hd_names_free(loader);
   hd_free(loader->directories);
   hd_free(loader->tensors);
+  hd_free(loader->latest);
   hd_free(loader);
 }
 
@@ -55,10 +57,16 @@ static int last_matrix(const hd_model *model) {
   return -1;
 }
 
+static hd_status note_none(hd_loader *loader, const hd_model *model, hd_error *err) {
+  loader->latest = hd_alloc_zero(hd_times(model->n_parameters, sizeof *loader->latest));
+  return loader->latest ? HD_OK : no_memory(err);
+}
+
 /* Expands what was described and takes it; what failed is discarded. */
 static hd_status take_model(hd_loader *loader, hd_model *model, hd_status status, hd_error *err) {
   if (status == HD_OK) status = hd_graph_expand(model, err);
   if (status == HD_OK) status = hd_names_sort(loader, model, err);
+  if (status == HD_OK) status = note_none(loader, model, err);
   if (status == HD_OK) loader->head = last_matrix(model);
   if (status == HD_OK) loader->model = model;
   else hd_model_discard(model);
@@ -114,6 +122,7 @@ static hd_status check_shape(const hd_parameter *p, const hd_entry *e, bool in_p
   return hd_fail(err, HD_BAD_FILE, "tensor %s: the model wants shape %s, the file has %s", hd_short_name(room, e->name),
                  hd_shape_text(room_a, p->slot.n_dims, want), hd_shape_text(room_b, e->n_dims, e->shape));
 }
+
 /* `packed` NULL: the entry is all of it. */
 static hd_status prepare_parameter(hd_loader *loader, hd_parameter *p, const hd_entry *entry, const hd_packed *packed, hd_error *err) {
   hd_choice c = hd_loader_target(loader, p, entry->dtype, packed);
@@ -129,11 +138,25 @@ static hd_status prepare_parameter(hd_loader *loader, hd_parameter *p, const hd_
 
 /* Whether another tensor fills the same, all of it or in part. */
 static bool is_taken(const hd_loader *loader, const hd_wanted *w) {
-  for (size_t i = 0; i < loader->n_tensors; i++) {
-    const hd_wanted *other = &loader->tensors[i];
-    if (other->parameter == w->parameter && (other->part == w->part || other->part < 0 || w->part < 0)) return true;
+  for (size_t i = loader->latest[w->parameter]; i > 0; i = loader->tensors[i - 1].earlier) {
+    const hd_wanted *other = &loader->tensors[i - 1];
+    if (other->part == w->part || other->part < 0 || w->part < 0) return true;
   }
   return false;
+}
+
+/* The tensor is the last so far that fills its parameter. */
+static void note_latest(hd_loader *loader, size_t number) {
+  hd_wanted *w = &loader->tensors[number];
+  w->earlier = loader->latest[w->parameter];
+  loader->latest[w->parameter] = number + 1;
+}
+
+/* The pack that has parts of the parameter already; SIZE_MAX: none. */
+static size_t pack_of(const hd_loader *loader, int parameter) {
+  for (size_t i = loader->latest[parameter]; i > 0; i = loader->tensors[i - 1].earlier)
+    if (loader->tensors[i - 1].role != HD_N_PARTS) return loader->tensors[i - 1].pack;
+  return SIZE_MAX;
 }
 
 /* Room for the parameter that a tensor fills, all of it or in part. */
@@ -158,10 +181,12 @@ static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) 
   bool taken = w.parameter >= 0 && is_taken(loader, &w);
   size_t number = loader->n_tensors++;
   if (packed >= 0 && (w.parameter < 0 || role == HD_PART_WEIGHT)) {
-    loader->tensors[number] = (hd_wanted){.entry = entry, .parameter = packed, .part = -1, .role = role};
+    loader->tensors[number] = (hd_wanted){.entry = entry, .parameter = packed, .part = -1, .role = role, .pack = pack_of(loader, packed)};
+    note_latest(loader, number);
     return hd_packs_add(&loader->tensors[number].pack, &loader->packs, packed, role, entry, number, err);
   }
   loader->tensors[number] = w;
+  if (w.parameter >= 0) note_latest(loader, number);
   if (w.parameter < 0) return loader->is_guess ? hd_arch_refuse_unplaced(entry->name, err) : HD_OK;
   if (taken) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, entry->name));
   return match_whole(loader, &w, err);
@@ -220,11 +245,11 @@ hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_err
 /* A pack that turned out to be none: codes without scales are values by themselves, and scales without codes are nobody's. */
 static hd_status unpack(hd_loader *loader, const hd_pack *pack, hd_error *err) {
   for (int part = 0; part < HD_N_PARTS; part++)
-    if (pack->entry[part]) loader->tensors[pack->tensor[part]].parameter = -1;
+    if (pack->entry[part]) loader->tensors[pack->tensor[part]].parameter = -1; /* its place among the parameter's stays */
   const hd_entry *weight = pack->entry[HD_PART_WEIGHT];
   if (!weight) return HD_OK;
   hd_wanted *w = &loader->tensors[pack->tensor[HD_PART_WEIGHT]];
-  *w = (hd_wanted){.entry = weight, .parameter = pack->parameter, .part = -1, .role = HD_N_PARTS};
+  *w = (hd_wanted){.entry = weight, .parameter = pack->parameter, .part = -1, .role = HD_N_PARTS, .earlier = w->earlier};
   return match_whole(loader, w, err);
 }
 
@@ -264,6 +289,7 @@ const hd_entry *hd_loader_tensor(const hd_loader *loader, size_t index, bool *wa
   *wanted = t && t->parameter >= 0;
   return t ? t->entry : NULL;
 }
+
 hd_status hd_loader_finish(hd_model **out, hd_loader *loader, hd_error *err) {
   *out = NULL;
   hd_model *model = loader->model;

@@ -16,6 +16,7 @@ typedef struct hd_wanted {
   bool filled;
   hd_part role;          /* in a pack; HD_N_PARTS: it is in none */
   size_t pack;
+  size_t earlier;        /* the one before it that fills the same parameter, its index + 1; 0: none */
 } hd_wanted;
 
 /* The tensor being written. `buffer` gathers `unit` file bytes; each full one becomes rows (matrices) or values (vectors): decoded to float32,
@@ -64,6 +65,7 @@ struct hd_loader {
   size_t n_directories;
   hd_wanted *tensors;
   size_t n_tensors;
+  size_t *latest;        /* for each parameter the last tensor that fills it, its index + 1; 0: none */
   hd_packs packs;
   bool settled;          /* no directory may come any more */
   hd_writer writer;

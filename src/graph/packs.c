@@ -22,23 +22,18 @@ void hd_packs_free(hd_packs *packs) {
   *packs = (hd_packs){0};
 }
 
-static hd_pack *find(hd_packs *packs, int parameter) {
-  for (size_t i = packs->n; i-- > 0;) /* a pack's tensors are neighbours most of the time */
-    if (packs->items[i].parameter == parameter) return &packs->items[i];
-  return NULL;
-}
-
+/* Capacity is the next power of two, so only the count is stored. */
 static hd_pack *add(hd_packs *packs, int parameter) {
-  hd_pack *items = hd_realloc(packs->items, (packs->n + 1) * sizeof *items);
+  size_t n = packs->n;
+  hd_pack *items = n & (n - 1) ? packs->items : hd_realloc(packs->items, (n ? 2 * n : 1) * sizeof *items);
   if (!items) return NULL;
   packs->items = items;
-  items[packs->n] = (hd_pack){.parameter = parameter};
+  items[n] = (hd_pack){.parameter = parameter};
   return &items[packs->n++];
 }
 
 hd_status hd_packs_add(size_t *number, hd_packs *packs, int parameter, hd_part part, const hd_entry *entry, size_t tensor, hd_error *err) {
-  hd_pack *pack = find(packs, parameter);
-  if (!pack) pack = add(packs, parameter);
+  hd_pack *pack = *number < packs->n ? &packs->items[*number] : add(packs, parameter);
   if (!pack) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the loader");
   char room[HD_NAME_ROOM];
   if (pack->entry[part]) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, entry->name));

@@ -60,7 +60,7 @@ static hd_status add_values(saving *s, const hd_json *j) {
   if (!hd_torch_can_write(tensor.dtype)) hd_json_refuse(j, "$tensor", HD_BAD_ARGUMENT, "expected a dtype that PyTorch has a storage of, found \"%.40s\"", name);
   if (n > HD_MAX_DIMS) hd_json_refuse(j, "shape", HD_BAD_ARGUMENT, "expected at most %d dimensions", HD_MAX_DIMS);
   if (*j->status != HD_OK) return *j->status;
-  const hd_json shape = hd_json_member(j, "shape");
+  hd_json shape = hd_json_member(j, "shape");
   for (; tensor.n_dims < (int)n; tensor.n_dims++) {
     const cJSON *size = hd_json_item(&shape, (size_t)tensor.n_dims).node;
     if (!cJSON_IsNumber(size) || size->valuedouble < 0 || size->valuedouble > 4e9 || size->valuedouble != (double)(uint64_t)size->valuedouble)
@@ -100,10 +100,11 @@ static hd_status add_object(saving *s, const hd_json *j) {
 }
 
 static hd_status add_array(saving *s, const hd_json *j) {
+  hd_json list = *j;
   size_t i = 0;
   hd_torch_begin_list(&s->writer);
   for (const cJSON *item = j->node->child; item; item = item->next) {
-    const hd_json each = hd_json_item(j, i++);
+    const hd_json each = hd_json_item(&list, i++);
     HD_TRY(add_node(s, &each));
   }
   hd_torch_end_list(&s->writer);

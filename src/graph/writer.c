@@ -223,8 +223,7 @@ hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_err
 static bool is_complete(const hd_loader *loader, const hd_wanted *w) {
   if (w->part < 0) return w->filled;
   size_t n = 0;
-  for (size_t i = 0; i < loader->n_tensors; i++)
-    if (loader->tensors[i].parameter == w->parameter && loader->tensors[i].filled) n++;
+  for (size_t i = loader->latest[w->parameter]; i > 0; i = loader->tensors[i - 1].earlier) n += loader->tensors[i - 1].filled;
   return n == loader->model->parameters[w->parameter].slot.n_parts;
 }
 

@@ -102,7 +102,9 @@ hd_status hd_session_save_state(const hd_session *s, void *to, size_t n, hd_erro
 
 static hd_status check_saved(const hd_session *s, const saved_head *head, size_t n, hd_error *err) {
   if (memcmp(head->magic, MAGIC, sizeof MAGIC) != 0) return hd_fail(err, HD_BAD_FILE, "these bytes are no session's state");
-  if (head->position > (s->has_state ? s->max_context : 0))
+  if (head->position > 0 && !s->has_state)
+    return hd_fail(err, HD_BAD_STATE, "the state is of %" PRIu64 " positions, found a model whose layers keep none", head->position);
+  if (head->position > s->max_context)
     return hd_fail(err, HD_BAD_STATE, "the state's %" PRIu64 " positions are more than the session's context of %zu", head->position, s->max_context);
   uint64_t bytes = block_bytes(s, (size_t)head->position);
   if (head->bytes != bytes || n - sizeof *head != bytes)

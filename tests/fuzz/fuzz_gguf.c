@@ -19,7 +19,7 @@ static void check_tensors(const hd_directory *d, uint64_t file_bytes) {
   bool has_data = hd_directory_check_data(d, NULL) == HD_OK;
   for (size_t i = 0; i < hd_directory_count(d); i++) {
     const hd_entry *entry = hd_directory_entry(d, i);
-    size_t n, bytes;
+    size_t n, bytes = 0;
     require(hd_shape_count(entry->n_dims, entry->shape, &n) && hd_dtype_bytes(entry->dtype, n, &bytes));
     require(entry->end - entry->begin == bytes && (!has_data || entry->end <= file_bytes));
     require(bytes == 0 || entry->begin >= covered);

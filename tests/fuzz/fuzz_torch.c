@@ -2,6 +2,7 @@
  * checksum would keep the fuzzer out of the pickle: data that begins with anything else goes to the machine itself as well. */
 #include "base/dtype.h"
 #include "base/memory.h"
+#include "base/status.h"
 #include "format/torch_tree.h"
 
 #include <stdlib.h>
@@ -13,10 +14,15 @@ static void require(bool holds) {
   if (!holds) abort();
 }
 
+static void check_text(const char *text) {
+  for (size_t n = strlen(text), step; n > 0; n -= step, text += step) require((step = hd_utf8_length(text, n)) > 0);
+}
+
 /* The last value a tensor's shape and strides reach is inside its bytes, which are inside the file. */
 static void check_entry(const hd_entry *entry, uint64_t file_bytes) {
-  size_t n, bytes;
+  size_t n, bytes = 0;
   uint64_t last = 0;
+  check_text(entry->name);
   require(hd_shape_count(entry->n_dims, entry->shape, &n) && hd_dtype_bytes(entry->dtype, n, &bytes));
   require(entry->begin <= entry->end && entry->end <= file_bytes);
   for (int d = 0; n > 0 && d < entry->n_dims; d++) last += (entry->shape[d] - 1) * (uint64_t)entry->strides[d];

@@ -17,6 +17,7 @@ import './generic-parts.test.mjs';
 import './generic.test.mjs';
 import './gguf-write.test.mjs';
 import './gguf.test.mjs';
+import './hostile.test.mjs';
 import './http.test.mjs';
 import './inspect.test.mjs';
 import './json-schema.test.mjs';
