@@ -3,7 +3,6 @@
  * that neither file is ever whole in memory. What a format cannot hold becomes the nearest dtype that holds it exactly; where none does the result says
  * which tensors were rounded, or the conversion is refused by the tensor's name.
  */
-import { checkOptions, convertOptions } from './arguments.js';
 import { Progress } from './arrival.js';
 import { Crc32 } from './checksum.js';
 import { elements } from './core.js';
@@ -31,7 +30,7 @@ export function isTensorSource(source: unknown): source is TensorSource {
 export interface ConvertOptions extends FetchOptions {
   to: WeightFormat;
   /**
-   * What floats become: 'keep' (the default), a float dtype, or for GGUF a block dtype ('Q8_0', 'Q4_0', …). Block dtypes are for matrices whose rows are whole
+   * What floats become, in either case: 'keep' (the default), a float dtype, or for GGUF a block dtype ('q8_0', 'q4_0', …). Block dtypes are for matrices whose rows are whole
    * blocks; embeddings and the head have 8 bits at least; other matrices become F16. Integers stay.
    */
   dtype?: string;
@@ -147,12 +146,11 @@ const integerArrays: Readonly<Record<string, IntegerArray>> = { U8: Uint8Array, 
 /** Values that become another dtype at once: whole blocks of every dtype. */
 const narrowValues = 1 << 16;
 
-/** A tensor's bytes as the file to be written has them. */
+/** A tensor's bytes as the file to be written has them. A source may give what it keeps as F16 or in blocks as the float32 it means. */
 async function bytesOf(core: Core, source: TensorSource, { source: name, from, to }: Planned, nBytes: number): Promise<Uint8Array> {
-  if (from === to) return bytesIn((await source.tensor(name)).data);
-  const { data } = await source.tensor(name, isInteger(from) ? {} : { as: 'f32' });
+  const { data, dtype } = await source.tensor(name, from === to || isInteger(from) ? {} : { as: 'f32' });
+  if (dtype === to) return bytesIn(data);
   if (isInteger(from)) return bytesIn(widened(data, to));
-  if (to === 'F32') return bytesIn(data);
   return narrowed(core, data as Float32Array, core.dtypes.indexOf(to), nBytes);
 }
 
@@ -203,8 +201,8 @@ function metadataText(to: WeightFormat, metadata: GgufMetadataInput | undefined)
 
 /** Writes the tensors as a file, chunk by chunk in order; what became of them. */
 export async function convertTensors(core: Core, source: TensorSource, write: WriteChunk, options: ConvertOptions): Promise<Conversion> {
-  checkOptions(options, convertOptions);
-  const tensors = plan(core, source, options);
+  const { dtype = 'keep' } = options;
+  const tensors = plan(core, source, { ...options, dtype: dtype === 'keep' ? dtype : dtype.toUpperCase() });
   const sizes = tensors.map((tensor) => ({ begin: 0, end: tensor.bytes }));
   const progress = new Progress(sizes, options.progress);
   const breather = new Breather();

@@ -142,6 +142,7 @@ class Writing {
       const piece = this.#ids.slice(this.#held, this.#held + prefillTokens);
       this.#session.decodeSync(piece);
       this.#held += piece.length;
+      if (this.#session.position === 0) throw new HeddleError('bad_state', 'the model keeps nothing from token to token, as encoders do: it makes no text; see embed and classify');
       await this.#pause();
     }
   }

@@ -6,7 +6,7 @@
  * deprecated, readOnly, writeOnly. Everything else is refused by name.
  *
  * Properties come in the order the schema lists them, additional ones after them; numbers have at most 16 digits before and after the point.
- * Between tokens of JSON there may be a space, or line breaks with an indentation.
+ * Between tokens of JSON there may be a space, or a line break with up to 16 spaces or 4 tabs.
  */
 import { isPlainObject } from './arguments.js';
 import { HeddleError } from './errors.js';
@@ -29,7 +29,8 @@ const known = ['type', 'enum', 'const', 'anyOf', 'oneOf', '$ref', ...annotations
 
 // ---- JSON itself ----
 
-const space = choice(text(''), text(' '), sequence(repeat(text('\n'), 1, 2), repeat(character('indentation', (u) => u === 0x20 || u === 0x09), 0, 24)));
+/** As short as people write it: a model that likes white space should not fill the text with it. */
+const space = choice(text(''), text(' '), sequence(text('\n'), choice(repeat(text(' '), 0, 16), repeat(text('\t'), 1, 4))));
 const digit = character('digit', (u) => u >= 0x30 && u <= 0x39);
 const hexDigit = character('hex digit', (u) => (u >= 0x30 && u <= 0x39) || (u >= 0x41 && u <= 0x46) || (u >= 0x61 && u <= 0x66));
 const integer = sequence(optional(text('-')), choice(text('0'), sequence(character('digit from 1', (u) => u >= 0x31 && u <= 0x39), repeat(digit, 0, 15))));

@@ -75,11 +75,8 @@ async function openSingle(file: ByteSource, options: Opening): Promise<ModelFile
       return { ...files, bundle: { bytes, id: options.id ?? soleModel(bytes, file.name) } };
     }
     const weights: WeightFiles = { files: [file], expected: new Map() };
-    if (options.config === undefined && isGguf(first)) return { ...files, weights: await whole(weights) };
-    if (options.config === undefined) {
-      if (!mayBeWeights(first, file.size)) throw new HeddleError('bad_file', `${file.name}: expected a bundle's JSON or SafeTensors, found neither`);
-      throw new HeddleError('bad_argument', `${file.name}: weights alone are no model; give their description as options.config`);
-    }
+    // A GGUF describes itself. Of others the core says, once it has read their directory, what they are or that they lack a description.
+    if (options.config === undefined) return { ...files, weights: await whole(weights) };
     return { ...files, config: await describe(options.config, openOptions(options)), weights: await whole(weights) };
   } catch (error) {
     await file.close();
@@ -152,19 +149,6 @@ export function withDialect(json: string, dialect: 'standard' | 'loom'): string 
 function looksLikeText(first: Uint8Array): boolean {
   const text = new TextDecoder('latin1').decode(first);
   return /^(\u00ef\u00bb\u00bf)?\s*[{[]/.test(text) && !text.includes('\0');
-}
-
-/** Of the formats only GGUF describes its model: a file of it is a whole one. */
-function isGguf(first: Uint8Array): boolean {
-  return new TextDecoder('latin1').decode(first.subarray(0, 4)) === 'GGUF';
-}
-
-/** SafeTensors begins with its header's length, 8 bytes, which is no more than the file holds; PyTorch's files are zips, or pickles of protocol 2 and up. */
-function mayBeWeights(first: Uint8Array, fileBytes: number | undefined): boolean {
-  if (first.byteLength < 8) return false;
-  if ((first[0] === 0x50 && first[1] === 0x4b) || (first[0] === 0x80 && (first[1] ?? 0) <= 5)) return true;
-  const length = new DataView(first.buffer, first.byteOffset).getBigUint64(0, true);
-  return length <= BigInt(Math.max((fileBytes ?? Number.MAX_SAFE_INTEGER) - 8, 0));
 }
 
 /** JSON that is given in a bundle's place: a key it has, what that makes it, and what to do. */
@@ -287,7 +271,7 @@ export async function loadFiles(core: Core, files: ModelFiles, options: LoadOpti
 async function descriptionOf(core: Core, files: ModelFiles, weights: WeightFiles, [first = 0]: readonly number[], complete: boolean): Promise<string> {
   const [file] = weights.files;
   if (file) await describeItself(core, files, first, file);
-  if (files.config === undefined) throw new HeddleError('bad_argument', `${file?.name ?? 'no file'}: weights alone are no model; give their description as options.config`);
+  if (files.config === undefined) throw new HeddleError('bad_argument', `${file?.name ?? 'no file'}: weights alone are no model; give their description as options.config, or load the folder that has it`);
   return (complete && weights.files.length === 1 && completed(core, first, files.config)) || files.config;
 }
 

@@ -2,7 +2,7 @@
  * runtime.ts: picks a module the host can run, compiles it once and starts an instance of it for each model, so that freeing a model
  * gives its memory back and a trap ends one model only.
  */
-import { checkOptions, checkText, checkTextOrBytes, fetchOptions, initOptions, isPlainObject, jsonText, loadOptions, mlxOptions, pretrainedOptions, safetensorsOptions, seedOptions } from './arguments.js';
+import { checkOptions, checkText, checkTextOrBytes, convertOptions, fetchOptions, initOptions, isPlainObject, jsonText, loadOptions, mlxOptions, pretrainedOptions, safetensorsOptions, seedOptions } from './arguments.js';
 import { compileModule } from './compile.js';
 import { Core, elements } from './core.js';
 import { convertTensors, isTensorSource } from './convert.js';
@@ -260,6 +260,8 @@ export class LocalRuntime implements Runtime {
    * tensor's dtype has no place in the format.
    */
   async convertWeights(source: SourceInput | TensorSource, write: WriteChunk, options: ConvertOptions): Promise<Conversion> {
+    checkOptions(options, convertOptions);
+    convertOptions.to(options.to, 'to'); // it is needed
     const { to: _, dtype: __, metadata: ___, names: ____, rename: _____, progress: ______, ...fetching } = options;
     const opened = isTensorSource(source) ? undefined : await this.openWeights(source, fetching);
     const { core, release } = this.#lend();
