@@ -179,6 +179,10 @@ hd_status hd_loader_describe(hd_loader *loader, const char *json, size_t n, hd_e
 /* Bytes the weights will take that this file has for the model, in the loader's dtype: to be asked before hd_loader_add, which takes the memory. */
 hd_status hd_loader_estimate(uint64_t *bytes, hd_loader *loader, const hd_directory *directory, hd_error *err);
 
+/* The graph that was described, as far as it is known: for hd_session_estimate, once hd_loader_estimate has seen all files. It is the loader's; NULL
+ * before there is one. */
+const hd_model *hd_loader_model(const hd_loader *loader);
+
 /* Adds a weight file's directory (a copy is taken) and matches its tensors to the graph. Once per file or shard. */
 hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err);
 
@@ -390,6 +394,15 @@ typedef struct hd_memory_report {
   size_t weights, arena, state, other;
 } hd_memory_report;
 hd_memory_report hd_session_memory(const hd_session *session);
+
+/* What hd_session_new would take, in bytes: the arena, and scratch and steps; the state of no position, and what each position adds to it. The
+ * model need not have its weights. */
+typedef struct hd_session_size {
+  uint64_t arena, other, state, per_position;
+} hd_session_size;
+hd_status hd_session_estimate(hd_session_size *out, const hd_model *model, const hd_session_options *options, hd_error *err);
+/* Most positions of the model; 0: no limit of its own. */
+size_t hd_model_max_context(const hd_model *model);
 
 /* Threads that share kernels' rows, the caller included; 1 without a pool. */
 size_t hd_pool_threads(void);

@@ -157,6 +157,22 @@ int w_loader_estimate(hd_loader *loader, const hd_directory *directory) {
   return (int)status;
 }
 
+/* What generating text takes: so many rows at once, one row of output. transfer: [arena, other, state, per position, most positions]; all 0 where
+ * the model has no positions */
+int w_loader_session(const hd_loader *loader, size_t rows, size_t context) {
+  const hd_model *model = hd_loader_model(loader);
+  const size_t most = model ? hd_model_max_context(model) : 0;
+  hd_session_options options = {.mode = HD_INFER, .context = context, .output_rows = 1, .input = {.dtype = HD_I32, .n_dims = 1, .shape = {rows}}};
+  hd_session_size size = {0};
+  hd_status status = most ? hd_session_estimate(&size, model, &options, &error) : HD_OK;
+  transfer[0] = (double)size.arena;
+  transfer[1] = (double)size.other;
+  transfer[2] = (double)size.state;
+  transfer[3] = (double)size.per_position;
+  transfer[4] = (double)most;
+  return (int)status;
+}
+
 int w_loader_add(hd_loader *loader, const hd_directory *directory) { return (int)hd_loader_add(loader, directory, &error); }
 size_t w_loader_count(const hd_loader *loader) { return hd_loader_count(loader); }
 

@@ -16,8 +16,9 @@ import type { PretrainedOptions } from './pretrained.js';
 import type { SafetensorsOptions } from './safetensors-file.js';
 import type { SamplingOptions } from './sampling.js';
 import type {
-  CacheOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, LoadWeightsOptions, NumbersInput, QuantizeOptions, SaveGgufOptions, SaveOptions,
-  SaveTorchOptions, SessionGenerateOptions, SessionOptions, TensorOptions, TensorsOptions, TrainOptions, ValidateOptions,
+  CacheOptions, ClassifyOptions, EmbedOptions, FetchOptions, GenerateOptions, InitOptions, LoadOptions, LoadWeightsOptions, NumbersInput, QuantizeOptions,
+  SaveGgufOptions, SaveOptions, SaveTorchOptions, SessionGenerateOptions, SessionOptions, TensorOptions, TensorsOptions, TextBatchOptions, TrainOptions,
+  ValidateOptions,
 } from './types.js';
 
 type Check = (value: unknown, name: string) => void;
@@ -433,6 +434,12 @@ export const chatTemplateOptions: Checks<ChatTemplateOptions & { tokenize?: bool
 const { reuse: _, ...ownSession } = sessionGenerateOptions;
 
 export const generateOptions: Checks<GenerateOptions> = { ...ownSession, context: checkPositive, adapter: anything };
+
+const textBatchOptions: Checks<TextBatchOptions> = { maxTokens: checkPositive, truncate: checkBoolean, signal: checkSignal };
+
+export const embedOptions: Checks<EmbedOptions> = { ...textBatchOptions, pooling: named('mean', 'cls', 'last', 'max', 'pooler'), normalize: checkBoolean };
+
+export const classifyOptions: Checks<ClassifyOptions> = { ...textBatchOptions, activation: named('softmax', 'sigmoid', 'none') };
 
 /** A conversation's: what a turn's generation takes, and what its template takes. */
 export const chatOptions: Checks<ChatOptions> = {

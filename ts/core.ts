@@ -39,6 +39,7 @@ export interface CoreExports extends HeapExports {
   w_loader_free(loader: Pointer): void;
   w_loader_describe(loader: Pointer, json: Pointer, n: number): Status;
   w_loader_estimate(loader: Pointer, directory: Pointer): Status;
+  w_loader_session(loader: Pointer, rows: number, context: number): Status;
   w_loader_add(loader: Pointer, directory: Pointer): Status;
   w_loader_count(loader: Pointer): number;
   w_loader_settle(loader: Pointer): Status;

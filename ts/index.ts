@@ -14,7 +14,9 @@ import { HeddleError } from './errors.js';
 import type { LoadedWithDType, Network } from './names.js';
 import { startPool } from './pool.js';
 import { startRuntime } from './runtime.js';
+import type { LocalModel } from './model.js';
 import type { LocalRuntime } from './runtime.js';
+import type { TokenizerFiles } from './tokenizer-files.js';
 import type { FileInput, InitOptions, SourceInput, StoredDtype } from './types.js';
 
 let defaultRuntime: LocalRuntime | undefined;
@@ -57,8 +59,13 @@ export async function LoadTransformerFromSafetensors(folder: SourceInput): Promi
 }
 
 /** The same from config.json and the weight file. */
-export async function LoadTransformerFromBytes(config: FileInput | object, weights: FileInput): Promise<Network> {
-  return started().LoadTransformerFromBytes(config, weights);
+export async function LoadTransformerFromBytes(config: FileInput | object, weights: FileInput, tokenizer?: FileInput | TokenizerFiles): Promise<Network> {
+  return started().LoadTransformerFromBytes(config, weights, tokenizer);
+}
+
+/** The same as a model. */
+export async function loadTransformerFromBytes(config: FileInput | object, weights: FileInput, tokenizer?: FileInput | TokenizerFiles): Promise<LocalModel> {
+  return started().loadTransformerFromBytes(config, weights, tokenizer);
 }
 
 export * from './surface.js';

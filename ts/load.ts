@@ -14,10 +14,12 @@ import type { ByteSource } from './bytes.js';
 import type { Core } from './core.js';
 import { entry, formatOf, withDirectories } from './directory.js';
 import { HeddleError } from './errors.js';
-import { checkFits, estimateWeights } from './estimate.js';
+import { checkFits, estimateMemory } from './estimate.js';
 import { Breather } from './host.js';
 import { stagingBytes } from './memory.js';
 import { readMetadata } from './metadata.js';
+import { findSentence, sentenceOfGguf } from './sentence.js';
+import type { FoundSentence } from './sentence.js';
 import { checkShard, closeAll, openWeightFiles } from './shards.js';
 import type { WeightFiles } from './shards.js';
 import { isFileSet, missingFile, openFile, openSource } from './source.js';
@@ -33,6 +35,7 @@ export interface ModelFiles {
   generationConfig?: string;
   weights?: WeightFiles;
   tokenizer?: FoundTokenizer;
+  sentence?: FoundSentence;
   /** What a GGUF file says of itself; there once its directory is read. */
   metadata?: ReadonlyMap<string, MetadataValue>;
 }
@@ -113,6 +116,7 @@ export async function openSet(set: FileSet, options: Opening): Promise<ModelFile
   };
   const tokenizer = options.tokenizer ? { files: options.tokenizer } : await findTokenizerFiles({ text, bytes }, await set.list());
   if (tokenizer) files.tokenizer = tokenizer;
+  files.sentence = await findSentence(text, await set.list());
   files.weights = await openWeightFiles(set);
   return files;
 }
@@ -265,7 +269,7 @@ export async function loadFiles(core: Core, files: ModelFiles, options: LoadOpti
     const parts = await withDirectories(core, weights.files, async (directories) => {
       const config = await descriptionOf(core, files, weights, directories, complete);
       core.heap.withText(config, (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
-      checkFits(core, loader, options.dtype ?? 'keep', config, directories);
+      checkFits(core, loader, options.dtype ?? 'keep', config, directories, options.context ?? 0);
       const begins = weights.files.map((file, i) => addFile(core, loader, file, directories[i] ?? 0, weights.expected.get(file)));
       core.check((x) => x.w_loader_settle(loader));
       return weights.files.map((file, i) => ({ file, wanted: wantedBetween(core, loader, begins[i] ?? 0, begins[i + 1]) }));
@@ -293,7 +297,7 @@ export async function estimateFiles(core: Core, files: ModelFiles, options: Load
   if (!files.weights) throw new HeddleError('unsupported', "a bundle's weights are in its text: it takes no more than four bytes a weight");
   const weights = await withoutMlx(core, files.weights);
   return withDirectories(core, weights.files, async (directories) =>
-    estimateWeights(core, options.dtype ?? 'keep', await descriptionOf(core, files, weights, directories, false), directories),
+    estimateMemory(core, options.dtype ?? 'keep', await descriptionOf(core, files, weights, directories, false), directories, options.context ?? 0),
   );
 }
 
@@ -302,6 +306,7 @@ async function describeItself(core: Core, files: ModelFiles, directory: number, 
   if (formatOf(core, directory) !== 'GGUF') return;
   files.metadata = readMetadata(core, directory);
   if (files.metadata.has('tokenizer.ggml.model')) files.tokenizer ??= { files: { gguf: files.metadata } };
+  if (!files.sentence?.settings) files.sentence = { settings: sentenceOfGguf(files.metadata), ...files.sentence };
   if (files.config !== undefined) return;
   let tensor: Uint8Array = new Uint8Array(0);
   if (core.call((x) => x.w_directory_config_tensor(directory)) !== 0) {

@@ -9,6 +9,8 @@ import type { Core, CoreExports } from './core.js';
 import { Chat } from './chat.js';
 import type { ChatOptions } from './chat.js';
 import { HeddleError } from './errors.js';
+import { classifyTexts, classifyTokens } from './classify.js';
+import { embedTexts } from './embed.js';
 import { generateTokens } from './generate.js';
 import { TokenGeneration } from './generation.js';
 import { writeModel } from './gguf.js';
@@ -16,6 +18,7 @@ import { Lease, endWithOwner } from './lifetime.js';
 import { loadBundle } from './load.js';
 import type { TextSettings } from './load.js';
 import { reportOf } from './report.js';
+import type { FoundSentence, SentenceSettings } from './sentence.js';
 import { LocalAdapter, LocalSession, localHandle } from './session.js';
 import { readAll, readText } from './bytes.js';
 import { openFile } from './source.js';
@@ -23,6 +26,9 @@ import { Tokenizer } from './tokenizer.js';
 import type { FoundTokenizer } from './tokenizer-files.js';
 import type {
   Adapter,
+  Classification,
+  ClassifyOptions,
+  EmbedOptions,
   FileInput,
   GenerateOptions,
   Generation,
@@ -32,12 +38,15 @@ import type {
   Model,
   ModelDescription,
   NumbersInput,
+  PairInput,
   QuantizeOptions,
   SaveOptions,
   SaveGgufOptions,
   SaveTorchOptions,
   SaveWeightsOptions,
   SessionOptions,
+  TextInput,
+  TokenClassification,
   ValidateOptions,
   ValidationProblem,
   WeightInfo,
@@ -50,6 +59,9 @@ export interface ModelExtras extends Partial<TextSettings> {
   context?: number | undefined;
   /** The config.json it was loaded with. */
   config?: string | undefined;
+  sentence?: FoundSentence | undefined;
+  /** Takes what the user should know. */
+  say?: ((text: string) => void) | undefined;
 }
 
 export class LocalModel implements Model {
@@ -64,6 +76,9 @@ export class LocalModel implements Model {
   #tokenizer: Tokenizer | undefined;
   /** The search for its chat template. */
   #template: Promise<void> | undefined;
+  /** What was said already. */
+  readonly #said = new Set<string>();
+  #sentence: Promise<SentenceSettings> | undefined;
   /** The session `forward` keeps. */
   #kept: LocalSession | undefined;
 
@@ -149,8 +164,30 @@ export class LocalModel implements Model {
     return this.#extras.context ?? 0;
   }
 
+  /** Asked for once; a failure is not kept. */
+  async sentence(): Promise<SentenceSettings> {
+    const { settings, find } = this.#extras.sentence ?? {};
+    if (settings || !find) return settings ?? {};
+    this.#sentence ??= find();
+    try {
+      return await this.#sentence;
+    } catch (error) {
+      this.#sentence = undefined; // the next call asks again
+      throw error;
+    }
+  }
+
+  /** What is said once a model, whatever the numbers in it. */
+  say(kind: string, text: string): void {
+    if (!this.#said.has(kind)) this.#extras.say?.(text);
+    this.#said.add(kind);
+  }
+
+  /** Of generation_config.json or config.json; where neither names one, the tokenizer's. */
   get endTokens(): readonly number[] {
-    return this.#extras.endTokens ?? [];
+    const { endTokens: named = [] } = this.#extras;
+    const end = named.length > 0 ? undefined : this.tokenizer?.endToken;
+    return end === undefined ? named : [end];
   }
 
   get beginToken(): number | undefined {
@@ -390,6 +427,29 @@ export class LocalModel implements Model {
   #dropKept(): void {
     this.#kept?.freeSync();
     this.#kept = undefined;
+  }
+
+  embed(text: string, options?: EmbedOptions): Promise<Float32Array>;
+  embed(texts: readonly TextInput[], options?: EmbedOptions): Promise<Float32Array[]>;
+  async embed(texts: string | readonly TextInput[], options: EmbedOptions = {}): Promise<Float32Array | Float32Array[]> {
+    this.#lease.check();
+    return embedTexts(this, texts, options);
+  }
+
+  classify(text: string, options?: ClassifyOptions): Promise<Classification>;
+  classify(texts: readonly (TextInput | PairInput)[], options?: ClassifyOptions): Promise<Classification[]>;
+  async classify(texts: string | readonly (TextInput | PairInput)[], options: ClassifyOptions = {}): Promise<Classification | Classification[]> {
+    this.#lease.check();
+    return classifyTexts(this, texts, options);
+  }
+
+  classifyTokens(text: string, options?: ClassifyOptions): Promise<TokenClassification[]>;
+  classifyTokens(texts: readonly (TextInput | PairInput)[], options?: ClassifyOptions): Promise<TokenClassification[][]>;
+  async classifyTokens(
+    texts: string | readonly (TextInput | PairInput)[], options: ClassifyOptions = {},
+  ): Promise<TokenClassification[] | TokenClassification[][]> {
+    this.#lease.check();
+    return classifyTokens(this, texts, options);
   }
 
   createChat(options: ChatOptions = {}): Promise<Chat> {

@@ -15,6 +15,9 @@ import { reportOf } from './report.js';
 import { sendableFile, sendableJson } from './sendable.js';
 import type {
   Adapter,
+  Classification,
+  ClassifyOptions,
+  EmbedOptions,
   FileInput,
   GeneratedToken,
   GenerateOptions,
@@ -26,6 +29,7 @@ import type {
   Model,
   ModelDescription,
   NumbersInput,
+  PairInput,
   Session,
   SessionGenerateOptions,
   SessionMemory,
@@ -35,6 +39,9 @@ import type {
   SaveWeightsOptions,
   SessionOptions,
   TensorValue,
+  TextBatchOptions,
+  TextInput,
+  TokenClassification,
   TrainOptions,
   ValidateOptions,
   ValidationProblem,
@@ -68,13 +75,13 @@ export class Remote {
     if (this.#isFreed) throw new HeddleError('bad_state', `the ${this.#what} was freed`);
   }
 
-  async make(method: string, args: unknown[], transfer: Transferable[] = []): Promise<Answer> {
+  async make(method: string, args: unknown[], transfer: Transferable[] = [], signal?: AbortSignal): Promise<Answer> {
     this.check();
-    return this.connection.call(this.handle, method, args, { transfer });
+    return this.connection.call(this.handle, method, args, { transfer, signal });
   }
 
-  async call<T>(method: string, args: unknown[] = [], transfer?: Transferable[]): Promise<T> {
-    const { value, state } = await this.make(method, args, transfer);
+  async call<T>(method: string, args: unknown[] = [], transfer?: Transferable[], signal?: AbortSignal): Promise<T> {
+    const { value, state } = await this.make(method, args, transfer, signal);
     if (state) this.state = state;
     return value as T;
   }
@@ -295,6 +302,32 @@ export class RemoteModel implements Model {
 
   forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array> {
     return this.#remote.call('forward', [input, shape]);
+  }
+
+  embed(text: string, options?: EmbedOptions): Promise<Float32Array>;
+  embed(texts: readonly TextInput[], options?: EmbedOptions): Promise<Float32Array[]>;
+  embed(texts: string | readonly TextInput[], options: EmbedOptions = {}): Promise<Float32Array | Float32Array[]> {
+    return this.#texts('embed', texts, options);
+  }
+
+  classify(text: string, options?: ClassifyOptions): Promise<Classification>;
+  classify(texts: readonly (TextInput | PairInput)[], options?: ClassifyOptions): Promise<Classification[]>;
+  classify(texts: string | readonly (TextInput | PairInput)[], options: ClassifyOptions = {}): Promise<Classification | Classification[]> {
+    return this.#texts('classify', texts, options);
+  }
+
+  classifyTokens(text: string, options?: ClassifyOptions): Promise<TokenClassification[]>;
+  classifyTokens(texts: readonly (TextInput | PairInput)[], options?: ClassifyOptions): Promise<TokenClassification[][]>;
+  classifyTokens(
+    texts: string | readonly (TextInput | PairInput)[], options: ClassifyOptions = {},
+  ): Promise<TokenClassification[] | TokenClassification[][]> {
+    return this.#texts('classifyTokens', texts, options);
+  }
+
+  async #texts<T>(method: string, texts: unknown, { signal, ...options }: TextBatchOptions): Promise<T> {
+    this.#remote.check();
+    signal?.throwIfAborted();
+    return this.#remote.call(method, [texts, options], undefined, signal);
   }
 
   createChat(options: ChatOptions = {}): Promise<Chat> {

@@ -2,14 +2,14 @@
  * runtime.ts: picks a module the host can run, compiles it once and starts an instance of it for each model, so that freeing a model
  * gives its memory back and a trap ends one model only.
  */
-import { checkOptions, checkText, checkTextOrBytes, fetchOptions, initOptions, jsonText, loadOptions, mlxOptions, pretrainedOptions, safetensorsOptions, seedOptions } from './arguments.js';
+import { checkOptions, checkText, checkTextOrBytes, fetchOptions, initOptions, isPlainObject, jsonText, loadOptions, mlxOptions, pretrainedOptions, safetensorsOptions, seedOptions } from './arguments.js';
 import { compileModule } from './compile.js';
 import { Core, elements } from './core.js';
 import { convertTensors, isTensorSource } from './convert.js';
 import type { Conversion, ConvertOptions, TensorSource, WriteChunk } from './convert.js';
 import { HeddleError } from './errors.js';
 import { processors, whyNoThreads } from './host.js';
-import { fromBytes, readAll } from './bytes.js';
+import { fromBytes, readAll, readText } from './bytes.js';
 import { detectFile, inspectFiles } from './directory.js';
 import type { Detection } from './directory.js';
 import { serializeGguf } from './gguf.js';
@@ -31,6 +31,7 @@ import { closeAll } from './shards.js';
 import { checkAsMlxNode, countsLine, failedToOpen, SafeTensorsFile } from './safetensors-file.js';
 import type { SafetensorsOptions } from './safetensors-file.js';
 import { isFileSet, openFile, openSource } from './source.js';
+import type { TokenizerFiles } from './tokenizer-files.js';
 import { openWeights } from './weights.js';
 import type { LocalWeights } from './weights.js';
 import type {
@@ -137,7 +138,7 @@ export class LocalRuntime implements Runtime {
       return await made(lent, async (core) => {
         options.signal?.throwIfAborted();
         const handle = await loadFiles(core, files, options, complete, log && ((found) => log(countsLine(found))));
-        return new LocalModel(core, handle, { ...textSettings(files), tokenizer: files.tokenizer, context: options.context, config: files.config }, lent.release);
+        return new LocalModel(core, handle, { ...textSettings(files), tokenizer: files.tokenizer, context: options.context, config: files.config, sentence: files.sentence, say: (text) => this.#notice(text) }, lent.release);
       });
     } finally {
       await closeModel(files);
@@ -322,9 +323,16 @@ export class LocalRuntime implements Runtime {
     return new Network(await this.#load(folder, {}, true));
   }
 
-  /** The same from config.json and the weight file. */
-  async LoadTransformerFromBytes(config: FileInput | object, weights: FileInput): Promise<Network> {
-    return new Network(await this.#load(await readAll(await openFile(weights)), { config }, true));
+  /** The same from config.json and the weight file; with a tokenizer (its tokenizer.json, or its files) the model under it makes text. */
+  async LoadTransformerFromBytes(config: FileInput | object, weights: FileInput, tokenizer?: FileInput | TokenizerFiles): Promise<Network> {
+    return new Network(await this.loadTransformerFromBytes(config, weights, tokenizer));
+  }
+
+  /** The same as a model. */
+  async loadTransformerFromBytes(config: FileInput | object, weights: FileInput, tokenizer?: FileInput | TokenizerFiles): Promise<LocalModel> {
+    const files = tokenizer === undefined ? {} : { tokenizer: await tokenizerFiles(tokenizer) };
+    checkOptions<LoadOptions>(files, loadOptions);
+    return this.#load(await readAll(await openFile(weights)), { config, ...files }, true);
   }
 
   /** A weight file's tensors by name, as float32 (or as the file has them); `file` may also be a folder of several. */
@@ -384,6 +392,12 @@ export class LocalRuntime implements Runtime {
     this.#freed = true;
     this.#shared?.free();
   }
+}
+
+/** Files by their names as they are, or the one file as tokenizer.json. A parsed tokenizer.json is told by its `model`. */
+async function tokenizerFiles(tokenizer: FileInput | TokenizerFiles): Promise<TokenizerFiles> {
+  if (!isPlainObject(tokenizer) || 'stream' in tokenizer) return { 'tokenizer.json': await readText(await openFile(tokenizer as FileInput, { whole: true }, 'the tokenizer')) };
+  return 'model' in tokenizer ? { 'tokenizer.json': tokenizer } : (tokenizer as TokenizerFiles);
 }
 
 /** Takes the instance back unless the making succeeds. */

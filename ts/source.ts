@@ -116,8 +116,9 @@ function folderUrl(base: URL, options: OpenOptions): FileSet {
 function folderPath(path: string, options: OpenOptions): FileSet {
   const list = (): Promise<string[]> => nodeFiles().readdir(path);
   const open = async (name: string): Promise<ByteSource | undefined> => {
-    if (!(await list()).includes(name)) return undefined;
-    return inflated(await fromPath(`${path.replace(/[/\\]+$/, '')}/${name}`), options.signal);
+    const full = `${path.replace(/[/\\]+$/, '')}/${name}`;
+    const isThere = name.includes('/') ? await isFile(full) : (await list()).includes(name);
+    return isThere ? inflated(await fromPath(full), options.signal) : undefined;
   };
   return { where: `in ${path}`, open, list };
 }
@@ -140,6 +141,10 @@ async function fileMap(files: Map<string, FileInput>, options: OpenOptions): Pro
 export function pathOf(file: File): string {
   const path = (file as { webkitRelativePath?: string }).webkitRelativePath ?? '';
   return path === '' ? file.name : path.slice(path.indexOf('/') + 1);
+}
+
+async function isFile(path: string): Promise<boolean> {
+  return nodeFiles().stat(path).then((found) => !found.isDirectory(), () => false);
 }
 
 async function isFolder(path: string): Promise<boolean> {

@@ -84,13 +84,28 @@ export interface LoadProgress {
   tensor?: string;
 }
 
-/** Memory that a model's weights take, known before they are read. A session's comes on top: `session.memory()`. */
+/** Memory that a model and a session that makes text with it take, in bytes, known before weights are read. */
 export interface MemoryEstimate {
   dtype: WeightType;
-  /** Bytes of the weights as `dtype`. */
+  /** The weights as `dtype`. */
   weights: number;
-  /** Whether they are less than `limit`. A host may give less than that. */
+  /** Positions of the session: `options.context`, else as many as the model is made for; 0: it has none, and nothing is said of sessions. */
+  context: number;
+  /** What the session takes whatever it holds: values of a call of 64 tokens, room for products and attention over `context` positions. */
+  arena: number;
+  /** What each position adds: keys and values of all layers. They are taken as they are needed, 256 positions at a time. */
+  statePerPosition: number;
+  /** All of it, with `context` positions held. */
+  total: number;
+  /** The most positions, up to `context`, that fit beside the weights, a growing state being copied: for a moment there are two. */
+  longest: number;
+  /**
+   * Whether it can be loaded: the weights, the arena and `options.context` positions (without it 256, or as many as the model has) are less than `limit`.
+   * A host may give less than that.
+   */
   fits: boolean;
+  /** Where it would fit: other dtypes, with the positions that fit beside them. */
+  suggestions: readonly { dtype: WeightType; weights: number; longest: number }[];
   /** Where WebAssembly's memory ends: 2^32. */
   limit: number;
   /** Bytes of the weights as the other dtypes. */
@@ -408,6 +423,62 @@ export interface Generation extends AsyncIterableIterator<GeneratedToken> {
   text(): Promise<string>;
 }
 
+// ---- Texts as vectors and labels ----
+
+/** A text, or its token ids with the special tokens around them; BERT's second token type is id + vocab_size. */
+export type TextInput = string | NumbersInput;
+
+/** Two texts that a model looks at together: a question and a passage. */
+export type PairInput = readonly [text: string, other: string];
+
+export interface TextBatchOptions {
+  /** Tokens that longer texts are cut to; by default sentence_bert_config.json's max_seq_length, at most what the model is made for. */
+  maxTokens?: number;
+  /** False refuses longer texts (`bad_argument`) instead of cutting them; that they were cut is a notice, once a model. */
+  truncate?: boolean;
+  /** Looked at between two texts. */
+  signal?: AbortSignal;
+}
+
+/** Which rows of the last layer make a text's vector: their mean, the first, the last, the largest of each column; or the model's own pooler (BERT). */
+export type Pooling = 'mean' | 'cls' | 'last' | 'max' | 'pooler';
+
+export interface EmbedOptions extends TextBatchOptions {
+  /** By default what the model's folder says (modules.json, or GGUF's pooling_type), else 'mean'. */
+  pooling?: Pooling;
+  /** Whether vectors get the length 1; by default what modules.json says, else false. */
+  normalize?: boolean;
+}
+
+/** How scores come from logits: 'none' leaves them. */
+export type ScoreFunction = 'softmax' | 'sigmoid' | 'none';
+
+export interface ClassifyOptions extends TextBatchOptions {
+  /** By default what config.json says; else 'softmax', and 'sigmoid' for a single label (rerankers). Tokens: 'softmax'. */
+  activation?: ScoreFunction;
+}
+
+export interface Classification {
+  /** The label of the largest logit: of config.json's id2label, else LABEL_0 and so on. */
+  label: string;
+  /** Its score. */
+  score: number;
+  labels: readonly string[];
+  /** In the order of `labels`. */
+  scores: Float32Array;
+  logits: Float32Array;
+}
+
+/** A token's labels. */
+export interface TokenClassification extends Classification {
+  id: number;
+  /** As the vocabulary writes it; '' without a tokenizer. */
+  token: string;
+  /** Where it stands in the text, `text.slice(start, end)`; missing for special tokens, pairs, and where it cannot be told. */
+  start?: number;
+  end?: number;
+}
+
 export interface WeightInfo {
   name: string;
   shape: number[];
@@ -614,6 +685,15 @@ export interface Model {
   generate(prompt: string | NumbersInput, options?: GenerateOptions): Generation;
   /** A conversation in the model's chat template, with a session of its own that computes only what each turn adds. */
   createChat(options?: ChatOptions): Promise<Chat>;
+  /** A vector for each text: its tokens' rows of the last layer, pooled. Each is what it would be alone. docs/embeddings.md. */
+  embed(text: string, options?: EmbedOptions): Promise<Float32Array>;
+  embed(texts: readonly TextInput[], options?: EmbedOptions): Promise<Float32Array[]>;
+  /** Labels of each text, or pair of texts. Throws `bad_state` where the model was not saved with a head for that. */
+  classify(text: string, options?: ClassifyOptions): Promise<Classification>;
+  classify(texts: readonly (TextInput | PairInput)[], options?: ClassifyOptions): Promise<Classification[]>;
+  /** Labels of each token of each text, special tokens included. */
+  classifyTokens(text: string, options?: ClassifyOptions): Promise<TokenClassification[]>;
+  classifyTokens(texts: readonly (TextInput | PairInput)[], options?: ClassifyOptions): Promise<TokenClassification[][]>;
   /** Text to ids with the model's tokenizer, begin token included where the files say so. */
   tokenize(text: string): Promise<number[]>;
   /** Ids to text, special tokens left out. */

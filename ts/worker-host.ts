@@ -118,6 +118,9 @@ function resolved(argument: unknown): unknown {
   return Object.fromEntries(Object.entries(argument).map(([key, value]) => [key, isReference(value) ? objects.get(value.heddle) : value]));
 }
 
+/** Calls whose options may have a signal. */
+const takesSignal: ReadonlySet<string> = new Set(['inspect', 'openWeights', 'estimate', 'embed', 'classify', 'classifyTokens']);
+
 async function perform(target: number, method: string, args: unknown[], extras: { signal: AbortSignal }): Promise<unknown> {
   if (target === 0 && method === 'init') return start((args[0] ?? {}) as InitOptions);
   const object = objects.get(target);
@@ -128,7 +131,7 @@ async function perform(target: number, method: string, args: unknown[], extras: 
     return new Pull(generation, abort, object instanceof LocalSession ? object : undefined);
   }
   if (object instanceof LocalWeights) return method === 'free' ? object.close() : ownTensor(await object.tensor(args[0] as string, args[1] as object));
-  if (method === 'inspect' || method === 'openWeights' || method === 'estimate') args[1] = { ...(args[1] as object), signal: extras.signal };
+  if (takesSignal.has(method)) args[1] = { ...(args[1] as object), signal: extras.signal };
   if (method === 'loadModel') args[1] = { ...(args[1] as object), ...extras };
   const found = (object as Record<string, ((...args: unknown[]) => unknown) | undefined>)[method];
   if (typeof found !== 'function') throw new HeddleError('bad_argument', `the worker has no ${method}: its program is of another version`);

@@ -332,10 +332,14 @@ void hd_parameter_file_shape(const hd_parameter *p, size_t shape[HD_MAX_DIMS]) {
   for (int d = 0; d < p->slot.n_dims; d++) shape[d] = p->slot.shape[p->slot.in_out ? p->slot.n_dims - 1 - d : d];
 }
 
+hd_matrix hd_parameter_matrix(const hd_parameter *p, hd_dtype dtype) {
+  if (p->slot.matrix) return (hd_matrix){.layout = hd_layout_for(dtype), .rows = p->slot.shape[0], .cols = p->slot.shape[1]};
+  return (hd_matrix){.layout = &hd_layout_rows_f32, .rows = 1, .cols = hd_parameter_count(p)};
+}
+
 hd_status hd_parameter_allocate(hd_parameter *p, hd_dtype dtype, hd_error *err) {
   char room[HD_NAME_ROOM];
-  hd_matrix m = {.layout = &hd_layout_rows_f32, .rows = 1, .cols = hd_parameter_count(p)};
-  if (p->slot.matrix) m = (hd_matrix){.layout = hd_layout_for(dtype), .rows = p->slot.shape[0], .cols = p->slot.shape[1]};
+  hd_matrix m = hd_parameter_matrix(p, dtype);
   if (!m.layout) return hd_fail(err, HD_UNSUPPORTED, "weight %s: nothing multiplies %s", hd_short_name(room, p->name), hd_dtype_name(dtype));
   size_t bytes;
   bool fits = m.layout->bytes(m.rows, m.cols, &bytes);

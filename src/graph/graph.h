@@ -99,6 +99,8 @@ int hd_parameter_find(const hd_model *model, const char *name); /* −1: none */
 size_t hd_parameter_count(const hd_parameter *p);               /* elements */
 /* The shape that a weight file has it in. */
 void hd_parameter_file_shape(const hd_parameter *p, size_t shape[HD_MAX_DIMS]);
+/* Its layout in a dtype (NULL: nothing multiplies it) and its size, without memory. */
+hd_matrix hd_parameter_matrix(const hd_parameter *p, hd_dtype dtype);
 /* Gives the parameter memory in a dtype (F32 for vectors). */
 hd_status hd_parameter_allocate(hd_parameter *p, hd_dtype dtype, hd_error *err);
 /* From and to float32 in the slot's shape; in_out: a matrix comes as [in][out]. */

@@ -18,7 +18,7 @@ hd_status hd_node_infer(hd_infer *i, const hd_model *model, const hd_node *node,
   for (size_t k = 0; k < node->n_in; k++) inputs[k] = &shapes[node->in[k]];
   for (size_t k = 0; k < node->n_weights; k++) {
     const hd_parameter *p = &model->parameters[node->weight[k]];
-    i->weight[k] = p->value.data ? &p->value : NULL;
+    i->weight[k] = p->value.layout ? &p->value : NULL;
   }
   for (size_t o = 0; o < node->n_out; o++) i->out[o].dtype = HD_F32;
   hd_status status = node->layer->infer(i, err);

@@ -1,40 +1,17 @@
 /* loader.c: joins a description with weight files. First the description makes the graph; then directories say which tensors there are
- * and each parameter gets its memory; then the tensors' bytes stream in, in any order of tensors, each in order of bytes, and are turned
- * row block by row block into the layout their kernel reads. Peak memory is the model plus one row block. */
+ * and each parameter gets its memory (target.c says in which dtype); then the tensors' bytes stream in (writer.c), in any order of tensors, each in
+ * order of bytes, and are turned row block by row block into the layout their kernel reads. Peak memory is the model plus one row block. */
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
 #include "format/format.h"
-#include "graph/arch.h"
-#include "graph/gguf.h"
-#include "graph/graph.h"
-#include "graph/packs.h"
+#include "graph/loader.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define PART_BEFORE "experts."
-
-/* A directory's tensor and the parameter it fills (−1: none). */
-typedef struct hd_wanted {
-  const hd_entry *entry;
-  int parameter;
-  hd_gguf_order order;
-  int part;              /* of a parameter that files have in parts; −1: all of it */
-  bool filled;
-  hd_part role;          /* in a pack; HD_N_PARTS: it is in none */
-  size_t pack;
-  size_t earlier;        /* the one before it that fills the same parameter, its index + 1; 0: none */
-} hd_wanted;
-
-/* A parameter by its name without what families' files may leave out. */
-typedef struct hd_bare {
-  const char *name;
-  int parameter;
-} hd_bare;
-
 /* The number that stands in a tensor's name for the '*' in a parameter's, with `plain` the name that has the star again; −1: none does. */
 static int part_number(const char *tensor, const char *before, char plain[512]) {
   const char *at = strstr(tensor, before);
@@ -47,50 +24,6 @@ static int part_number(const char *tensor, const char *before, char plain[512]) 
   snprintf(plain, 512, "%.*s*%s", (int)(at - tensor), tensor, end);
   return (int)number;
 }
-
-/* The tensor being written. `buffer` gathers `unit` file bytes; each full one becomes rows (matrices) or values (vectors): decoded to float32,
- * then rounded to what the layout holds. */
-typedef struct hd_writer {
-  hd_parameter *parameter;
-  const hd_entry *entry;
-  hd_wanted *wanted;
-  hd_packed *packed;     /* that it belongs to; NULL: to none */
-  hd_gguf_order order;
-  uint8_t *buffer;       /* unit bytes of the file */
-  uint8_t *turned;       /* where they get the parameter's order; NULL when they have it */
-  float *wide;           /* the same as float32; NULL when the layout takes the file's bytes */
-  size_t unit, held;     /* bytes */
-  size_t unit_values;
-  size_t all, first_row; /* values of the tensor; where it begins in the parameter */
-  uint64_t seen;         /* bytes written so far */
-  /* A strided tensor comes whole, and then goes the others' way as `straight`, in row-major order. */
-  const hd_entry *view;  /* NULL for others */
-  hd_entry straight;
-  uint8_t *span;         /* the view's bytes of the file */
-  size_t span_held;
-  size_t done;           /* values finished */
-} hd_writer;
-
-struct hd_loader {
-  hd_dtype weight_dtype;
-  hd_model *model;
-  cJSON *unknown;        /* a config.json of no known type, which the first directory's names have to explain */
-  bool is_guess;         /* they did */
-  const hd_arch *arch;   /* of a config.json; NULL: a network's spec */
-  int head;              /* the parameter of the graph's last matrix; −1: none */
-  hd_gguf_names names;
-  hd_directory **directories;
-  size_t n_directories;
-  hd_wanted *tensors;
-  size_t n_tensors;
-  size_t *latest;        /* for each parameter the last tensor that fills it, its index + 1; 0: none */
-  hd_bare *bare;         /* all parameters of a family's, sorted; NULL for networks */
-  hd_packs packs;
-  bool settled;          /* no directory may come any more */
-  hd_writer writer;
-  bool writing;
-};
-
 static hd_status no_memory(hd_error *err) { return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the loader"); }
 
 hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err) {
@@ -103,18 +36,9 @@ hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err) {
   *out = loader;
   return HD_OK;
 }
-
-static void writer_free(hd_writer *w) {
-  hd_free(w->buffer);
-  hd_free(w->span);
-  hd_free(w->turned);
-  hd_free(w->wide);
-  *w = (hd_writer){0};
-}
-
 void hd_loader_free(hd_loader *loader) {
   if (!loader) return;
-  writer_free(&loader->writer);
+  hd_writer_free(&loader->writer);
   hd_model_discard(loader->model);
   cJSON_Delete(loader->unknown);
   for (size_t i = 0; i < loader->n_directories; i++) hd_directory_free(loader->directories[i]);
@@ -223,60 +147,9 @@ static hd_status check_shape(const hd_parameter *p, const hd_entry *e, bool in_p
   return hd_fail(err, HD_BAD_FILE, "tensor %s: the model wants shape %s, the file has %s", hd_short_name(room, e->name),
                  hd_shape_text(room_a, p->slot.n_dims, want), hd_shape_text(room_b, e->n_dims, e->shape));
 }
-
-/* ---- What a weight becomes: see hd_loader_new in heddle.h ---- */
-
-/* A dtype, and why it is not the one before it; `reason` is empty where nothing gave way. */
-typedef struct hd_choice {
-  hd_dtype dtype;
-  char reason[160];
-} hd_choice;
-
-__attribute__((format(printf, 3, 4))) static void give_way(hd_choice *c, hd_dtype to, const char *format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(c->reason, sizeof c->reason, format, arguments);
-  va_end(arguments);
-  c->dtype = to;
-}
-
-/* The dtype asked for, or the file's own as far as something multiplies it. */
-static void choose(hd_choice *c, hd_dtype asked, hd_dtype file) {
-  const char *name = hd_dtype_name(file);
-  c->dtype = asked == HD_DTYPE_COUNT ? file : asked;
-  if (hd_layout_for(c->dtype)) return;
-  if (hd_dtype_get(file)->ggml) give_way(c, HD_Q8_0, "no kernel multiplies %s: became Q8_0", name);
-  else if (hd_dtype_holds(HD_F16, file)) give_way(c, HD_F16, "no kernel multiplies %s: became F16, which holds it exactly", name);
-  else give_way(c, HD_F32, "no kernel multiplies %s: became F32", name);
-}
-
-/* The same for a matrix in several tensors. */
-static void choose_packed(hd_choice *c, hd_dtype asked, const hd_packed *packed) {
-  char room[HD_PACKED_ROOM];
-  hd_dtype kept = hd_packed_kept(packed);
-  c->dtype = asked == HD_DTYPE_COUNT ? kept : asked;
-  if (asked == HD_DTYPE_COUNT && !hd_packed_fits(packed, kept))
-    give_way(c, kept, "no kernel multiplies %s: became %s", hd_packed_text(room, packed), hd_dtype_name(kept));
-}
-
-static hd_choice target(const hd_loader *loader, const hd_parameter *p, hd_dtype file, const hd_packed *packed) {
-  hd_choice c = {.dtype = HD_F32};
-  if (!p->slot.matrix) return c;
-  if (packed) choose_packed(&c, loader->weight_dtype, packed);
-  else choose(&c, loader->weight_dtype, file);
-  bool head = loader->head >= 0 && p == &loader->model->parameters[loader->head];
-  if (c.dtype == HD_Q4_0 && file != HD_Q4_0 && (head || p->slot.lookup))
-    give_way(&c, HD_Q8_0, "%s: 8 bits at least, became Q8_0", p->slot.lookup ? "an embedding" : "the head");
-  size_t cols = p->slot.shape[1], block = hd_dtype_get(c.dtype)->block_values;
-  bool spans_parts = p->slot.n_parts && p->slot.shape[0] / p->slot.n_parts % hd_layout_for(c.dtype)->row_block != 0;
-  if (spans_parts) give_way(&c, HD_F16, "blocks of %zu rows would span experts: %s F16", hd_layout_for(c.dtype)->row_block, file == HD_F16 ? "kept" : "became");
-  else if (cols % block) give_way(&c, HD_F16, "row of %zu is no multiple of %zu: %s F16", cols, block, file == HD_F16 ? "kept" : "became");
-  return c;
-}
-
 /* `packed` NULL: the entry is all of it. */
 static hd_status prepare_parameter(hd_loader *loader, hd_parameter *p, const hd_entry *entry, const hd_packed *packed, hd_error *err) {
-  hd_choice c = target(loader, p, entry->dtype, packed);
+  hd_choice c = hd_loader_target(loader, p, entry->dtype, packed);
   hd_arena *arena = &loader->model->arena;
   char room[HD_PACKED_ROOM];
   p->file_dtype = entry->dtype;
@@ -417,16 +290,16 @@ static hd_status look_at(hd_loader *loader, const hd_directory *directory, hd_er
   return loader->names.architecture ? HD_OK : hd_gguf_recognise(&loader->names, directory, err); /* of several files the first says it */
 }
 
-/* Bytes of the weight that a tensor fills, or begins; where no size holds them, more than any memory has. */
+/* Bytes of the weight that a tensor fills, or begins; where no size holds them, more than any memory has. The weight gets its layout, so that
+ * hd_session_estimate knows what its products need, and no memory. */
 static uint64_t weight_bytes(const hd_loader *loader, const hd_entry *entry) {
   const hd_wanted w = wanted(loader, entry);
   if (w.parameter < 0 || w.part > 0) return 0;
-  const hd_parameter *p = &loader->model->parameters[w.parameter];
+  hd_parameter *p = &loader->model->parameters[w.parameter];
   hd_dtype file = entry->dtype == HD_U32 && p->slot.matrix ? HD_Q8_0 : entry->dtype; /* packed codes: what most of them become */
-  const hd_layout *layout = p->slot.matrix ? hd_layout_for(target(loader, p, file, NULL).dtype) : NULL;
   size_t bytes;
-  if (!layout) return (uint64_t)hd_parameter_count(p) * sizeof(float);
-  return layout->bytes(p->slot.shape[0], p->slot.shape[1], &bytes) ? bytes : SIZE_MAX;
+  if (!p->value.data) p->value = hd_parameter_matrix(p, hd_loader_target(loader, p, file, NULL).dtype);
+  return p->value.layout->bytes(p->value.rows, p->value.cols, &bytes) ? bytes : SIZE_MAX;
 }
 
 hd_status hd_loader_estimate(uint64_t *bytes, hd_loader *loader, const hd_directory *directory, hd_error *err) {
@@ -488,248 +361,13 @@ size_t hd_loader_before(const hd_loader *loader, size_t index, size_t before[HD_
   return n;
 }
 
+const hd_model *hd_loader_model(const hd_loader *loader) { return loader->model; }
 size_t hd_loader_count(const hd_loader *loader) { return loader->n_tensors; }
 
 const hd_entry *hd_loader_tensor(const hd_loader *loader, size_t index, bool *wanted) {
   *wanted = loader->tensors[index].parameter >= 0;
   return loader->tensors[index].entry;
 }
-
-/* ---- Streaming ---- */
-
-enum { VECTOR_UNIT = 4096 }; /* values of a vector that are converted at a time */
-
-static bool is_copy(const hd_writer *w) {
-  const hd_layout *layout = w->parameter->value.layout;
-  return layout->plain && layout->dtype == w->entry->dtype && !w->order.heads && !w->order.plus_one && !w->parameter->slot.in_out;
-}
-
-/* A matrix of the file's own dtype, packed from its bytes. */
-static bool is_packed(const hd_writer *w) {
-  return w->parameter->slot.matrix && w->entry->dtype == w->parameter->value.layout->dtype && !w->parameter->slot.in_out;
-}
-
-/* Interleaved heads come one or more at a time, in whole row blocks (4 at most). */
-static size_t unit_rows(const hd_writer *w) {
-  const hd_matrix *m = &w->parameter->value;
-  size_t head_dim = w->order.heads ? m->rows / w->order.heads : 1, n = head_dim;
-  while (n % m->layout->row_block) n += head_dim;
-  return n;
-}
-
-/* Rows that end inside a block of the file's dtype share it with the next, and a matrix that lies [in][out] has no rows: such a tensor is taken whole. */
-static size_t unit_values(const hd_writer *w) {
-  const hd_matrix *m = &w->parameter->value;
-  size_t n = w->parameter->slot.matrix ? unit_rows(w) * m->cols : w->order.heads ? w->all : VECTOR_UNIT;
-  return n > w->all || n % hd_dtype_get(w->entry->dtype)->block_values || w->parameter->slot.in_out ? w->all : n;
-}
-
-/* A part of a pack: scales are taken whole, codes by rows. */
-static hd_status prepare_part(hd_writer *w, hd_error *err) {
-  const hd_packed *packed = w->packed;
-  const hd_matrix *m = &w->parameter->value;
-  size_t rows = m->layout->row_block < packed->rows ? m->layout->row_block : packed->rows, wide;
-  bool codes = w->wanted->role == HD_PART_WEIGHT;
-  w->unit_values = rows * packed->cols;
-  w->unit = codes ? rows * packed->row_bytes : (size_t)(w->entry->end - w->entry->begin);
-  if (!hd_mul_size(rows, packed->cols + 1, &wide) || !hd_mul_size(wide, sizeof(float), &wide)) return no_memory(err);
-  w->buffer = hd_alloc(w->unit);
-  if (codes) w->wide = hd_alloc(wide); /* values, or an INT8 row's scale and codes */
-  return w->buffer && (w->wide || !codes) ? HD_OK : no_memory(err);
-}
-
-static hd_status prepare(hd_writer *w, hd_error *err) {
-  if (w->packed) return prepare_part(w, err);
-  if (is_copy(w)) return HD_OK;
-  w->unit_values = unit_values(w);
-  if (!hd_dtype_bytes(w->entry->dtype, w->unit_values, &w->unit))
-    return hd_fail(err, HD_BAD_FILE, "tensor %s: %zu values are no whole blocks of %s", w->entry->name, w->unit_values, hd_dtype_name(w->entry->dtype));
-  w->buffer = hd_alloc(w->unit);
-  if (w->order.heads && !(w->turned = hd_alloc(w->unit))) return no_memory(err);
-  if (!is_packed(w)) w->wide = hd_alloc(w->unit_values * sizeof(float));
-  return w->buffer && (w->wide || is_packed(w)) ? HD_OK : no_memory(err);
-}
-
-static hd_status begin_view(hd_writer *w, hd_error *err) {
-  size_t count, bytes;
-  if (!w->entry->strided) return HD_OK;
-  if (!hd_shape_count(w->entry->n_dims, w->entry->shape, &count) || !hd_dtype_bytes(w->entry->dtype, count, &bytes) || w->entry->end - w->entry->begin > SIZE_MAX)
-    return no_memory(err);
-  w->view = w->entry;
-  w->straight = *w->view;
-  w->straight.strided = false;
-  w->straight.end = w->straight.begin + bytes;
-  w->entry = &w->straight;
-  w->span = hd_alloc((size_t)(w->view->end - w->view->begin));
-  return w->span ? HD_OK : no_memory(err);
-}
-
-/* What the writer is to do with a pack's part; the scales of one go when its codes have gone by. */
-static hd_status begin_part(hd_writer *w, hd_pack *pack, hd_error *err) {
-  char room[HD_NAME_ROOM], other[HD_NAME_ROOM];
-  w->packed = &pack->packed;
-  hd_part lacks = w->wanted->role == HD_PART_WEIGHT ? hd_packed_lacks(w->packed) : HD_N_PARTS;
-  if (lacks == HD_N_PARTS) return HD_OK;
-  return hd_fail(err, HD_BAD_STATE, "tensor %s: %s has to come before it", hd_short_name(room, w->entry->name), hd_short_name(other, pack->entry[lacks]->name));
-}
-
-hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
-  HD_TRY(hd_loader_settle(loader, err));
-  if (index >= loader->n_tensors || loader->tensors[index].parameter < 0)
-    return hd_fail(err, HD_BAD_ARGUMENT, "tensor %zu of %zu is not wanted", index, loader->n_tensors);
-  writer_free(&loader->writer); /* a tensor that was not ended stays unfilled */
-  loader->writing = false;
-  hd_writer *w = &loader->writer;
-  hd_wanted *wanted = &loader->tensors[index];
-  w->wanted = wanted;
-  w->entry = wanted->entry;
-  w->order = wanted->order;
-  w->parameter = &loader->model->parameters[wanted->parameter];
-  if (wanted->role != HD_N_PARTS) HD_TRY(begin_part(w, &loader->packs.items[wanted->pack], err));
-  w->parameter->filled = wanted->filled = false;
-  size_t rows = w->parameter->value.rows / (wanted->part >= 0 ? w->parameter->slot.n_parts : 1);
-  w->all = rows * w->parameter->value.cols;
-  w->first_row = wanted->part >= 0 ? (size_t)wanted->part * rows : 0;
-  HD_TRY(begin_view(w, err));
-  HD_TRY(prepare(w, err));
-  loader->writing = true;
-  return HD_OK;
-}
-
-/* n values in the buffer change their rows' order; a vector's values are rows of one. */
-static void part_halves(hd_writer *w, size_t n) {
-  size_t n_rows = w->entry->shape[0], all = w->parameter->value.rows * w->parameter->value.cols, cols = all / n_rows, row_bytes = w->unit / (w->unit_values / cols);
-  hd_gguf_part_halves(w->turned, w->buffer, n / cols, n_rows / w->order.heads, row_bytes);
-  uint8_t *turned = w->turned;
-  w->turned = w->buffer;
-  w->buffer = turned;
-}
-
-/* n values of codes. */
-static void flush_packed(hd_writer *w, size_t n) {
-  const hd_matrix *m = &w->parameter->value;
-  size_t first = w->done / m->cols, rows = n / m->cols;
-  if (m->layout->dtype == HD_INT8 && hd_packed_fits(w->packed, HD_INT8)) {
-    hd_packed_int8_rows(w->packed, first, rows, w->buffer, (uint8_t *)w->wide);
-    m->layout->pack(m, first, rows, w->wide);
-  } else {
-    hd_packed_rows(w->packed, first, rows, w->buffer, w->wide);
-    m->layout->from_f32(m, first, rows, w->wide);
-  }
-}
-
-/* What the buffer holds becomes values of the parameter. */
-static hd_status flush(hd_writer *w, hd_error *err) {
-  const hd_matrix *m = &w->parameter->value;
-  size_t n = w->unit_values, row = w->first_row + w->done / m->cols;
-  if (w->done + n > w->all) n = w->all - w->done;
-  w->held = 0;
-  if (w->order.heads) part_halves(w, n);
-  if (w->packed) {
-    flush_packed(w, n);
-  } else if (is_packed(w)) {
-    m->layout->pack(m, row, n / m->cols, w->buffer);
-  } else {
-    hd_dtype_get(w->entry->dtype)->to_f32(w->buffer, w->wide, n);
-    for (size_t i = 0; w->order.plus_one && i < n; i++) w->wide[i] -= 1;
-    if (w->parameter->slot.in_out) HD_TRY(hd_parameter_set(w->parameter, w->wide, true, err));
-    else if (w->parameter->slot.matrix) m->layout->from_f32(m, row, n / m->cols, w->wide);
-    else memcpy((float *)m->data + w->done, w->wide, n * sizeof(float));
-  }
-  w->done += n;
-  return HD_OK;
-}
-
-static hd_status gather(hd_writer *w, const uint8_t *bytes, size_t n, hd_error *err) {
-  uint64_t all = w->entry->end - w->entry->begin;
-  while (n > 0) {
-    size_t take = w->unit - w->held < n ? w->unit - w->held : n;
-    memcpy(w->buffer + w->held, bytes, take);
-    w->held += take;
-    w->seen += take;
-    bytes += take;
-    n -= take;
-    bool scales = w->packed && w->wanted->role != HD_PART_WEIGHT; /* hd_tensor_end takes them */
-    if (!scales && (w->held == w->unit || w->seen == all)) HD_TRY(flush(w, err));
-  }
-  return HD_OK;
-}
-
-/* Where a tensor that is copied as it is begins. */
-static size_t copy_offset(const hd_writer *w) {
-  size_t bytes = 0;
-  if (!hd_dtype_bytes(w->entry->dtype, w->first_row * w->parameter->value.cols, &bytes)) bytes = 0; /* less than the parameter's, which was allocated */
-  return bytes;
-}
-
-static hd_status refuse_more(const hd_writer *w, uint64_t all, hd_error *err) {
-  char room[HD_NAME_ROOM];
-  return hd_fail(err, HD_BAD_FILE, "tensor %s: more bytes than the %llu its directory declares", hd_short_name(room, w->entry->name), (unsigned long long)all);
-}
-
-static hd_status write_bytes(hd_writer *w, const uint8_t *bytes, size_t n, hd_error *err) {
-  if (w->packed || !is_copy(w)) return gather(w, bytes, n, err);
-  memcpy((uint8_t *)w->parameter->value.data + copy_offset(w) + w->seen, bytes, n);
-  w->seen += n;
-  return HD_OK;
-}
-
-/* Once the view's bytes are all there, its values are written. */
-static hd_status write_view(hd_writer *w, const uint8_t *bytes, size_t n, hd_error *err) {
-  size_t all = (size_t)(w->view->end - w->view->begin), straight_bytes = (size_t)(w->straight.end - w->straight.begin);
-  if (n > all - w->span_held) return refuse_more(w, all, err);
-  if (n > 0) memcpy(w->span + w->span_held, bytes, n);
-  w->span_held += n;
-  if (w->span_held < all || n == 0) return HD_OK;
-  uint8_t *straight = hd_alloc(straight_bytes);
-  if (!straight) return no_memory(err);
-  hd_entry_gather(w->view, w->span, straight);
-  hd_status status = write_bytes(w, straight, straight_bytes, err);
-  hd_free(straight);
-  return status;
-}
-
-hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_error *err) {
-  hd_writer *w = &loader->writer;
-  if (!loader->writing) return hd_fail(err, HD_BAD_STATE, "bytes without a tensor begun");
-  if (w->view) return write_view(w, bytes, n, err);
-  uint64_t all = w->entry->end - w->entry->begin;
-  if (n > all - w->seen) return refuse_more(w, all, err);
-  return write_bytes(w, bytes, n, err);
-}
-
-/* Whether all parts of the parameter are there. */
-static bool is_complete(const hd_loader *loader, const hd_wanted *w) {
-  if (w->part < 0) return w->filled;
-  size_t n = 0;
-  for (size_t i = loader->latest[w->parameter]; i > 0; i = loader->tensors[i - 1].earlier) n += loader->tensors[i - 1].filled;
-  return n == loader->model->parameters[w->parameter].slot.n_parts;
-}
-
-/* All bytes of the tensor have come. */
-static hd_status complete(hd_loader *loader, hd_writer *w, hd_error *err) {
-  if (w->packed && w->wanted->role != HD_PART_WEIGHT) return hd_packed_take(w->packed, w->wanted->role, w->buffer, err);
-  if (w->packed) hd_packed_close(w->packed);
-  w->wanted->filled = true;
-  w->parameter->filled = is_complete(loader, w->wanted);
-  if (w->parameter->filled) hd_matrix_settle(&w->parameter->value);
-  return HD_OK;
-}
-
-hd_status hd_tensor_end(hd_loader *loader, hd_error *err) {
-  hd_writer *w = &loader->writer;
-  if (!loader->writing) return hd_fail(err, HD_BAD_STATE, "no tensor was begun");
-  uint64_t all = w->entry->end - w->entry->begin, seen = w->seen;
-  const char *name = w->entry->name;
-  hd_status status = seen == all ? complete(loader, w, err) : HD_OK;
-  writer_free(w);
-  loader->writing = false;
-  char room[HD_NAME_ROOM];
-  if (seen == all) return status;
-  return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %llu bytes, the stream ended after %llu", hd_short_name(room, name), (unsigned long long)all,
-                 (unsigned long long)seen);
-}
-
 hd_status hd_loader_finish(hd_model **out, hd_loader *loader, hd_error *err) {
   *out = NULL;
   hd_model *model = loader->model;

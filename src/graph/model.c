@@ -217,6 +217,8 @@ static cJSON *weight_json(const hd_parameter *p) {
   return w;
 }
 
+size_t hd_model_max_context(const hd_model *model) { return model->max_context; }
+
 hd_status hd_model_describe(char **out, const hd_model *model, hd_error *err) {
   *out = NULL;
   cJSON *json = cJSON_CreateObject();

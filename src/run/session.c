@@ -47,13 +47,18 @@ static void fill_call(hd_session *s, size_t n, hd_view *in) {
   }
 }
 
+static bool has_state(const hd_model *model) {
+  for (size_t n = 0; n < model->n_nodes; n++)
+    if (hd_state_bytes(&model->nodes[n], 1)) return true;
+  return false;
+}
+
 static void find_state(hd_session *s) {
+  s->has_state = has_state(s->model);
   s->can_rewind = true;
   for (size_t n = 0; n < s->model->n_nodes; n++) {
     const hd_node *node = &s->model->nodes[n];
-    if (hd_state_bytes(node, 1) == 0) continue;
-    s->has_state = true;
-    s->can_rewind = s->can_rewind && node->layer->can_rewind;
+    if (hd_state_bytes(node, 1)) s->can_rewind = s->can_rewind && node->layer->can_rewind;
   }
 }
 
@@ -82,20 +87,23 @@ static hd_status take_model(hd_session *s, hd_model *model, hd_mode mode, hd_err
   return HD_OK;
 }
 
+/* A session is planned for its largest call: all of the context behind it. */
+static hd_status plan_largest(hd_plan *plan, hd_shape *input, hd_run *largest, const hd_model *model, const hd_session_options *o, hd_error *err) {
+  *input = input_shape(model, &o->input);
+  HD_TRY(check_input(model, input, err));
+  size_t rows = input->dim[0];
+  bool keep = o->mode != HD_INFER, remembers = has_state(model);
+  size_t context = o->context ? o->context : !keep && model->max_context ? model->max_context : rows;
+  if (remembers && context < rows) return hd_fail(err, HD_BAD_ARGUMENT, "a context of %zu positions is less than a call's %zu", context, rows);
+  *largest = (hd_run){.past = remembers ? context - rows : 0, .context = context, .output_rows = o->output_rows, .keep = keep};
+  return hd_plan_make(plan, model, input, largest, err);
+}
+
 static hd_status prepare(hd_session *s, const hd_session_options *o, hd_error *err) {
   s->mode = o->mode;
-  s->planned_input = input_shape(s->model, &o->input);
-  HD_TRY(check_input(s->model, &s->planned_input, err));
   find_state(s);
-  size_t rows = s->planned_input.dim[0];
-  bool keep = o->mode != HD_INFER;
-  s->max_context = o->context ? o->context : !keep && s->model->max_context ? s->model->max_context : rows;
-  if (s->has_state && s->max_context < rows)
-    return hd_fail(err, HD_BAD_ARGUMENT, "a context of %zu positions is less than a call's %zu", s->max_context, rows);
-  /* Planned for the largest call: all of the context behind it. */
-  hd_run largest = {.past = s->has_state ? s->max_context - rows : 0, .context = s->max_context, .output_rows = o->output_rows, .keep = keep};
-  HD_TRY(hd_plan_make(&s->plan, s->model, &s->planned_input, &largest, err));
-  s->run = largest;
+  HD_TRY(plan_largest(&s->plan, &s->planned_input, &s->run, s->model, o, err));
+  s->max_context = s->run.context;
   s->run.past = 0;
   s->run.context = 0;
   HD_TRY(allocate(s, err));
@@ -223,6 +231,24 @@ hd_memory_report hd_session_memory(const hd_session *s) {
   for (size_t n = 0; n < s->model->n_nodes; n++)
     if (s->state[n]) r.state += hd_state_bytes(&s->model->nodes[n], s->run.context);
   return r;
+}
+
+/* States are linear in positions: two sizes tell the rest, for any number of positions, be it more than a size_t holds the bytes of. */
+hd_status hd_session_estimate(hd_session_size *out, const hd_model *model, const hd_session_options *options, hd_error *err) {
+  hd_plan planned;
+  hd_shape input;
+  hd_run largest;
+  *out = (hd_session_size){0};
+  HD_TRY(plan_largest(&planned, &input, &largest, model, options, err));
+  out->arena = planned.arena_bytes;
+  out->other = planned.scratch_bytes + model->n_nodes * sizeof(hd_call);
+  hd_plan_free(&planned);
+  for (size_t n = 0; n < model->n_nodes; n++) {
+    size_t page = hd_state_bytes(&model->nodes[n], HD_STATE_PAGE), two = hd_state_bytes(&model->nodes[n], 2 * HD_STATE_PAGE);
+    out->per_position += (two - page) / HD_STATE_PAGE;
+    out->state += page - (two - page);
+  }
+  return HD_OK;
 }
 
 /* ---- Adapters ---- */

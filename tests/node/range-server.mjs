@@ -92,13 +92,24 @@ function ready(response) {
  */
 export function madeCheckpoint(names, rows, cols) {
   const each = rows * cols * 2;
-  const entries = names.map((name, i) => [name, { dtype: 'BF16', shape: [rows, cols], data_offsets: [i * each, (i + 1) * each] }]);
+  const made = madeFile(names.map((name) => [name, [rows, cols]]));
+  return { ...made, begin: (i) => made.header.length + i * each, each };
+}
+
+/** The same for tensors of any shapes: [name, shape]. */
+export function madeFile(tensors) {
+  let bytes = 0;
+  const entries = tensors.map(([name, shape]) => {
+    const begin = bytes;
+    bytes += 2 * shape.reduce((n, size) => n * size, 1);
+    return [name, { dtype: 'BF16', shape, data_offsets: [begin, bytes] }];
+  });
   let json = JSON.stringify(Object.fromEntries(entries));
   json += ' '.repeat((8 - (json.length % 8)) % 8);
   const header = Buffer.alloc(8 + json.length);
   header.writeBigUInt64LE(BigInt(json.length));
   header.write(json, 8);
-  const size = header.length + names.length * each;
+  const size = header.length + bytes;
   // A stretch of values whose length is no power of two, so that neighbouring rows differ.
   const stretch = new Uint16Array(65537);
   for (let i = 0, state = 1; i < stretch.length; i++) {
@@ -119,5 +130,5 @@ export function madeCheckpoint(names, rows, cols) {
     }
     return made;
   };
-  return { size, header, part, begin: (i) => header.length + i * each, each };
+  return { size, header, part };
 }

@@ -114,7 +114,8 @@ testOnEveryModule('L25: positions are added along the sequence, alike in every r
     for (let k = 0; k < y.length; k++) assert.ok(Math.abs(y[k] - x[k] - sinusoid(Math.floor(k / width) % n, k % width, width)) <= 1e-6, `${n} ${k}`);
   }
   await model.free();
-  const tooLong = await positions(runtime, [1, 11, 4], { max_len: 10 });
+  await assert.rejects(positions(runtime, [1, 11, 4], { max_len: 10 }), heddleError('bad_argument', /layers\[0\].*expected at most 10 positions, found 11/));
+  const tooLong = await positions(runtime, [1, 10, 4], { max_len: 10 });
   await assert.rejects(tooLong.forward(new Float32Array(44), [1, 11, 4]), heddleError('bad_argument', /expected at most 10 positions, found 11/));
   assert.match(await tooLong.saveToString('positions'), /"d_model": ?4,\s*"max_len": ?10/);
   await tooLong.free();

@@ -220,7 +220,7 @@ testOnEveryModule('F54 a PyTorch file without a description is weights alone, an
   for (const file of ['checkpoint.pt', 'checkpoint_legacy.pt']) await assert.rejects(runtime.loadModel(pt(file)), heddleError('bad_argument', /weights alone are no model/));
 });
 
-testOnEveryModule('F54 hostile files are refused with the reason and leave the runtime working', needs('fixtures/real/pickle-hostile'), async (runtime) => {
+testOnEveryModule('F54 E9 hostile files are refused with the reason and leave the runtime working', needs('fixtures/real/pickle-hostile'), async (runtime) => {
   const hostile = [['data__malicious2_v4.pkl', /posix\.system/], ['data__malicious1_v0.pkl', /__builtin__\.eval/], ['data2__dns_exfiltration.npy', /Python objects/],
     ['data__malicious1_central_directory.zip', /its own header has another name/], ['data__malicious6.pkl', /end with the file/]];
   for (const [name, reason] of hostile) await assert.rejects(runtime.inspect(real(`pickle-hostile/${name}`)), (error) => reason.test(error.message));
