@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define PART_BEFORE "experts."
+
 /* The number that stands in a tensor's name for the '*' in a parameter's, with `plain` the name that has the star again; −1: none does. */
 static int part_number(const char *tensor, const char *before, char plain[512]) {
   const char *at = strstr(tensor, before);
@@ -24,6 +25,7 @@ static int part_number(const char *tensor, const char *before, char plain[512]) 
   snprintf(plain, 512, "%.*s*%s", (int)(at - tensor), tensor, end);
   return (int)number;
 }
+
 static hd_status no_memory(hd_error *err) { return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the loader"); }
 
 hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err) {
