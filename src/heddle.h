@@ -190,7 +190,7 @@ hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_err
  * The first hd_tensor_begin does it otherwise. What is wanted is certain afterwards, and no directory may be added. */
 hd_status hd_loader_settle(hd_loader *loader, hd_error *err);
 
-/* The tensors of all added directories, in the order they were added; `wanted` is false for those no node uses. */
+/* The tensors of all added directories, in the order they were added; `wanted` is false for those no node uses. NULL past the last. */
 size_t hd_loader_count(const hd_loader *loader);
 const hd_entry *hd_loader_tensor(const hd_loader *loader, size_t index, bool *wanted);
 

@@ -179,7 +179,7 @@ size_t w_loader_count(const hd_loader *loader) { return hd_loader_count(loader);
 void w_loader_tensor(const hd_loader *loader, size_t index) {
   bool wanted = false;
   const hd_entry *entry = hd_loader_tensor(loader, index, &wanted);
-  put_entry(entry, wanted);
+  if (entry) put_entry(entry, wanted); /* JavaScript asks within w_loader_count */
 }
 
 int w_loader_settle(hd_loader *loader) { return (int)hd_loader_settle(loader, &error); }

@@ -3,8 +3,8 @@
  * picks from what is kept. The order and the arithmetic are those of Hugging Face transformers' `generate`; presence and frequency
  * penalties, which it lacks, are OpenAI's.
  *
- *   logitBias → repetitionPenalty → presencePenalty, frequencyPenalty → noRepeatNgram → badWords → minTokens → suppressTokens
- *   → temperature → topK → topP → minP → typicalP → epsilonCutoff → softmax → draw
+ *   onLogits → logitBias → repetitionPenalty → presencePenalty, frequencyPenalty → noRepeatNgram → badWords → minTokens → suppressTokens
+ *   → jsonSchema (generate.ts bans what the schema forbids) → temperature → topK → topP → minP → typicalP → epsilonCutoff → softmax → draw
  *
  * Vocabularies are large (150,000 and more) and this runs once a token: no step sorts more than it has to.
  */

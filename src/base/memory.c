@@ -80,6 +80,13 @@ bool hd_mul_size(size_t a, size_t b, size_t *out) {
   return a == 0 || *out / a == b;
 }
 
+size_t hd_times(size_t a, size_t b) {
+  size_t product;
+  return hd_mul_size(a, b, &product) ? product : SIZE_MAX;
+}
+
+size_t hd_plus(size_t a, size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
+
 bool hd_add_size(size_t a, size_t b, size_t *out) {
   *out = a + b;
   return *out >= a;

@@ -17,6 +17,9 @@ void hd_memory_fail_after(size_t n);
 /* false on overflow; *out is then unspecified. */
 bool hd_mul_size(size_t a, size_t b, size_t *out);
 bool hd_add_size(size_t a, size_t b, size_t *out);
+/* SIZE_MAX where the true value does not fit, and from there on: a sum of products is then looked at once, at its end. */
+size_t hd_times(size_t a, size_t b);
+size_t hd_plus(size_t a, size_t b);
 
 /* Rounds up to a multiple of `alignment` (a power of two). The caller knows that it fits. */
 static inline size_t hd_align(size_t n, size_t alignment) { return (n + alignment - 1) & ~(alignment - 1); }

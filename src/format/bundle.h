@@ -47,27 +47,6 @@ hd_status hd_bundle_read(hd_bundle **out, const char *text, size_t n, const char
 void hd_bundle_free(hd_bundle *bundle);
 const hd_bundle_tensor *hd_bundle_find(const hd_bundle *bundle, const char *name);
 
-/* A text that grows, for writers. `failed` once memory ran out; nothing is appended then. */
-typedef struct hd_text {
-  char *data;
-  size_t n, room;
-  bool failed;
-  bool counting; /* nothing is kept: n is what it would have */
-} hd_text;
-
-/* Room for n bytes in all, so that they are not copied while the text grows. */
-void hd_text_reserve(hd_text *t, size_t n);
-
-void hd_text_add(hd_text *t, const char *bytes, size_t n);
-void hd_text_print(hd_text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* The shortest decimal that gives back the float32, as Go and JavaScript write it. NaN and infinity are the caller's to refuse. */
-void hd_text_float(hd_text *t, float value);
-void hd_text_double(hd_text *t, double value); /* likewise, for float64 */
-/* A tree as Go's MarshalIndent writes it: two spaces a level, `level` for the first line's; no line feed at the end. */
-void hd_text_json(hd_text *t, const cJSON *node, int level);
-void hd_text_quoted(hd_text *t, const char *text); /* a JSON string, escaped as Go escapes it */
-void hd_text_base64(hd_text *t, const void *bytes, size_t n);
-
 /* What a field of form 1 is called in the form; NULL where Loom has no place for it there. */
 const char *hd_bundle_field(const char *field, hd_bundle_form form);
 

@@ -49,7 +49,7 @@ hd_directory *hd_directory_new(const char *format, uint64_t file_bytes);
 
 /* ---- Writing files ---- */
 
-struct hd_text; /* bundle.h's */
+struct hd_text; /* text.h's */
 
 /* A tensor to be written. `begin` counts from the start of the file and is set by hd_safetensors_start or hd_gguf_start. */
 typedef struct hd_stored {

@@ -11,8 +11,8 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/status.h"
-#include "format/bundle.h"
 #include "format/format.h"
+#include "format/text.h"
 
 #include <math.h>
 #include <stdio.h>

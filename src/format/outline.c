@@ -3,8 +3,8 @@
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
-#include "format/bundle.h"
 #include "format/format.h"
+#include "format/text.h"
 #include "format/torch_write.h"
 
 #include <string.h>

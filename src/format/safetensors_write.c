@@ -5,8 +5,9 @@
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
-#include "format/bundle.h"
 #include "format/format.h"
+#include "format/precision.h"
+#include "format/text.h"
 
 #include <math.h>
 #include <stdlib.h>

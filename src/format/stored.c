@@ -2,8 +2,8 @@
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
-#include "format/bundle.h"
 #include "format/format.h"
+#include "format/text.h"
 
 #include <math.h>
 #include <string.h>

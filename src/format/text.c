@@ -1,6 +1,6 @@
 /* format/text.c: a text that grows, and what bundles are written with: numbers, strings and trees as Go's JSON writer (and,
  * for numbers, JavaScript's) spells them. */
-#include "format/bundle.h"
+#include "format/text.h"
 
 #include "base/base64.h"
 #include "base/memory.h"

@@ -111,7 +111,7 @@ static hd_status read_zip_pickle(torch_state *s, hd_reader *reader, hd_error *er
   HD_TRY(member_bytes(s, member, reader, &bytes, err));
   if (!bytes) return HD_OK;
   size_t n = (size_t)member->bytes; /* it fit a window */
-  uint32_t crc = hd_crc32(0, bytes, n);
+  uint32_t crc = hd_crc32(0, bytes, n); /* 0 in the member: the writer left it out, and there is nothing to compare */
   if (member->crc != 0 && crc != member->crc)
     return hd_fail(err, HD_BAD_FILE, "zip: member \"%s\": expected the checksum %08" PRIx32 ", found %08" PRIx32, "data.pkl", member->crc, crc);
   s->pickle_bytes = hd_alloc(n);
@@ -292,16 +292,24 @@ static hd_status list_alone(torch_state *s, stream *in, hd_pickle *pickle) {
   return HD_OK;
 }
 
-/* Reads pickles as far as the window goes. Nothing is kept when it is too small: it starts again with a larger one. */
+enum { N_PICKLES = 5 }; /* of a stream: magic, protocol, machine, the object, the storages' keys */
+
+/* As far as the window goes: where it ends too early nothing is kept, and step_stream asks for a larger one. */
+static hd_status read_pickles(torch_state *s, stream *in, hd_pickle *pickles[N_PICKLES]) {
+  HD_TRY(next_pickle(in, &pickles[0]));
+  if (in->short_of_bytes) return HD_OK;
+  if (!is_magic(pickles[0])) return list_alone(s, in, pickles[0]);
+  for (int i = 1; i < N_PICKLES; i++) {
+    HD_TRY(next_pickle(in, &pickles[i]));
+    if (in->short_of_bytes) return HD_OK;
+  }
+  HD_TRY(check_head(pickles, in->err));
+  return list_stream(s, in, pickles[3], pickles[4]);
+}
+
 static hd_status read_stream(torch_state *s, stream *in) {
-  enum { N_PICKLES = 5 };
   hd_pickle *pickles[N_PICKLES] = {NULL};
-  hd_status status = next_pickle(in, &pickles[0]);
-  bool alone = pickles[0] && !is_magic(pickles[0]);
-  for (int i = 1; i < N_PICKLES && status == HD_OK && !alone && !in->short_of_bytes; i++) status = next_pickle(in, &pickles[i]);
-  if (status == HD_OK && alone) status = list_alone(s, in, pickles[0]);
-  if (status == HD_OK && !alone && !in->short_of_bytes) status = check_head(pickles, in->err);
-  if (status == HD_OK && !alone && !in->short_of_bytes) status = list_stream(s, in, pickles[3], pickles[4]);
+  hd_status status = read_pickles(s, in, pickles);
   for (int i = 0; i < N_PICKLES; i++) hd_pickle_free(pickles[i]);
   return status;
 }

@@ -66,7 +66,7 @@ static hd_status add_half(hd_adapter *adapter, const hd_entry *e, const uint8_t 
   if (e->strided) return hd_fail(err, HD_UNSUPPORTED, "adapter tensor %s: expected its values in row-major order, found a view", hd_short_name(room, e->name));
   float **slot = &adapter->data[2 * index + (is_a ? 0 : 1)];
   hd_free(*slot);
-  *slot = hd_alloc(rows * cols * sizeof(float));
+  *slot = hd_alloc(hd_times(hd_times(rows, cols), sizeof(float)));
   if (!*slot) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for adapter tensor %s", hd_short_name(room, e->name));
   hd_dtype_get(e->dtype)->to_f32(file + e->begin, *slot, rows * cols);
   return HD_OK;

@@ -13,8 +13,8 @@ enum { N_FAMILIES = sizeof families / sizeof families[0] };
 
 const hd_arch *hd_arch_find(const char *model_type) {
   for (size_t f = 0; f < N_FAMILIES; f++)
-    for (const char *const *type = families[f]->model_types; *type; type++)
-      if (strcmp(*type, model_type) == 0) return families[f];
+    for (size_t i = 0; families[f]->model_type(i); i++)
+      if (strcmp(families[f]->model_type(i), model_type) == 0) return families[f];
   return NULL;
 }
 
@@ -22,13 +22,14 @@ const char *hd_arch_list(char *room, size_t n) {
   size_t at = 0;
   room[0] = 0;
   for (size_t f = 0; f < N_FAMILIES; f++)
-    for (const char *const *type = families[f]->model_types; *type && at < n; type++)
-      at += (size_t)snprintf(room + at, n - at, "%s%s", at ? ", " : "", *type);
+    for (size_t i = 0; families[f]->model_type(i) && at < n; i++)
+      at += (size_t)snprintf(room + at, n - at, "%s%s", at ? ", " : "", families[f]->model_type(i));
   return room;
 }
 
 /* ---- Names ---- */
 
+/* A name without what says only where in a larger model, or under which class, it was saved. */
 const char *hd_arch_bare_name(const char *name) {
   static const char *const before[] = {"base_model.", "language_model.", "model.", "transformer.", "bert.", "roberta."};
   for (size_t i = 0; i < sizeof before / sizeof before[0]; i++) {
@@ -40,16 +41,15 @@ const char *hd_arch_bare_name(const char *name) {
   return name;
 }
 
-bool hd_arch_newer_name(char room[512], const char *name) {
+const char *hd_arch_newer_name(char *room, size_t n, const char *name) {
   static const char *const older[][2] = {{"gamma", "weight"}, {"beta", "bias"}};
   const char *dot = strrchr(name, '.'), *last = dot ? dot + 1 : name;
-  if (strlen(name) + 8 > 512) return false;
   for (int i = 0; i < 2; i++) {
     if (strcmp(last, older[i][0]) != 0) continue;
-    snprintf(room, 512, "%.*s%s", (int)(last - name), name, older[i][1]);
-    return true;
+    snprintf(room, n, "%.*s%s", (int)(last - name), name, older[i][1]);
+    return room;
   }
-  return false;
+  return NULL;
 }
 
 /* ---- What is not built ---- */
@@ -59,7 +59,7 @@ static const struct {
   const char *part, *what;
 } others[] = {
   {"encoder-decoder", "an encoder-decoder"}, {"t5", "an encoder-decoder"}, {"bart", "an encoder-decoder"}, {"marian", "an encoder-decoder"},
-  {"bert", "an encoder"}, {"detr", "a vision model"}, {"yolo", "a vision model"}, {"vit", "a vision model"},
+  {"bert", "an encoder that differs from BERT"}, {"detr", "a vision model"}, {"yolo", "a vision model"}, {"vit", "a vision model"},
   {"deit", "a vision model"}, {"swin", "a vision model"}, {"beit", "a vision model"},
 };
 
@@ -81,7 +81,7 @@ static hd_status check_unknown(const char *type, hd_error *err) {
   return HD_OK;
 }
 
-/* A known family's text model inside something larger: its weights have other names and other parts. */
+/* A text model inside something larger: its weights have other names and other parts. */
 static hd_status check_architectures(const hd_json *config, hd_error *err) {
   const cJSON *each, *list = cJSON_GetObjectItem(config->node, "architectures");
   char lower[HD_NAME_ROOM], room[HD_NAME_ROOM];
@@ -89,7 +89,7 @@ static hd_status check_architectures(const hd_json *config, hd_error *err) {
     if (!cJSON_IsString(each)) continue;
     lower_case(lower, sizeof lower, each->valuestring);
     if (strstr(lower, "conditionalgeneration") || strstr(lower, "encoderdecoder"))
-      return hd_fail(err, HD_UNSUPPORTED, "config.json: architectures: '%s' is no Llama-style decoder, and nothing else is built", hd_short_name(room, each->valuestring));
+      return hd_fail(err, HD_UNSUPPORTED, "config.json: architectures: '%s' has parts beside its text model, which are not built", hd_short_name(room, each->valuestring));
   }
   return HD_OK;
 }

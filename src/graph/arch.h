@@ -7,7 +7,7 @@
 
 typedef struct hd_arch {
   const char *name;
-  const char *const *model_types; /* NULL-terminated: config.json's model_type */
+  const char *(*model_type)(size_t index); /* what config.json's model_type says for it; NULL past the last */
   hd_status (*build)(hd_model *model, const hd_json *config, hd_error *err);
 } hd_arch;
 
@@ -22,9 +22,9 @@ const char *hd_arch_list(char *room, size_t n);
 hd_status hd_arch_guess(const hd_arch **out, hd_model *model, cJSON *config, const hd_directory *directory, hd_error *err);
 /* A tensor of such a file that fills no weight: refused, but for what is no weight. */
 hd_status hd_arch_refuse_unplaced(const char *tensor, hd_error *err);
-/* A name without what says only where in a larger model, or under which class, it was saved. */
+/* A weight's name without what is written before it ("model.", "transformer."), which a checkpoint may have or not. */
 const char *hd_arch_bare_name(const char *name);
-/* The spelling of today of a name that ends in "gamma" or "beta"; false: it ends in neither, or is too long. */
-bool hd_arch_newer_name(char room[512], const char *name);
+/* What a layer norm's weight of an older name (…gamma, …beta) is called today, in `room`; NULL: it is no such name. */
+const char *hd_arch_newer_name(char *room, size_t n, const char *name);
 
 #endif

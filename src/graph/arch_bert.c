@@ -89,6 +89,6 @@ static hd_status build(hd_model *m, const hd_json *j, hd_error *err) {
   return add_end(m, &c, j, n_labels, err);
 }
 
-static const char *const model_types[] = {"bert", NULL};
+static const char *model_type(size_t i) { return i == 0 ? "bert" : NULL; }
 
-const hd_arch hd_arch_bert = {.name = "bert", .model_types = model_types, .build = build};
+const hd_arch hd_arch_bert = {.name = "bert", .model_type = model_type, .build = build};

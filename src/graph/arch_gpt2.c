@@ -89,6 +89,6 @@ static hd_status build(hd_model *m, const hd_json *j, hd_error *err) {
   return hd_model_add_spec(m, hd_arch_spec(m, &hd_layer_linear, "logits", weights, 0, &head), err);
 }
 
-static const char *const model_types[] = {"gpt2", NULL};
+static const char *model_type(size_t i) { return i == 0 ? "gpt2" : NULL; }
 
-const hd_arch hd_arch_gpt2 = {.name = "gpt2", .model_types = model_types, .build = build};
+const hd_arch hd_arch_gpt2 = {.name = "gpt2", .model_type = model_type, .build = build};

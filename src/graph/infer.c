@@ -22,6 +22,8 @@ hd_status hd_node_infer(hd_infer *i, const hd_model *model, const hd_node *node,
   }
   for (size_t o = 0; o < node->n_out; o++) i->out[o].dtype = HD_F32;
   hd_status status = node->layer->infer(i, err);
+  if (status == HD_OK && i->scratch_bytes > SIZE_MAX / 2)
+    status = hd_infer_fail(i, err, "its intermediate values are too large: more than %zu bytes", SIZE_MAX / 2);
   if (status != HD_OK && node->path) hd_fail_in(err, node->path);
   return status;
 }

@@ -7,24 +7,7 @@
 #include "format/format.h"
 #include "graph/loader.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-#define PART_BEFORE "experts."
-
-/* The number that stands in a tensor's name for the '*' in a parameter's, with `plain` the name that has the star again; −1: none does. */
-static int part_number(const char *tensor, const char *before, char plain[512]) {
-  const char *at = strstr(tensor, before);
-  char *end;
-  if (!at || strlen(tensor) >= 500) return -1;
-  at += strlen(before);
-  if (*at < '0' || *at > '9') return -1;
-  unsigned long number = strtoul(at, &end, 10);
-  if (*end != '.' || number > 65535) return -1;
-  snprintf(plain, 512, "%.*s*%s", (int)(at - tensor), tensor, end);
-  return (int)number;
-}
 
 static hd_status no_memory(hd_error *err) { return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the loader"); }
 
@@ -38,6 +21,7 @@ hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err) {
   *out = loader;
   return HD_OK;
 }
+
 void hd_loader_free(hd_loader *loader) {
   if (!loader) return;
   hd_writer_free(&loader->writer);
@@ -45,10 +29,10 @@ void hd_loader_free(hd_loader *loader) {
   cJSON_Delete(loader->unknown);
   for (size_t i = 0; i < loader->n_directories; i++) hd_directory_free(loader->directories[i]);
   hd_packs_free(&loader->packs);
+  hd_names_free(loader);
   hd_free(loader->directories);
   hd_free(loader->tensors);
   hd_free(loader->latest);
-  hd_free(loader->bare);
   hd_free(loader);
 }
 
@@ -73,27 +57,16 @@ static int last_matrix(const hd_model *model) {
   return -1;
 }
 
-static int compare_bare(const void *a, const void *b) {
-  const hd_bare *x = a, *y = b;
-  int order = strcmp(x->name, y->name);
-  return order ? order : x->parameter - y->parameter;
-}
-
-/* What finding parameters needs. */
-static hd_status list_parameters(hd_loader *loader, const hd_model *model, hd_error *err) {
-  size_t n = model->n_parameters;
-  loader->latest = hd_alloc_zero((n + 1) * sizeof *loader->latest);
-  if (loader->arch) loader->bare = hd_alloc((n + 1) * sizeof *loader->bare);
-  if (!loader->latest || (loader->arch && !loader->bare)) return no_memory(err);
-  for (size_t i = 0; loader->bare && i < n; i++) loader->bare[i] = (hd_bare){hd_arch_bare_name(model->parameters[i].name), (int)i};
-  if (loader->bare) qsort(loader->bare, n, sizeof *loader->bare, compare_bare);
-  return HD_OK;
+static hd_status note_none(hd_loader *loader, const hd_model *model, hd_error *err) {
+  loader->latest = hd_alloc_zero(hd_times(model->n_parameters, sizeof *loader->latest));
+  return loader->latest ? HD_OK : no_memory(err);
 }
 
 /* Expands what was described and takes it; what failed is discarded. */
 static hd_status take_model(hd_loader *loader, hd_model *model, hd_status status, hd_error *err) {
   if (status == HD_OK) status = hd_graph_expand(model, err);
-  if (status == HD_OK) status = list_parameters(loader, model, err);
+  if (status == HD_OK) status = hd_names_sort(loader, model, err);
+  if (status == HD_OK) status = note_none(loader, model, err);
   if (status == HD_OK) loader->head = last_matrix(model);
   if (status == HD_OK) loader->model = model;
   else hd_model_discard(model);
@@ -149,6 +122,7 @@ static hd_status check_shape(const hd_parameter *p, const hd_entry *e, bool in_p
   return hd_fail(err, HD_BAD_FILE, "tensor %s: the model wants shape %s, the file has %s", hd_short_name(room, e->name),
                  hd_shape_text(room_a, p->slot.n_dims, want), hd_shape_text(room_b, e->n_dims, e->shape));
 }
+
 /* `packed` NULL: the entry is all of it. */
 static hd_status prepare_parameter(hd_loader *loader, hd_parameter *p, const hd_entry *entry, const hd_packed *packed, hd_error *err) {
   hd_choice c = hd_loader_target(loader, p, entry->dtype, packed);
@@ -160,50 +134,6 @@ static hd_status prepare_parameter(hd_loader *loader, hd_parameter *p, const hd_
   p->reason = c.reason[0] ? hd_arena_text(arena, c.reason) : NULL;
   if ((c.reason[0] && !p->reason) || (packed && !p->packing)) return no_memory(err);
   return hd_parameter_allocate(p, c.dtype, err);
-}
-
-/* The first of that bare name; −1: none. */
-static int find_bare(const hd_loader *loader, const char *name) {
-  size_t low = 0, high = loader->model->n_parameters;
-  while (low < high) {
-    size_t middle = low + (high - low) / 2;
-    if (strcmp(loader->bare[middle].name, name) < 0) low = middle + 1;
-    else high = middle;
-  }
-  return low < loader->model->n_parameters && strcmp(loader->bare[low].name, name) == 0 ? loader->bare[low].parameter : -1;
-}
-
-/* The parameter a tensor fills: of its name, or in a family's files of that name but for what is written before it, or of an older spelling. */
-static int find_parameter(const hd_loader *loader, const char *name) {
-  char newer[512];
-  int index = hd_parameter_find(loader->model, name);
-  if (index >= 0 || !loader->bare) return index;
-  index = find_bare(loader, hd_arch_bare_name(name));
-  return index < 0 && hd_arch_newer_name(newer, name) ? find_bare(loader, hd_arch_bare_name(newer)) : index;
-}
-
-/* The same by MLX-Node's names for the two weights that it calls differently. */
-static int find_named(const hd_loader *loader, const char *name) {
-  static const char *const theirs[][2] = {{"embedding.", "embed_tokens."}, {"final_norm.", "norm."}};
-  char room[512];
-  int index = find_parameter(loader, name);
-  for (int i = 0; i < 2 && index < 0; i++) {
-    size_t n = strlen(theirs[i][0]);
-    if (strncmp(name, theirs[i][0], n) != 0 || strlen(name) + 8 > sizeof room) continue;
-    snprintf(room, sizeof room, "%s%s", theirs[i][1], name + n);
-    index = find_parameter(loader, room);
-  }
-  return index;
-}
-
-static hd_wanted wanted(const hd_loader *loader, const hd_entry *entry) {
-  char plain[512];
-  hd_wanted w = {.entry = entry, .parameter = find_named(loader, entry->name), .part = -1, .role = HD_N_PARTS};
-  if (w.parameter < 0) w.parameter = hd_gguf_find(&w.order, &loader->names, loader->model, entry->name);
-  if (w.parameter >= 0) return w;
-  w.part = part_number(entry->name, PART_BEFORE, plain);
-  if (w.part >= 0) w.parameter = find_parameter(loader, plain);
-  return w;
 }
 
 /* Whether another tensor fills the same, all of it or in part. */
@@ -222,6 +152,13 @@ static void note_latest(hd_loader *loader, size_t number) {
   loader->latest[w->parameter] = number + 1;
 }
 
+/* The pack that has parts of the parameter already; SIZE_MAX: none. */
+static size_t pack_of(const hd_loader *loader, int parameter) {
+  for (size_t i = loader->latest[parameter]; i > 0; i = loader->tensors[i - 1].earlier)
+    if (loader->tensors[i - 1].role != HD_N_PARTS) return loader->tensors[i - 1].pack;
+  return SIZE_MAX;
+}
+
 /* Room for the parameter that a tensor fills, all of it or in part. */
 static hd_status match_whole(hd_loader *loader, const hd_wanted *w, hd_error *err) {
   const hd_entry *entry = w->entry;
@@ -236,35 +173,15 @@ static hd_status match_whole(hd_loader *loader, const hd_wanted *w, hd_error *er
   return p->value.data ? HD_OK : prepare_parameter(loader, p, entry, NULL, err);
 }
 
-/* The matrix that a tensor may be a part of, in a pack; −1: of none. */
-static int find_packed(const hd_loader *loader, const hd_entry *entry, hd_part *role) {
-  char weight[512];
-  size_t n;
-  *role = hd_part_of(entry->name, &n);
-  if (*role == HD_N_PARTS || (*role == HD_PART_WEIGHT && !hd_packed_dtype(entry->dtype)) || n + 8 > sizeof weight) return -1;
-  snprintf(weight, sizeof weight, "%.*s%s", (int)n, entry->name, hd_part_suffix(HD_PART_WEIGHT));
-  int index = find_named(loader, weight);
-  const hd_slot *slot = index >= 0 ? &loader->model->parameters[index].slot : NULL;
-  return slot && slot->matrix && !slot->in_out && slot->n_parts == 0 ? index : -1;
-}
-
-/* The pack that has parts of the parameter already; SIZE_MAX: none. */
-static size_t pack_of(const hd_loader *loader, int parameter) {
-  for (size_t i = loader->latest[parameter]; i > 0; i = loader->tensors[i - 1].earlier)
-    if (loader->tensors[i - 1].role != HD_N_PARTS) return loader->tensors[i - 1].pack;
-  return SIZE_MAX;
-}
-
 static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
-  hd_wanted w = wanted(loader, entry);
+  hd_wanted w = hd_names_wanted(loader, entry);
   hd_part role;
   char room[HD_NAME_ROOM];
-  int packed = find_packed(loader, entry, &role);
+  int packed = hd_names_packed(loader, entry, &role);
   bool taken = w.parameter >= 0 && is_taken(loader, &w);
   size_t number = loader->n_tensors++;
   if (packed >= 0 && (w.parameter < 0 || role == HD_PART_WEIGHT)) {
-    loader->tensors[number] = (hd_wanted){.entry = entry, .parameter = packed, .part = -1, .role = role};
-    loader->tensors[number].pack = pack_of(loader, packed);
+    loader->tensors[number] = (hd_wanted){.entry = entry, .parameter = packed, .part = -1, .role = role, .pack = pack_of(loader, packed)};
     note_latest(loader, number);
     return hd_packs_add(&loader->tensors[number].pack, &loader->packs, packed, role, entry, number, err);
   }
@@ -289,13 +206,14 @@ static hd_status look_at(hd_loader *loader, const hd_directory *directory, hd_er
   if (!loader->model) return hd_fail(err, HD_BAD_STATE, "the loader needs its description before weight files");
   if (loader->settled) return hd_fail(err, HD_BAD_STATE, "the loader has begun with its tensors; weight files come before");
   HD_TRY(hd_directory_check_data(directory, err));
+  HD_TRY(hd_names_make_room(loader, directory, err));
   return loader->names.architecture ? HD_OK : hd_gguf_recognise(&loader->names, directory, err); /* of several files the first says it */
 }
 
 /* Bytes of the weight that a tensor fills, or begins; where no size holds them, more than any memory has. The weight gets its layout, so that
  * hd_session_estimate knows what its products need, and no memory. */
 static uint64_t weight_bytes(const hd_loader *loader, const hd_entry *entry) {
-  const hd_wanted w = wanted(loader, entry);
+  const hd_wanted w = hd_names_wanted(loader, entry);
   if (w.parameter < 0 || w.part > 0) return 0;
   hd_parameter *p = &loader->model->parameters[w.parameter];
   hd_dtype file = entry->dtype == HD_U32 && p->slot.matrix ? HD_Q8_0 : entry->dtype; /* packed codes: what most of them become */
@@ -367,9 +285,11 @@ const hd_model *hd_loader_model(const hd_loader *loader) { return loader->model;
 size_t hd_loader_count(const hd_loader *loader) { return loader->n_tensors; }
 
 const hd_entry *hd_loader_tensor(const hd_loader *loader, size_t index, bool *wanted) {
-  *wanted = loader->tensors[index].parameter >= 0;
-  return loader->tensors[index].entry;
+  const hd_wanted *t = index < loader->n_tensors ? &loader->tensors[index] : NULL;
+  *wanted = t && t->parameter >= 0;
+  return t ? t->entry : NULL;
 }
+
 hd_status hd_loader_finish(hd_model **out, hd_loader *loader, hd_error *err) {
   *out = NULL;
   hd_model *model = loader->model;

@@ -1,4 +1,4 @@
-/* graph/loader.h: the loader's inside, for loader.c (which tensors fill which weights), target.c (what each weight becomes) and writer.c (its bytes
+/* graph/loader.h: the loader's inside, for loader.c (descriptions and directories), names.c (which weight a tensor fills), target.c (what each weight becomes) and writer.c (its bytes
  * as they come). heddle.h has the public part. */
 #ifndef HD_GRAPH_LOADER_H
 #define HD_GRAPH_LOADER_H
@@ -18,12 +18,6 @@ typedef struct hd_wanted {
   size_t pack;
   size_t earlier;        /* the one before it that fills the same parameter, its index + 1; 0: none */
 } hd_wanted;
-
-/* A parameter by its name without what families' files may leave out. */
-typedef struct hd_bare {
-  const char *name;
-  int parameter;
-} hd_bare;
 
 /* The tensor being written. `buffer` gathers `unit` file bytes; each full one becomes rows (matrices) or values (vectors): decoded to float32,
  * then rounded to what the layout holds. */
@@ -48,6 +42,14 @@ typedef struct hd_writer {
   size_t done;           /* values finished */
 } hd_writer;
 
+/* A parameter by its name without what is written before it (hd_arch_bare_name). */
+typedef struct hd_known_name {
+  const char *bare;
+  int parameter;
+} hd_known_name;
+
+#define HD_NAME_ROOMS 3
+
 struct hd_loader {
   hd_dtype weight_dtype;
   hd_model *model;
@@ -55,13 +57,15 @@ struct hd_loader {
   bool is_guess;         /* they did */
   const hd_arch *arch;   /* of a config.json; NULL: a network's spec */
   int head;              /* the parameter of the graph's last matrix; −1: none */
+  hd_known_name *known;  /* the model's parameters, sorted */
+  char *made[HD_NAME_ROOMS]; /* rooms for names that are made of a tensor's */
+  size_t name_room;      /* bytes of each: enough for the longest there is */
   hd_gguf_names names;
   hd_directory **directories;
   size_t n_directories;
   hd_wanted *tensors;
   size_t n_tensors;
   size_t *latest;        /* for each parameter the last tensor that fills it, its index + 1; 0: none */
-  hd_bare *bare;         /* all parameters of a family's, sorted; NULL for networks */
   hd_packs packs;
   bool settled;          /* no directory may come any more */
   hd_writer writer;
@@ -75,6 +79,16 @@ typedef struct hd_choice {
 
 /* What a parameter becomes whose tensor has the dtype `file`, or is packed (NULL: it is not). */
 hd_choice hd_loader_target(const hd_loader *loader, const hd_parameter *p, hd_dtype file, const hd_packed *packed);
+
+/* Once, when the model is there. */
+hd_status hd_names_sort(hd_loader *loader, const hd_model *model, hd_error *err);
+/* Before the names of a directory are looked at. */
+hd_status hd_names_make_room(hd_loader *loader, const hd_directory *directory, hd_error *err);
+void hd_names_free(hd_loader *loader);
+/* The tensor with the parameter it fills by itself. */
+hd_wanted hd_names_wanted(const hd_loader *loader, const hd_entry *entry);
+/* The matrix that a tensor may be a part of, in a pack; −1: of none. */
+int hd_names_packed(const hd_loader *loader, const hd_entry *entry, hd_part *role);
 
 void hd_writer_free(hd_writer *w);
 

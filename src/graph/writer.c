@@ -61,9 +61,10 @@ static hd_status prepare_part(hd_writer *w, hd_error *err) {
 static hd_status prepare(hd_writer *w, hd_error *err) {
   if (w->packed) return prepare_part(w, err);
   if (is_copy(w)) return HD_OK;
+  char room[HD_NAME_ROOM];
   w->unit_values = unit_values(w);
   if (!hd_dtype_bytes(w->entry->dtype, w->unit_values, &w->unit))
-    return hd_fail(err, HD_BAD_FILE, "tensor %s: %zu values are no whole blocks of %s", w->entry->name, w->unit_values, hd_dtype_name(w->entry->dtype));
+    return hd_fail(err, HD_BAD_FILE, "tensor %s: %zu values are no whole blocks of %s", hd_short_name(room, w->entry->name), w->unit_values, hd_dtype_name(w->entry->dtype));
   w->buffer = hd_alloc(w->unit);
   if (w->order.heads && !(w->turned = hd_alloc(w->unit))) return no_memory(err);
   if (!is_packed(w)) w->wide = hd_alloc(w->unit_values * sizeof(float));

@@ -5,6 +5,7 @@
  * kept whole, in per-thread scratch; softmax is the two-pass one. Every output has one chain of sums, whatever its block. */
 #include "kernels/attention.h"
 
+#include "base/memory.h"
 #include "base/pool.h"
 #include "kernels/elementwise.h"
 #include "kernels/vmath.h"
@@ -207,7 +208,7 @@ void k_attention_f32(float *context, float *probs, const float *q, const float *
 }
 
 size_t k_attention_scratch_bytes(const hd_attention_shape *shape) {
-  return HD_POOL_MAX * ROWS * (shape->past + shape->n) * sizeof(float);
+  return hd_times(hd_plus(shape->past, shape->n), HD_POOL_MAX * ROWS * sizeof(float));
 }
 
 /* ---- Gradients ---- */

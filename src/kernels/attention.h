@@ -24,7 +24,7 @@ typedef struct hd_attention_shape {
  * probs: NULL, or [heads, n, past + n], filled (hidden positions 0). scratch: attention_scratch_bytes. Splits heads over the pool. */
 void k_attention_f32(float *context, float *probs, const float *q, const float *keys, const float *values,
                      const hd_attention_shape *shape, void *scratch);
-size_t k_attention_scratch_bytes(const hd_attention_shape *shape); /* covers any smaller n and past too */
+size_t k_attention_scratch_bytes(const hd_attention_shape *shape); /* covers any smaller n and past too; SIZE_MAX: too large */
 
 /* Gradients with past = 0 and the probs of the forward: d_q [n, heads, head_dim], d_k, d_v [n, kv_heads, head_dim], all +=.
  * k, v: [n, kv_heads, head_dim]. Splits the key/value heads over the pool. */

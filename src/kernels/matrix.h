@@ -43,7 +43,7 @@ struct hd_layout {
   /* y[n_x, rows] = x[n_x, cols] · wᵀ. y ≠ x. Splits rows over the pool. scratch: scratch_bytes(w, n_x) bytes, 16-aligned;
    * the rows.* layouts need none and take NULL. */
   void (*matmul)(float *y, const float *x, size_t n_x, const hd_matrix *w, void *scratch);
-  size_t (*scratch_bytes)(const hd_matrix *w, size_t n_x);
+  size_t (*scratch_bytes)(const hd_matrix *w, size_t n_x); /* SIZE_MAX: too large */
 
   /* d_x[n_x, cols] += d_y[n_x, rows] · w: the gradient with respect to the input. */
   void (*matmul_grad)(float *d_x, const float *d_y, size_t n_x, const hd_matrix *w);

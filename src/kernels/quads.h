@@ -73,7 +73,7 @@ static inline bool bytes_of(const quad_form *form, size_t rows, size_t cols, siz
   return hd_mul_size(quads_of(rows), quad, bytes);
 }
 
-static size_t scratch_bytes_of(const hd_matrix *w, size_t n_x) { return n_x * blocks_of(w->cols) * sizeof(input_block); }
+static size_t scratch_bytes_of(const hd_matrix *w, size_t n_x) { return hd_times(hd_times(n_x, blocks_of(w->cols)), sizeof(input_block)); }
 
 /* ---- Activations ---- */
 

@@ -21,6 +21,12 @@ static sizes sizes_of(const hd_shape *q) {
   return (sizes){n ? hd_shape_rows(q) / n : 0, n};
 }
 
+/* Keys and values of so many positions. SIZE_MAX: too many. */
+static size_t cache_bytes(const hd_attention_config *c, size_t positions) {
+  return hd_times(hd_times(hd_times(c->kv_heads, c->head_dim), positions), 2 * sizeof(float));
+}
+
+/* Of its keys alone, where the cache is there. */
 static size_t cache_floats(const hd_attention_config *c, size_t positions) { return c->kv_heads * positions * c->head_dim; }
 
 static hd_attention_shape kernel_shape(const hd_attention_config *c, size_t n, size_t past, size_t capacity) {
@@ -39,13 +45,13 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   size_t context = c->cache && i->run->context > s.n ? i->run->context : s.n;
   hd_attention_shape shape = kernel_shape(c, s.n, context - s.n, context);
   i->scratch_bytes = k_attention_scratch_bytes(&shape);
-  if (!c->cache) i->scratch_bytes += 2 * cache_floats(c, s.n) * sizeof(float) + 64;
+  if (!c->cache) i->scratch_bytes = hd_plus(i->scratch_bytes, hd_plus(cache_bytes(c, s.n), 64));
   return HD_OK;
 }
 
 static size_t state_bytes(const void *config, size_t context) {
   const hd_attention_config *c = config;
-  return c->cache ? 2 * cache_floats(c, context) * sizeof(float) : 0;
+  return c->cache ? cache_bytes(c, context) : 0;
 }
 
 static void move_state(const void *config, void *to, size_t to_context, const void *from, size_t from_context, size_t used) {
@@ -72,7 +78,7 @@ static hd_status forward(const hd_call *call, hd_error *err) {
   float *keys = call->state, *scratch = call->scratch;
   if (!c->cache) {
     keys = call->scratch;
-    scratch = (float *)((char *)call->scratch + hd_align(2 * cache_floats(c, s.n) * sizeof(float), 64));
+    scratch = (float *)((char *)call->scratch + hd_align(cache_bytes(c, s.n), 64));
   }
   float *values = keys + cache_floats(c, capacity);
   size_t q_size = s.n * c->heads * c->head_dim, kv_size = s.n * c->kv_heads * c->head_dim;

@@ -85,23 +85,24 @@ typedef struct places {
   size_t kernel, end;
 } places;
 
+/* Room for n numbers of four bytes, 64-aligned. */
 static size_t take(size_t *at, size_t n) {
   size_t offset = *at;
-  *at += hd_align(n * sizeof(float), 64);
+  *at = hd_plus(offset, hd_times(n / 16 + (n % 16 != 0), 16 * sizeof(float)));
   return offset;
 }
 
 static places places_of(const hd_experts_config *c, size_t n, bool backward) {
   places p = {0};
   size_t at = 0, *const wide[] = {&p.x, &p.y, &p.d_y, &p.d_x}, *const hidden[] = {&p.gate, &p.up, &p.product, &p.d_gate, &p.d_up, &p.d_product};
-  p.probs = take(&at, n * c->n_experts);
-  p.chosen = take(&at, n * c->n_chosen);
-  p.shares = take(&at, n * c->n_chosen);
-  p.d_shares = take(&at, n * c->n_chosen);
+  p.probs = take(&at, hd_times(n, c->n_experts));
+  p.chosen = take(&at, hd_times(n, c->n_chosen));
+  p.shares = take(&at, hd_times(n, c->n_chosen));
+  p.d_shares = take(&at, hd_times(n, c->n_chosen));
   p.rows = take(&at, n);
   p.shares_of = take(&at, n);
-  for (int i = 0; i < (backward ? 4 : 2); i++) *wide[i] = take(&at, n * c->d_model);
-  for (int i = 0; i < (backward ? 6 : 3); i++) *hidden[i] = take(&at, n * c->hidden);
+  for (int i = 0; i < (backward ? 4 : 2); i++) *wide[i] = take(&at, hd_times(n, c->d_model));
+  for (int i = 0; i < (backward ? 6 : 3); i++) *hidden[i] = take(&at, hd_times(n, c->hidden));
   p.d_probs = take(&at, backward ? c->n_experts : 0);
   p.kernel = p.end = at;
   return p;
@@ -114,14 +115,12 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   if (hd_shape_last(i->in[0]) != c->d_model || hd_shape_last(i->in[1]) != c->n_experts || hd_shape_rows(i->in[1]) != n)
     return hd_infer_fail(i, err, "expected rows of %zu and scores of %zu experts, found shape %s", c->d_model, c->n_experts, hd_shape_text(room, i->in[0]->n_dims, i->in[0]->dim));
   i->out[0] = *i->in[0];
-  size_t widest = c->d_model > c->hidden ? c->d_model : c->hidden, all;
-  if (!hd_mul_size(n, 16 * (widest > c->n_experts ? widest : c->n_experts), &all) || all > SIZE_MAX / 64) return hd_infer_fail(i, err, "%zu rows are too many", n);
   for (size_t w = 0; w < N_MATRICES && i->weight[w]; w++) {
     const hd_matrix m = matrix_of(c, i->weight[w], 0);
     size_t bytes = m.layout->scratch_bytes(&m, n);
     most = bytes > most ? bytes : most;
   }
-  i->scratch_bytes = places_of(c, n, i->run->keep).end + most;
+  i->scratch_bytes = hd_plus(places_of(c, n, i->run->keep).end, most);
   return HD_OK;
 }
 

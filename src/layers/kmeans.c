@@ -166,7 +166,7 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   if (c->loom || i->out[0].n_dims == 0) i->out[0].n_dims = 1;
   i->out[0].dtype = HD_F32;
   i->out[0].dim[i->out[0].n_dims - 1] = out_features(c);
-  i->scratch_bytes = 2 * c->n_clusters * sizeof(float);
+  i->scratch_bytes = hd_times(c->n_clusters, 2 * sizeof(float));
   return HD_OK;
 }
 

@@ -1,5 +1,6 @@
 /* layers/layer.h: what a layer type is. Each type is one row (struct hd_layer) in the file that implements it, and one line in
- * the table of layer.c. Nothing else in Heddle knows layer types: no switch on them exists anywhere.
+ * the table of layer.c. Graph, plan, session and loader never ask what type a layer is. Three places do, for rules of Loom's that name types:
+ * merge.c (what a sequential runs), parallel.c (what a branch or a gate may be), and ts/steps.ts (what its step state starts as).
  *
  * There are two kinds of row:
  *   primitive   has `infer` and `forward`: becomes one node of the graph;
@@ -124,7 +125,8 @@ typedef struct hd_infer {
   size_t n_in;
   const hd_run *run;
   hd_shape out[HD_MAX_OUTPUTS];         /* to fill; out[0].dtype is F32 already */
-  size_t scratch_bytes;                 /* to fill: the most that forward and backward need at these shapes */
+  size_t scratch_bytes;                 /* to fill: the most that forward and backward need at these shapes, by hd_times and hd_plus:
+                                         * what no memory could hold is refused by whoever asked */
   const hd_matrix *weight[HD_MAX_WEIGHTS]; /* layouts and sizes for scratch; NULL where absent */
 } hd_infer;
 
@@ -231,7 +233,7 @@ struct hd_layer {
   const char *const *output_names; /* of several outputs: "<node>.<output name>"; "" is the node's own */
   bool extra_outputs_optional;     /* outputs after the first are only computed where every value is kept */
   bool in_place;          /* the output may lie where the first input lay (elementwise) */
-  size_t (*state_bytes)(const void *config, size_t context); /* 0: none */
+  size_t (*state_bytes)(const void *config, size_t context); /* 0: none; by hd_times: SIZE_MAX is more than there can be */
   /* Moves a state to a block for another context, keeping `used` positions. NULL: a plain copy does. */
   void (*move_state)(const void *config, void *to, size_t to_context, const void *from, size_t from_context, size_t used);
   bool can_rewind;        /* state can be cut at a position; else only reset */

@@ -73,7 +73,7 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   if (!hd_mul_size(rows, c->in_features, &padded) || padded > SIZE_MAX / 8)
     return hd_infer_fail(i, err, "%zu rows of %zu values are too large", rows, c->in_features);
   i->scratch_bytes = i->weight[0] ? i->weight[0]->layout->scratch_bytes(i->weight[0], rows) : 0;
-  if (c->fixed_rows && hd_shape_size(in) < padded) i->scratch_bytes += padded * sizeof(float) + 64;
+  if (c->fixed_rows && hd_shape_size(in) < padded) i->scratch_bytes = hd_plus(i->scratch_bytes, padded * sizeof(float) + 64);
   return HD_OK;
 }
 

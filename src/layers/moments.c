@@ -155,7 +155,7 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   if (c->over != HD_OVER_ROWS && (in->n_dims < 2 || in->dim[1] != c->size))
     return hd_infer_fail(i, err, "expected a batch of %zu channels, found shape %s", c->size, hd_shape_text(room, in->n_dims, in->dim));
   i->out[0] = *in;
-  i->scratch_bytes = i->run->keep ? 2 * hd_shape_size(in) * sizeof(float) : 0;
+  i->scratch_bytes = i->run->keep ? hd_times(hd_shape_size(in), 2 * sizeof(float)) : 0;
   return HD_OK;
 }
 

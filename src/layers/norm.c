@@ -53,7 +53,7 @@ static hd_status infer(hd_infer *i, hd_error *err) {
     return hd_infer_fail(i, err, "expected rows of %zu, found shape %s", c->size, hd_shape_text(room, i->in[0]->n_dims, i->in[0]->dim));
   }
   i->out[0] = *i->in[0];
-  i->scratch_bytes = c->plus_one ? c->size * sizeof(float) : 0;
+  i->scratch_bytes = c->plus_one ? hd_times(c->size, sizeof(float)) : 0;
   return HD_OK;
 }
 

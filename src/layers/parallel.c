@@ -187,7 +187,7 @@ static hd_status check_cells(hd_infer *i, hd_error *err) {
 static hd_status infer(hd_infer *i, hd_error *err) {
   const parallel_config *c = i->config;
   char problem[PROBLEM_ROOM];
-  i->scratch_bytes = i->n_in * sizeof(hd_shape *);
+  i->scratch_bytes = hd_times(i->n_in, sizeof(hd_shape *));
   if (join_shape(c, i->in, &i->out[0], problem)) return check_cells(i, err);
   if (!c->loom) return hd_infer_fail(i, err, "%s", problem);
   i->out[0] = c->outermost ? *i->in[0] : (hd_shape){.dtype = HD_F32, .n_dims = 1, .dim = {0}};

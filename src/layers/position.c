@@ -87,7 +87,7 @@ static hd_status backward_rope(const hd_call *call, hd_error *err) {
 
 static hd_status infer_rope_with_scratch(hd_infer *i, hd_error *err) {
   HD_TRY(infer_rope(i, err));
-  i->scratch_bytes = i->run->keep ? hd_shape_size(i->in[0]) * sizeof(float) : 0;
+  i->scratch_bytes = i->run->keep ? hd_times(hd_shape_size(i->in[0]), sizeof(float)) : 0;
   return HD_OK;
 }
 

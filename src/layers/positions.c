@@ -49,7 +49,7 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   if (c->most && i->run->past + positions > c->most)
     return hd_infer_fail(i, err, "expected at most %zu positions, found %zu", c->most, i->run->past + positions);
   i->out[0] = *in;
-  i->scratch_bytes = c->width * sizeof(float);
+  i->scratch_bytes = hd_times(c->width, sizeof(float));
   return HD_OK;
 }
 

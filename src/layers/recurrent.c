@@ -52,25 +52,38 @@ typedef struct buffers {
   void *kernel;        /* the matrix kernels' own */
 } buffers;
 
-static float *carve(float **at, size_t n) {
-  float *here = *at;
-  *at += hd_align(n, 16);
-  return here;
+/* Where they begin, in floats; kernel: where they end. */
+typedef struct places {
+  size_t h, raw, c, a, u, part, kept, kernel;
+} places;
+
+/* Room for rows · n floats, 64-aligned. */
+static size_t take(size_t *at, size_t rows, size_t n) {
+  size_t offset = *at, all = hd_times(rows, n);
+  *at = hd_plus(offset, hd_times(all / 16 + (all % 16 != 0), 16));
+  return offset;
 }
 
-static buffers lay_out(const recurrent_config *c, size_t batch, float *base, size_t *n) {
-  float *at = base;
-  buffers b = {0};
-  b.h = b.raw = carve(&at, batch * state_width(c));
-  if (c->projected) b.raw = carve(&at, batch * c->hidden);
-  b.c = carve(&at, batch * c->hidden);
-  b.a = carve(&at, batch * c->cell->gates * c->hidden);
-  b.u = carve(&at, batch * c->cell->gates * c->hidden);
-  b.part = carve(&at, batch * c->hidden);
-  b.kept = carve(&at, c->cell->kept * c->hidden);
-  b.kernel = at;
-  *n = (size_t)(at - base);
-  return b;
+static places places_of(const recurrent_config *c, size_t batch) {
+  size_t at = 0, all = hd_times(c->cell->gates, c->hidden);
+  places p;
+  p.h = p.raw = take(&at, batch, state_width(c));
+  if (c->projected) p.raw = take(&at, batch, c->hidden);
+  p.c = take(&at, batch, c->hidden);
+  p.a = take(&at, batch, all);
+  p.u = take(&at, batch, all);
+  p.part = take(&at, batch, c->hidden);
+  p.kept = take(&at, c->cell->kept, c->hidden);
+  p.kernel = at;
+  return p;
+}
+
+/* The buffers in the call's scratch, all 0. */
+static buffers lay_out(const hd_call *call, size_t batch) {
+  const places p = places_of(call->config, batch);
+  float *at = call->scratch;
+  memset(at, 0, p.kernel * sizeof *at);
+  return (buffers){.h = at + p.h, .raw = at + p.raw, .c = at + p.c, .a = at + p.a, .u = at + p.u, .part = at + p.part, .kept = at + p.kept, .kernel = at + p.kernel};
 }
 
 static hd_status infer(hd_infer *i, hd_error *err) {
@@ -82,14 +95,12 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   if (c->batch) i->out[0] = (hd_shape){HD_F32, 3, {e.batch, e.steps}};
   i->out[0].dim[i->out[0].n_dims - 1] = state_width(c);
   i->out[1] = (hd_shape){HD_F32, 2, {e.batch * e.steps, c->cell->kept * c->hidden}};
-  size_t n, kernel_bytes = 0;
-  static float nothing[16];
-  lay_out(c, e.batch, nothing, &n);
+  size_t kernel_bytes = 0;
   for (int w = 0; w < HD_MAX_WEIGHTS; w++) {
     size_t bytes = i->weight[w] && i->weight[w]->rows > 1 ? i->weight[w]->layout->scratch_bytes(i->weight[w], e.batch) : 0;
     if (bytes > kernel_bytes) kernel_bytes = bytes;
   }
-  i->scratch_bytes = n * sizeof(float) + kernel_bytes;
+  i->scratch_bytes = hd_plus(hd_times(places_of(c, e.batch).kernel, sizeof(float)), kernel_bytes);
   return HD_OK;
 }
 
@@ -151,9 +162,8 @@ static hd_status forward(const hd_call *call, hd_error *err) {
   (void)err;
   const recurrent_config *c = call->config;
   const extent e = extent_of(c, call->in[0].shape);
-  size_t n, hidden = c->hidden, width = state_width(c), n_kept = c->cell->kept * hidden;
-  buffers b = lay_out(c, e.batch, call->scratch, &n);
-  memset(call->scratch, 0, n * sizeof(float));
+  size_t hidden = c->hidden, width = state_width(c), n_kept = c->cell->kept * hidden;
+  const buffers b = lay_out(call, e.batch);
   for (size_t s = 0; s < e.steps; s++) {
     from_state(call, &b, e.batch);
     for (size_t i = 0; i < e.batch; i++) {
@@ -216,9 +226,8 @@ static hd_status backward(const hd_call *call, hd_error *err) {
   (void)err;
   const recurrent_config *c = call->config;
   const extent e = extent_of(c, call->in[0].shape);
-  size_t n, hidden = c->hidden, width = state_width(c), n_kept = c->cell->kept * hidden, all = c->cell->gates * hidden;
-  buffers b = lay_out(c, e.batch, call->scratch, &n);
-  memset(call->scratch, 0, n * sizeof(float));
+  size_t hidden = c->hidden, width = state_width(c), n_kept = c->cell->kept * hidden, all = c->cell->gates * hidden;
+  const buffers b = lay_out(call, e.batch);
   for (size_t s = e.steps; s-- > 0;) {
     for (size_t i = 0; i < e.batch; i++) k_axpy_f32(b.h + i * width, 1, call->d_out[0] + row_at(c, e, s, i) * width, width);
     if (c->projected) project_grad(call, &b, e, s);
@@ -372,7 +381,7 @@ static hd_value expand_loom(hd_builder *b, const network_config *c, hd_value x) 
   hd_value values[4];
   recurrent.by_gate = true;
   for (size_t g = 0; g < n; g++) {
-    const hd_linear_config linear = {.in_features = c->input, .out_features = c->hidden, .bias = true, .fixed_rows = c->batch * c->steps,
+    const hd_linear_config linear = {.in_features = c->input, .out_features = c->hidden, .bias = true, .fixed_rows = hd_times(c->batch, c->steps),
                                      .weight_role = names[g][1], .bias_role = names[g][3]};
     recurrent.weight_hh[g] = names[g][2];
     values[g] = hd_build(b, &hd_layer_linear, names[g][0], "", &linear, &x, 1);

@@ -103,7 +103,7 @@ static hd_status infer_glu(hd_infer *i, hd_error *err) {
   if (i->in[0]->n_dims == 0 || width % 2) return hd_infer_fail(i, err, "expected rows of an even size, found %zu", width);
   i->out[0] = *i->in[0];
   i->out[0].dim[i->out[0].n_dims - 1] = width / 2;
-  i->scratch_bytes = width * sizeof(float);
+  i->scratch_bytes = hd_times(width, sizeof(float));
   return HD_OK;
 }
 

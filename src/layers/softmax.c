@@ -342,7 +342,7 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   if (f == hierarchical && !c->loom && !levels_fit(c, n))
     return hd_infer_fail(i, err, "the product of the levels is not %zu, the number of values", n);
   if (f == masked && c->n_mask != n) return hd_infer_fail(i, err, "the mask is for %zu values, found %zu", c->n_mask, n);
-  i->scratch_bytes = 2 * n * sizeof(float);
+  i->scratch_bytes = hd_times(n, 2 * sizeof(float));
   return HD_OK;
 }
 

@@ -31,7 +31,7 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   int dim = c->dim < 0 ? c->dim + i->in[0]->n_dims : c->dim;
   if (dim < 0 || dim >= i->in[0]->n_dims) return hd_infer_fail(i, err, "expected more than %d dimensions, found %d", c->dim, i->in[0]->n_dims);
   i->out[0] = *i->in[0];
-  i->scratch_bytes = 3 * i->in[0]->dim[dim] * sizeof(float);
+  i->scratch_bytes = hd_times(i->in[0]->dim[dim], 3 * sizeof(float));
   return HD_OK;
 }
 

@@ -267,7 +267,7 @@ hd_status hd_session_use(hd_session *s, hd_adapter *adapter, hd_error *err) {
   if (adapter && s->mode == HD_TRAIN) return hd_fail(err, HD_UNSUPPORTED, "training with an adapter is not built yet");
   float *scratch = NULL;
   if (adapter) {
-    size_t bytes = s->plan.most_rows * adapter->max_rank * sizeof *scratch;
+    size_t bytes = hd_times(hd_times(s->plan.most_rows, adapter->max_rank), sizeof *scratch);
     scratch = hd_alloc(bytes);
     if (!scratch) return no_memory(err, "adapter", bytes);
     adapter->n_users++;

@@ -27,12 +27,12 @@ static void move_state(hd_session *s, size_t n, void *block, size_t context) {
 
 /* All blocks are there before the first is used, so that a failure leaves the session as it was. */
 static hd_status grow_states(hd_session *s, size_t context, hd_error *err) {
-  size_t n_nodes = s->model->n_nodes, wanted = 0;
+  size_t n_nodes = s->model->n_nodes, wanted = 0; /* a block of SIZE_MAX bytes is never given */
   void **blocks = hd_alloc_zero(n_nodes * sizeof *blocks);
   bool complete = blocks != NULL;
   for (size_t n = 0; n < n_nodes && complete; n++) {
     size_t bytes = hd_state_bytes(&s->model->nodes[n], context);
-    wanted += bytes;
+    wanted = hd_plus(wanted, bytes);
     if (bytes) complete = (blocks[n] = hd_alloc_zero(bytes)) != NULL;
   }
   for (size_t n = 0; n < n_nodes && blocks; n++) {

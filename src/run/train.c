@@ -43,7 +43,7 @@ hd_status hd_train_prepare(hd_session *s, hd_error *err) {
   for (size_t i = 0; i < m->n_parameters; i++) {
     const hd_parameter *p = &m->parameters[i];
     if (!p->value.data) continue;
-    s->d_weights[i] = hd_alloc_zero(hd_parameter_count(p) * sizeof(float));
+    s->d_weights[i] = hd_alloc_zero(hd_times(hd_parameter_count(p), sizeof(float)));
     if (!s->d_weights[i]) return no_memory(err);
   }
   float **d_in = s->d_inputs;

@@ -356,6 +356,64 @@ static char *nested(size_t depth) {
   return text;
 }
 
+/* ---- Sizes no memory has: a layer's buffers for a call are refused before anybody asks for them, and never come out small ---- */
+
+static void check_scratch_refused(hd_model *model, const char *layer, size_t dim0, size_t dim1, size_t dim2) {
+  const hd_shape in = {HD_F32, 3, {dim0, dim1, dim2}}, *inputs[8];
+  const hd_run run = {.context = dim0};
+  hd_shape shapes[64];
+  hd_error err;
+  hd_infer i;
+  for (size_t v = 0; v < 64; v++) shapes[v] = in;
+  CHECK(model && model->n_values <= 64);
+  size_t n = 0;
+  while (n < model->n_nodes && strcmp(model->nodes[n].layer->name, layer) != 0) n++;
+  CHECK(n < model->n_nodes && model->nodes[n].n_in <= 8);
+  CHECK(hd_node_infer(&i, model, &model->nodes[n], shapes, inputs, &run, &err) == HD_BAD_ARGUMENT);
+  CHECK(strstr(err.message, "too large"));
+}
+
+/* h, c and part [batch, 1], a and u [batch, 4]: 44 bytes a sample. */
+TEST(buffers_of_a_recurrent_layer_that_no_memory_holds_are_refused) {
+  hd_model *model = test_network("{\"type\":\"lstm\",\"input_size\":1,\"hidden_size\":1}", "[1,1,1]");
+  hd_error err;
+  check_scratch_refused(model, "recurrent", 1, SIZE_MAX / 44 + 1000, 4);
+  check_scratch_refused(model, "recurrent", 1, SIZE_MAX - 3, 4);
+  CHECK(hd_model_free(model, &err) == HD_OK);
+}
+
+/* A block of 4 rows of scores for each of 16 threads: 256 bytes a position. */
+TEST(a_context_whose_scores_no_memory_holds_is_refused) {
+  hd_model *model = test_network("{\"type\":\"multi_head_attention\",\"d_model\":2,\"num_heads\":1,\"cache\":true}", "[1,2]");
+  const hd_session_options options = {.context = SIZE_MAX / 256 + 2};
+  hd_session *s = NULL;
+  hd_error err;
+  CHECK(model && hd_session_new(&s, model, &options, &err) == HD_BAD_ARGUMENT && !s);
+  CHECK(strstr(err.message, "too large"));
+  check_scratch_refused(model, "attention", 1, SIZE_MAX / 256 + 2, 2);
+  CHECK(hd_model_free(model, &err) == HD_OK);
+}
+
+TEST(rows_of_experts_that_no_memory_holds_are_refused) {
+  hd_model *model = test_network("{\"type\":\"mixture_of_experts\",\"d_model\":2,\"hidden_size\":3,\"num_experts\":2,\"num_experts_per_tok\":1}", "[1,2]");
+  hd_error err;
+  check_scratch_refused(model, "experts", 1, SIZE_MAX / 44, 2);
+  CHECK(hd_model_free(model, &err) == HD_OK);
+}
+
+#if SIZE_MAX == UINT32_MAX
+/* 44 bytes · 100,000,000 are 105 MB more than 32 bits say. */
+TEST(a_loom_batch_whose_buffers_wrap_in_32_bits_is_refused) {
+  const char text[] = "{\"dialect\":\"loom\",\"batch_size\":100000000,\"grid_rows\":1,\"grid_cols\":1,\"layers_per_cell\":1,\"input_shape\":[1],\"layers\":["
+                      "{\"type\":\"lstm\",\"input_size\":1,\"hidden_size\":1,\"seq_length\":1}]}";
+  hd_model *model = NULL;
+  hd_error err;
+  CHECK(hd_model_build(&model, text, sizeof text - 1, 7, &err) == HD_BAD_ARGUMENT && !model);
+  CHECK(strstr(err.message, "too large"));
+  CHECK(strncmp(err.message, "network.layers[0]", 17) == 0);
+}
+#endif
+
 TEST(layers_nest_deeply_and_too_deep_is_refused) {
   char *deep = nested(30), *too_deep = nested(70), *list = malloc(strlen(too_deep) + 3);
   hd_model *model = NULL;

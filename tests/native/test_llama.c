@@ -208,7 +208,9 @@ TEST(configs_that_do_not_fit_are_refused_by_name) {
   files f = read_files();
   check_refused(&f, "{\"model_type\":\"t5\"}", "model_type 't5' is an encoder-decoder");
   check_refused(&f, "{\"model_type\":\"vit\"}", "model_type 'vit' is a vision model, which is not built; known: llama, qwen2");
-  check_refused(&f, "{\"model_type\":\"llama\",\"architectures\":[\"LlavaForConditionalGeneration\"]}", "'LlavaForConditionalGeneration' is no Llama-style decoder");
+  check_refused(&f, "{\"model_type\":\"llama\",\"architectures\":[\"LlavaForConditionalGeneration\"]}", "config.json: architectures: 'LlavaForConditionalGeneration' has parts beside its text model, which are not built");
+  check_refused(&f, "{\"model_type\":\"deberta\"}", "model_type 'deberta' is an encoder that differs from BERT, which is not built; known: llama, qwen2, qwen3, mistral, smollm3, phi3, mixtral, "
+                    "qwen3_moe, gemma, gemma2, gemma3_text, gpt2, bert");
   check_refused(&f, "{\"model_type\":\"llama\"}", "config.json.hidden_size");
   check_refused(&f, "{\"model_type\":\"llama\",\"hidden_size\":48,\"intermediate_size\":112,\"num_hidden_layers\":3,\"num_attention_heads\":6,"
                     "\"num_key_value_heads\":4,\"vocab_size\":384}", "config.json.num_attention_heads");

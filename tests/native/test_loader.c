@@ -264,3 +264,39 @@ TEST(what_no_kernel_multiplies_is_no_target) {
     CHECK(hd_loader_new(&loader, dtypes[i], &err) == HD_UNSUPPORTED && loader == NULL);
   }
 }
+
+/* A layer's name is as long as somebody makes it; two experts' matrices lie in the file one by one. */
+TEST(weights_of_long_names_are_found_in_parts_too) {
+  enum { LONG = 3000, N = 7, VALUES = 4 };
+  static const char *const endings[N] = {"gate.weight", "experts.0.gate_proj.weight", "experts.1.gate_proj.weight", "experts.0.up_proj.weight",
+                                         "experts.1.up_proj.weight", "experts.0.down_proj.weight", "experts.1.down_proj.weight"};
+  static char names[N][LONG + 40], all[LONG + 40], text[LONG + 400], layer[LONG + 1];
+  static float values[N][VALUES];
+  stored tensors[N];
+  memset(layer, 'x', LONG);
+  for (size_t i = 0; i < N; i++) {
+    snprintf(names[i], sizeof names[i], "%s.%s", layer, endings[i]);
+    for (size_t k = 0; k < VALUES; k++) values[i][k] = test_random_float();
+    tensors[i] = (stored){names[i], HD_F32, 2, 2, (const unsigned char *)values[i], sizeof values[i]};
+  }
+  snprintf(text, sizeof text, "{\"dialect\":\"standard\",\"input_shape\":[1,2],\"layers\":[{\"type\":\"mixture_of_experts\",\"name\":\"%s\",\"d_model\":2,\"hidden_size\":2,"
+           "\"num_experts\":2,\"num_experts_per_tok\":1}]}", layer);
+  hd_model *model = load(text, tensors, N, HD_DTYPE_COUNT, 5);
+  snprintf(all, sizeof all, "%s.experts.*.up_proj.weight", layer);
+  check_values(model, all, values[3], 2 * VALUES, "both experts");
+  discard(model);
+}
+
+TEST(a_tensor_that_is_not_there_is_none) {
+  const stored tensor = {"l.weight", HD_F32, 6, 4, NULL, 96};
+  hd_directory *d = directory_of(&tensor, 1);
+  hd_loader *loader = NULL;
+  hd_error err;
+  bool wanted = true;
+  CHECK(hd_loader_new(&loader, HD_DTYPE_COUNT, &err) == HD_OK && hd_loader_tensor(loader, 0, &wanted) == NULL && !wanted);
+  const char *text = config_of(6, 4);
+  CHECK(hd_loader_describe(loader, text, strlen(text), &err) == HD_OK && hd_loader_add(loader, d, &err) == HD_OK);
+  CHECK(hd_loader_tensor(loader, 0, &wanted) != NULL && wanted && hd_loader_tensor(loader, 1, &wanted) == NULL && !wanted);
+  hd_loader_free(loader);
+  hd_directory_free(d);
+}

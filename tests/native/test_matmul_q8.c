@@ -38,5 +38,7 @@ TEST(packed_bytes_are_small_and_checked) {
   CHECK(hd_layout_q8_0_x4.bytes(4, 32, &bytes) && bytes <= 4 * 32 * 5 / 4);
   CHECK(hd_layout_q8_0_x4.bytes(5, 32, &bytes) && bytes <= 8 * 32 * 5 / 4);
   CHECK(!hd_layout_q8_0_x4.bytes(4, 31, &bytes));
+  const hd_matrix one_column = {&hd_layout_q8_0_x4, 4, 1, NULL};
+  CHECK(hd_layout_q8_0_x4.scratch_bytes(&one_column, SIZE_MAX / 16) == SIZE_MAX); /* a block of 32 for each row of one */
   CHECK(!hd_layout_q8_0_x4.bytes(SIZE_MAX, 32, &bytes) && !hd_layout_q8_0_x4.bytes(SIZE_MAX / 64, 1024, &bytes));
 }

@@ -76,6 +76,8 @@ TEST(size_arithmetic_says_when_it_overflows) {
   CHECK(!hd_mul_size(SIZE_MAX, SIZE_MAX, &out));
   CHECK(hd_add_size(SIZE_MAX - 1, 1, &out) && out == SIZE_MAX);
   CHECK(!hd_add_size(SIZE_MAX, 1, &out));
+  CHECK(hd_times(3, 5) == 15 && hd_times(SIZE_MAX, 1) == SIZE_MAX && hd_times(SIZE_MAX / 2 + 1, 2) == SIZE_MAX && hd_times(0, SIZE_MAX) == 0);
+  CHECK(hd_plus(3, 5) == 8 && hd_plus(SIZE_MAX - 1, 1) == SIZE_MAX && hd_plus(SIZE_MAX, 1) == SIZE_MAX && hd_plus(2, SIZE_MAX - 1) == SIZE_MAX);
   CHECK(hd_align(0, 16) == 0 && hd_align(1, 16) == 16 && hd_align(16, 16) == 16 && hd_align(17, 64) == 64);
 }
 
