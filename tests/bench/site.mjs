@@ -82,7 +82,7 @@ export async function runBare({ program, address, steps, after }) {
     await gone;
     line.closeAllConnections();
     line.close();
-    rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+    rmSync(profile, { recursive: true, force: true, maxRetries: 30, retryDelay: 200 });
   }
 }
 

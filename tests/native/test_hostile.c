@@ -25,7 +25,7 @@ static void end_cost_within(size_t times, cost c, const char *what, size_t n, hd
   if (!CHECK(seconds < 1)) printf("# %.80s: %.2f s for %zu bytes: %.200s\n", what, seconds, n, message);
   if (!CHECK(hd_memory_peak() < times * MEGABYTE)) printf("# %.80s: %zu bytes for %zu: %.200s\n", what, hd_memory_peak(), n, message);
   CHECK(hd_memory_live() == c.live);
-  if (getenv("HD_COSTS")) printf("# %-60.60s %.2f s, %5.1f times, %.60s\n", what, seconds, (double)hd_memory_peak() / MEGABYTE, message);
+  if (getenv("HD_COSTS")) printf("# %-60.60s %.2f s, %5.1f times, %.60s\n", what, seconds, (double)hd_memory_peak() / (double)MEGABYTE, message);
 }
 
 static void end_cost(cost c, const char *what, size_t n, hd_status status, const hd_error *err) { end_cost_within(16, c, what, n, status, err); }
