@@ -55,14 +55,16 @@ TEST(bundle_becomes_a_cfg_and_named_tensors) {
 }
 
 /* A bundle around an inner text; one layer of cfg for each of n_layers. */
-static char *make_bundle(const char *inner, size_t n_layers, size_t *n) {
+static char *make_bundle_form(hd_bundle_form form, const char *inner, size_t n_layers, size_t *n) {
   cJSON *cfg = cJSON_CreateObject(), *layers = cJSON_AddArrayToObject(cfg, "layers");
   for (size_t i = 0; i < n_layers; i++) cJSON_AddItemToArray(layers, cJSON_CreateObject());
   char *text;
-  CHECK(hd_bundle_write(&text, n, &(hd_bundle_parts){.id = "m", .cfg = cfg, .weights = inner, .n_weights = strlen(inner)}, NULL) == HD_OK);
+  CHECK(hd_bundle_write(&text, n, &(hd_bundle_parts){.id = "m", .cfg = cfg, .weights = inner, .n_weights = strlen(inner), .form = form}, NULL) == HD_OK);
   cJSON_Delete(cfg);
   return text;
 }
+
+static char *make_bundle(const char *inner, size_t n_layers, size_t *n) { return make_bundle_form(HD_FORM_DECIMAL, inner, n_layers, n); }
 
 static hd_bundle *read_inner(const char *inner, size_t n_layers) {
   size_t n;
@@ -456,13 +458,13 @@ TEST(text_without_memory_fails_and_stays_as_it_is) {
 
 /* ---- Time ---- */
 
-static void check_hostile(const char *piece, const char *first, const char *last) {
+static void check_hostile_form(hd_bundle_form form, const char *piece, const char *first, const char *last) {
   enum { INNER = 780000 }; /* a megabyte of Base64 */
   char *inner = malloc(INNER + 2000);
   size_t n = (size_t)sprintf(inner, "%s", first), n_text;
   while (n + strlen(piece) < INNER) n += (size_t)sprintf(inner + n, "%s", piece);
   strcpy(inner + (inner[n - 1] == ',' ? n - 1 : n), last);
-  char *text = make_bundle(inner, 1, &n_text), *copy = malloc(n_text);
+  char *text = make_bundle_form(form, inner, 1, &n_text), *copy = malloc(n_text);
   memcpy(copy, text, n_text); /* the text does not count */
   hd_free(text);
   free(inner);
@@ -474,6 +476,20 @@ static void check_hostile(const char *piece, const char *first, const char *last
   if (!CHECK(hd_memory_peak() < 16 << 20)) printf("# %s: %zu bytes\n", piece, hd_memory_peak());
   hd_bundle_free(b);
   free(copy);
+}
+
+static void check_hostile(const char *piece, const char *first, const char *last) { check_hostile_form(HD_FORM_DECIMAL, piece, first, last); }
+
+TEST(the_other_forms_of_bundles_take_a_hostile_megabyte_quickly_and_in_little_memory) {
+  check_hostile_form(HD_FORM_CODED, "{\"kernel\":\"gICAgA==\"},", "{\"dtype\":\"int8\",\"scale\":1,\"layers\":[", "]}");
+  check_hostile_form(HD_FORM_CODED, "{},", "{\"dtype\":\"int4\",\"scale\":1,\"layers\":[", "]}");
+  check_hostile_form(HD_FORM_CODED, "\"a\":\"gICAgA==\",", "{\"dtype\":\"float64\",\"scale\":1,\"layers\":[{", "}]}");
+  check_hostile_form(HD_FORM_CODED, "gICA", "{\"dtype\":\"int8\",\"scale\":1,\"layers\":[{\"kernel\":\"", "\"}]}");
+  check_hostile_form(HD_FORM_CODED, "{\"branch_weights\":[", "{\"dtype\":\"int4\",\"layers\":[", "");
+  check_hostile_form(HD_FORM_AFFINE, "{\"kernel\":{\"codes\":\"AQ==\",\"scale\":[1]}},", "{\"dtype\":\"int8\",\"affine_layers\":[", "]}");
+  check_hostile_form(HD_FORM_AFFINE, "1,", "{\"dtype\":\"int8\",\"affine_layers\":[{\"kernel\":{\"codes\":\"AQ==\",\"scale\":[", "]}}]}");
+  check_hostile_form(HD_FORM_AFFINE, "AQEB", "{\"dtype\":\"int8\",\"affine_layers\":[{\"kernel\":{\"scale\":[1],\"codes\":\"", "\"}}]}");
+  check_hostile_form(HD_FORM_AFFINE, "{},", "{\"dtype\":\"uint8\",\"affine_layers\":[", "]}");
 }
 
 TEST(bundle_takes_a_hostile_megabyte_quickly_and_in_little_memory) {
