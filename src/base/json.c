@@ -2,6 +2,7 @@
  * keys; cJSON, which forgives too much, then builds what is known to be right. Below that, getters that know their path. */
 #include "base/json.h"
 
+#include "base/decimal.h"
 #include "base/memory.h"
 #include "base/status.h"
 
@@ -320,12 +321,7 @@ const char *hd_json_get_text(const hd_json *j, const char *key, const char *miss
 /* ---- Writing ---- */
 
 void hd_json_add_float(cJSON *object, const char *key, float value) {
-  double shortest = (double)value;
-  for (int digits = 1; digits <= 9; digits++) { /* 9 tell all float32 apart */
-    char text[32];
-    snprintf(text, sizeof text, "%.*g", digits, (double)value);
-    shortest = strtod(text, NULL);
-    if ((float)shortest == value) break;
-  }
-  cJSON_AddNumberToObject(object, key, shortest);
+  char room[HD_DECIMAL_ROOM];
+  hd_decimal(room, (double)value, hd_binary_f32);
+  cJSON_AddNumberToObject(object, key, strtod(room, NULL));
 }

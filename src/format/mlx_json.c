@@ -7,6 +7,7 @@
  *
  * The text is read by the pull reader, twice: numbers never become nodes, and what is needed besides the text is the file made of it. Names and
  * sizes are checked before the file is allocated: it has at most twice the bytes of the text. */
+#include "base/decimal.h"
 #include "base/dtype.h"
 #include "base/json.h"
 #include "base/memory.h"
@@ -381,22 +382,11 @@ typedef struct hd_mlx_writing {
 
 /* As few digits as tell the value from its neighbours of the dtype. */
 static void write_value(hd_text *text, hd_dtype dtype, const uint8_t *bytes) {
-  const hd_dtype_info *info = hd_dtype_get(dtype);
-  float value, again;
-  uint8_t back[4];
-  char decimal[32];
-  info->to_f32(bytes, &value, 1);
-  if (dtype == HD_F32) {
-    hd_text_float(text, value);
-    return;
-  }
-  for (int digits = 1; digits <= 9; digits++) {
-    snprintf(decimal, sizeof decimal, "%.*g", digits, (double)value);
-    again = strtof(decimal, NULL);
-    info->from_f32(&again, back, 1);
-    if (memcmp(back, bytes, info->block_bytes) == 0) break;
-  }
-  hd_text_add(text, decimal, strlen(decimal));
+  const hd_binary format = dtype == HD_F16 ? hd_binary_f16 : dtype == HD_BF16 ? hd_binary_bf16 : hd_binary_f32;
+  char room[HD_DECIMAL_ROOM];
+  float value;
+  hd_dtype_get(dtype)->to_f32(bytes, &value, 1);
+  hd_text_add(text, room, hd_decimal(room, (double)value, format));
 }
 
 /* A line for each row of the last dimension when it is for people. */

@@ -3,12 +3,12 @@
 #include "format/text.h"
 
 #include "base/base64.h"
+#include "base/decimal.h"
 #include "base/memory.h"
 
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static void make_room(hd_text *t, size_t room) {
@@ -64,84 +64,13 @@ void hd_text_base64(hd_text *t, const void *bytes, size_t n) {
 
 /* ---- Numbers ---- */
 
-/* digits[0].digits[1]… · 10^exponent */
-typedef struct shortest {
-  char digits[24];
-  int n, exponent;
-} shortest;
-
-static bool reads_back(const char *text, double value, bool as_float) {
-  return as_float ? (double)strtof(text, NULL) == value : strtod(text, NULL) == value;
+static void add_number(hd_text *t, double value, hd_binary format) {
+  char room[HD_DECIMAL_ROOM];
+  hd_text_add(t, room, hd_decimal(room, value, format));
 }
 
-/* "1.234e-05" or "1234e-8", NUL-terminated, to digits without zeros at the end. */
-static void take_digits(shortest *s, const char *text) {
-  int n_before = 0, n = 0;
-  bool fraction = false;
-  for (; *text != 'e'; text++) {
-    if (*text == '.') fraction = true;
-    else s->digits[n++] = *text;
-    if (!fraction) n_before = n;
-  }
-  s->exponent = (int)strtol(text + 1, NULL, 10) + n_before - 1;
-  while (n > 1 && s->digits[n - 1] == '0') n--;
-  s->n = n;
-}
-
-/* At a power of two the numbers below lie closer than those above, and so the decimal of p digits next to the nearest, on
- * its other side, may still read back where the nearest does not. */
-static bool try_other_side(shortest *s, const char *nearest, int p, double value, bool as_float) {
-  int two;
-  if (frexp(value, &two) != 0.5) return false;
-  char text[48];
-  shortest d;
-  take_digits(&d, nearest);
-  unsigned long long whole = 0;
-  for (int i = 0; i < p; i++) whole = whole * 10 + (unsigned)(i < d.n ? d.digits[i] - '0' : 0);
-  whole = strtod(nearest, NULL) < value ? whole + 1 : whole - 1;
-  snprintf(text, sizeof text, "%llue%d", whole, d.exponent - (p - 1));
-  if (!reads_back(text, value, as_float)) return false;
-  take_digits(s, text);
-  return true;
-}
-
-/* The fewest digits that read back as the positive value, the nearest of those. Up to 6 digits (15 for float64) every decimal is a
- * normal number of its own: one that reads back with fewer shows as zeros at the end of that many. */
-static void find_shortest(shortest *s, double value, bool as_float) {
-  int most = as_float ? 9 : 17, p = as_float ? 6 : 15;
-  if (value < (as_float ? 0x1p-126 : 0x1p-1022)) p = 1;
-  for (; p <= most; p++) {
-    char text[48];
-    snprintf(text, sizeof text, "%.*e", p - 1, value);
-    if (reads_back(text, value, as_float)) {
-      take_digits(s, text);
-      return;
-    }
-    if (try_other_side(s, text, p, value, as_float)) return;
-  }
-}
-
-/* Go's and JavaScript's way: an exponent below 1e-6 and from 1e21 on. */
-static void add_number(hd_text *t, double value, bool as_float) {
-  shortest s = {.digits = "0", .n = 1};
-  if (signbit(value)) hd_text_add(t, "-", 1);
-  if (value != 0) find_shortest(&s, fabs(value), as_float);
-  int n_whole = s.exponent + 1; /* digits before the point */
-  if (s.exponent < -6 || s.exponent >= 21) {
-    hd_text_add(t, s.digits, 1);
-    if (s.n > 1) hd_text_print(t, ".%.*s", s.n - 1, s.digits + 1);
-    hd_text_print(t, "e%+d", s.exponent);
-  } else if (n_whole <= 0) {
-    hd_text_print(t, "0.%.*s%.*s", -n_whole, "000000", s.n, s.digits);
-  } else if (s.n <= n_whole) {
-    hd_text_print(t, "%.*s%.*s", s.n, s.digits, n_whole - s.n, "00000000000000000000");
-  } else {
-    hd_text_print(t, "%.*s.%.*s", n_whole, s.digits, s.n - n_whole, s.digits + n_whole);
-  }
-}
-
-void hd_text_float(hd_text *t, float value) { add_number(t, (double)value, true); }
-void hd_text_double(hd_text *t, double value) { add_number(t, value, false); }
+void hd_text_float(hd_text *t, float value) { add_number(t, (double)value, hd_binary_f32); }
+void hd_text_double(hd_text *t, double value) { add_number(t, value, hd_binary_f64); }
 
 /* ---- Trees ---- */
 

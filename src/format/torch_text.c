@@ -1,6 +1,7 @@
 /* format/torch_text.c: what a PyTorch file holds besides tensors, as JSON text. */
 #include "format/torch_tree.h"
 
+#include "base/decimal.h"
 #include "base/status.h"
 
 #include <inttypes.h>
@@ -67,14 +68,11 @@ static hd_status put_integer(hd_torch_text *to, int64_t integer, hd_error *err) 
 
 /* The shortest decimal that reads back as the same number. */
 static hd_status put_real(hd_torch_text *to, double real, hd_error *err) {
-  char text[32];
+  char room[HD_DECIMAL_ROOM];
   if (isnan(real)) return put_text(to, "\"NaN\"", err);
   if (isinf(real)) return put_text(to, real > 0 ? "\"Infinity\"" : "\"-Infinity\"", err);
-  for (int digits = 15; digits <= 17; digits++) {
-    snprintf(text, sizeof text, "%.*g", digits, real);
-    if (strtod(text, NULL) == real) break;
-  }
-  return put_text(to, text, err);
+  hd_decimal(room, real, hd_binary_f64);
+  return put_text(to, room, err);
 }
 
 /* Two's complement, least byte first, as decimal digits: the magnitude divided by ten until nothing is left. */

@@ -1,0 +1,230 @@
+/* base/decimal.c: digits by exact whole numbers, after Steele and White, "How to print floating-point numbers accurately" (1990), with the bounds of
+ * Burger and Dybvig, "Printing floating-point numbers quickly and accurately" (1996).
+ *
+ * A number reads back from whatever lies between it and the middles to its two neighbours. With the number, both distances and the place of the next
+ * digit as whole numbers (`rest`, `below`, `above`, `unit`), a digit is rest / unit; the first one after which what is left out is less than a distance
+ * is the last. float32 needs numbers of 160 bits at most, float64 of some 1120. */
+#include "base/decimal.h"
+
+#include <math.h>
+#include <string.h>
+
+const hd_binary hd_binary_f64 = {53, -1074}, hd_binary_f32 = {24, -149}, hd_binary_f16 = {11, -24}, hd_binary_bf16 = {8, -133};
+
+/* ---- Whole numbers ---- */
+
+enum { MOST_WORDS = 36 };
+
+/* n words, the least first, the last not 0. */
+typedef struct whole {
+  int n;
+  uint32_t word[MOST_WORDS];
+} whole;
+
+static void multiply(whole *a, uint32_t factor) {
+  uint64_t carry = 0;
+  for (int i = 0; i < a->n; i++) {
+    carry += (uint64_t)a->word[i] * factor;
+    a->word[i] = (uint32_t)carry;
+    carry >>= 32;
+  }
+  if (carry) a->word[a->n++] = (uint32_t)carry;
+}
+
+static void multiply_by_power_of_ten(whole *a, int exponent) {
+  for (; exponent >= 9; exponent -= 9) multiply(a, 1000000000u);
+  for (; exponent > 0; exponent--) multiply(a, 10);
+}
+
+/* value · 2^shift */
+static void set_shifted(whole *a, uint64_t value, int shift) {
+  for (a->n = 0; a->n < shift / 32; a->n++) a->word[a->n] = 0;
+  for (; value > 0; value >>= 32) a->word[a->n++] = (uint32_t)value;
+  multiply(a, UINT32_C(1) << shift % 32);
+}
+
+/* The sign of a − b. */
+static int compare(const whole *a, const whole *b) {
+  if (a->n != b->n) return a->n < b->n ? -1 : 1;
+  for (int i = a->n; i-- > 0;)
+    if (a->word[i] != b->word[i]) return a->word[i] < b->word[i] ? -1 : 1;
+  return 0;
+}
+
+/* The sign of a + b − c. */
+static int compare_sum(const whole *a, const whole *b, const whole *c) {
+  whole sum;
+  uint64_t carry = 0;
+  sum.n = a->n > b->n ? a->n : b->n;
+  for (int i = 0; i < sum.n; i++) {
+    carry += (uint64_t)(i < a->n ? a->word[i] : 0) + (i < b->n ? b->word[i] : 0);
+    sum.word[i] = (uint32_t)carry;
+    carry >>= 32;
+  }
+  if (carry) sum.word[sum.n++] = (uint32_t)carry;
+  return compare(&sum, c);
+}
+
+/* a − times · b, which is not negative. */
+static void subtract(whole *a, const whole *b, uint32_t times) {
+  uint64_t product = 0;
+  int64_t carry = 0;
+  for (int i = 0; i < a->n; i++) {
+    if (i < b->n) product += (uint64_t)b->word[i] * times;
+    carry += (int64_t)a->word[i] - (int64_t)(uint32_t)product;
+    a->word[i] = (uint32_t)carry;
+    carry = carry < 0 ? -1 : 0;
+    product >>= 32;
+  }
+  while (a->n > 0 && a->word[a->n - 1] == 0) a->n--;
+}
+
+/* a / b, at most 10, by their first words: off by less than 1e-9. */
+static double divide(const whole *a, const whole *b) {
+  double x = 0, y = 0;
+  for (int i = b->n; i >= 0 && i >= b->n - 3; i--) {
+    x = x * 0x1p32 + (i < a->n ? a->word[i] : 0);
+    y = y * 0x1p32 + (i < b->n ? b->word[i] : 0);
+  }
+  return x / y;
+}
+
+/* ---- Digits ---- */
+
+/* digits[0].digits[1]… · 10^exponent */
+typedef struct decimal {
+  char digits[20];
+  int n, exponent;
+} decimal;
+
+/* A positive number being written, all in one unit of measure. */
+typedef struct writing {
+  whole rest;         /* of the number, behind the digits that are written */
+  whole below, above; /* from the number to the middles between it and its neighbours */
+  whole unit;         /* what the next digit counts */
+  bool even;          /* the middles themselves read back as the number: its last bit is 0, and ties go there */
+  int exponent;       /* of the next digit */
+} writing;
+
+static bool reaches_up(const writing *w) {
+  int sign = compare_sum(&w->rest, &w->above, &w->unit);
+  return sign > 0 || (sign == 0 && w->even);
+}
+
+static bool reaches_down(const writing *w) {
+  int sign = compare(&w->rest, &w->below);
+  return sign < 0 || (sign == 0 && w->even);
+}
+
+static void next_place(writing *w) {
+  multiply(&w->rest, 10);
+  multiply(&w->below, 10);
+  multiply(&w->above, 10);
+  w->exponent--;
+}
+
+/* Below a power of two the numbers lie twice as close as above it, unless both are subnormal: measured in quarters of the step above. */
+static void set_distances(writing *w, double value, int two, hd_binary format) {
+  const int step = two - format.bits > format.smallest ? two - format.bits : format.smallest;
+  const int up = step > 2 ? step - 2 : 0, down = step < 2 ? 2 - step : 0;
+  const uint64_t steps = (uint64_t)ldexp(value, -step);
+  const bool closer_below = steps == UINT64_C(1) << (format.bits - 1) && step > format.smallest;
+  set_shifted(&w->rest, 4 * steps, up);
+  set_shifted(&w->below, closer_below ? 1 : 2, up);
+  set_shifted(&w->above, 2, up);
+  set_shifted(&w->unit, 1, down);
+  w->even = steps % 2 == 0;
+}
+
+static void begin(writing *w, double value, hd_binary format) {
+  int two;
+  frexp(value, &two); /* value < 2^two */
+  set_distances(w, value, two, format);
+  /* The first digit's place, or the one behind it. */
+  w->exponent = (int)ceil((two - 1) * 0.30102999566398120 - 1e-10); /* log10 of 2 */
+  multiply_by_power_of_ten(&w->unit, w->exponent);
+  multiply_by_power_of_ten(&w->rest, -w->exponent);
+  multiply_by_power_of_ten(&w->below, -w->exponent);
+  multiply_by_power_of_ten(&w->above, -w->exponent);
+  if (compare(&w->rest, &w->unit) < 0) next_place(w);
+}
+
+/* The next digit; what is left becomes the rest. */
+static int take_digit(writing *w) {
+  int digit = (int)(divide(&w->rest, &w->unit) * (1 - 1e-9)); /* or one more */
+  subtract(&w->rest, &w->unit, (uint32_t)digit);
+  if (compare(&w->rest, &w->unit) < 0) return digit;
+  subtract(&w->rest, &w->unit, 1);
+  return digit + 1;
+}
+
+/* Whether the last digit is better one up: nearer, or as near and even then. */
+static bool rounds_up(const writing *w, int digit, bool down, bool up) {
+  if (!down || !up) return up;
+  int sign = compare_sum(&w->rest, &w->rest, &w->unit);
+  return sign > 0 || (sign == 0 && digit % 2 != 0);
+}
+
+static decimal find_digits(double value, hd_binary format) {
+  writing w;
+  begin(&w, value, format);
+  decimal d = {.exponent = w.exponent};
+  for (;; next_place(&w)) {
+    int digit = take_digit(&w);
+    bool down = reaches_down(&w), up = reaches_up(&w);
+    if (down || up) digit += rounds_up(&w, digit, down, up);
+    if (digit == 10) return (decimal){.digits = "1", .n = 1, .exponent = w.exponent + 1}; /* of the first digit: others never come to that */
+    d.digits[d.n++] = (char)('0' + digit);
+    if (down || up) return d;
+  }
+}
+
+/* ---- The text ---- */
+
+static char *put(char *to, const char *from, int n) {
+  memcpy(to, from, (size_t)n);
+  return to + n;
+}
+
+static char *put_zeros(char *to, int n) {
+  memset(to, '0', (size_t)n);
+  return to + n;
+}
+
+/* "e-7", "e+21", "e-324" */
+static char *put_exponent(char *to, int exponent) {
+  *to++ = 'e';
+  *to++ = exponent < 0 ? '-' : '+';
+  int size = exponent < 0 ? -exponent : exponent;
+  if (size >= 100) *to++ = (char)('0' + size / 100);
+  if (size >= 10) *to++ = (char)('0' + size / 10 % 10);
+  *to++ = (char)('0' + size % 10);
+  return to;
+}
+
+static char *put_decimal(char *to, const decimal *d) {
+  const int n_whole = d->exponent + 1; /* digits before the point */
+  if (d->exponent < -6 || d->exponent >= 21) {
+    to = put(to, d->digits, 1);
+    if (d->n > 1) *to++ = '.';
+    to = put(to, d->digits + 1, d->n - 1);
+    return put_exponent(to, d->exponent);
+  }
+  if (n_whole <= 0) {
+    to = put_zeros(put(to, "0.", 2), -n_whole);
+    return put(to, d->digits, d->n);
+  }
+  if (d->n <= n_whole) return put_zeros(put(to, d->digits, d->n), n_whole - d->n);
+  to = put(to, d->digits, n_whole);
+  *to++ = '.';
+  return put(to, d->digits + n_whole, d->n - n_whole);
+}
+
+size_t hd_decimal(char room[HD_DECIMAL_ROOM], double value, hd_binary format) {
+  const decimal d = value == 0 ? (decimal){.digits = "0", .n = 1} : find_digits(fabs(value), format);
+  char *end = room;
+  if (signbit(value)) *end++ = '-';
+  end = put_decimal(end, &d);
+  *end = '\0';
+  return (size_t)(end - room);
+}
