@@ -204,7 +204,7 @@ TEST(torch_data_besides_tensors_is_metadata) {
     CHECK_EQ_TEXT(metadata_of(&f, "loss"), "0.15090730786323547");
     CHECK_EQ_TEXT(metadata_of(&f, "config"), "{\"hidden\":5,\"name\":\"net\",\"lr\":0.01,\"flags\":[true,null]}");
     CHECK_EQ_TEXT(metadata_of(&f, "optimizer.param_groups"),
-                  "[{\"lr\":0.005,\"betas\":[0.9,0.999],\"eps\":1e-08,\"weight_decay\":0.02,\"amsgrad\":false,\"maximize\":false,\"foreach\":null,"
+                  "[{\"lr\":0.005,\"betas\":[0.9,0.999],\"eps\":1e-8,\"weight_decay\":0.02,\"amsgrad\":false,\"maximize\":false,\"foreach\":null,"
                   "\"capturable\":false,\"differentiable\":false,\"fused\":null,\"decoupled_weight_decay\":true,\"initial_lr\":0.01,\"params\":[0,1,2,3,4,5]}]");
   }
   close_file(&f);
