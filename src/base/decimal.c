@@ -1,9 +1,9 @@
 /* base/decimal.c: digits by exact whole numbers, after Steele and White, "How to print floating-point numbers accurately" (1990), with the bounds of
  * Burger and Dybvig, "Printing floating-point numbers quickly and accurately" (1996).
  *
- * A number reads back from whatever lies between it and the middles to its two neighbours. With the number, both distances and the place of the next
- * digit as whole numbers (`rest`, `below`, `above`, `unit`), a digit is rest / unit; the first one after which what is left out is less than a distance
- * is the last. float32 needs numbers of 160 bits at most, float64 of some 1120. */
+ * A number reads back from whatever lies between it and the middles to its two neighbours. With the number, the distances and the place of the next
+ * digit as whole numbers (`rest`, `below`, `unit`), a digit is rest / unit; the first one after which what is left out is less than a distance is the
+ * last. float32 needs numbers of 160 bits at most, float64 of some 1120. */
 #include "base/decimal.h"
 
 #include <math.h>
@@ -51,13 +51,13 @@ static int compare(const whole *a, const whole *b) {
   return 0;
 }
 
-/* The sign of a + b − c. */
-static int compare_sum(const whole *a, const whole *b, const whole *c) {
+/* The sign of a + times · b − c. */
+static int compare_sum(const whole *a, const whole *b, uint32_t times, const whole *c) {
   whole sum;
   uint64_t carry = 0;
   sum.n = a->n > b->n ? a->n : b->n;
   for (int i = 0; i < sum.n; i++) {
-    carry += (uint64_t)(i < a->n ? a->word[i] : 0) + (i < b->n ? b->word[i] : 0);
+    carry += (i < a->n ? a->word[i] : 0) + (uint64_t)times * (i < b->n ? b->word[i] : 0);
     sum.word[i] = (uint32_t)carry;
     carry >>= 32;
   }
@@ -99,15 +99,16 @@ typedef struct decimal {
 
 /* A positive number being written, all in one unit of measure. */
 typedef struct writing {
-  whole rest;         /* of the number, behind the digits that are written */
-  whole below, above; /* from the number to the middles between it and its neighbours */
-  whole unit;         /* what the next digit counts */
-  bool even;          /* the middles themselves read back as the number: its last bit is 0, and ties go there */
-  int exponent;       /* of the next digit */
+  whole rest;     /* of the number, behind the digits that are written */
+  whole below;    /* from the number to the middle between it and the one below */
+  uint32_t above; /* to the middle above it, in times of that */
+  whole unit;     /* what the next digit counts */
+  bool even;      /* the middles themselves read back as the number: its last bit is 0, and ties go there */
+  int exponent;   /* of the next digit */
 } writing;
 
 static bool reaches_up(const writing *w) {
-  int sign = compare_sum(&w->rest, &w->above, &w->unit);
+  int sign = compare_sum(&w->rest, &w->below, w->above, &w->unit);
   return sign > 0 || (sign == 0 && w->even);
 }
 
@@ -119,20 +120,19 @@ static bool reaches_down(const writing *w) {
 static void next_place(writing *w) {
   multiply(&w->rest, 10);
   multiply(&w->below, 10);
-  multiply(&w->above, 10);
   w->exponent--;
 }
 
-/* Below a power of two the numbers lie twice as close as above it, unless both are subnormal: measured in quarters of the step above. */
+/* Measured in halves of the step to the next number; below a power of two the numbers lie twice as close, unless they are subnormal: in quarters. */
 static void set_distances(writing *w, double value, int two, hd_binary format) {
   const int step = two - format.bits > format.smallest ? two - format.bits : format.smallest;
-  const int up = step > 2 ? step - 2 : 0, down = step < 2 ? 2 - step : 0;
   const uint64_t steps = (uint64_t)ldexp(value, -step);
   const bool closer_below = steps == UINT64_C(1) << (format.bits - 1) && step > format.smallest;
-  set_shifted(&w->rest, 4 * steps, up);
-  set_shifted(&w->below, closer_below ? 1 : 2, up);
-  set_shifted(&w->above, 2, up);
-  set_shifted(&w->unit, 1, down);
+  const int part = step - (closer_below ? 2 : 1); /* 2^part is what all is measured in */
+  set_shifted(&w->rest, steps, step - part + (part > 0 ? part : 0));
+  set_shifted(&w->below, 1, part > 0 ? part : 0);
+  set_shifted(&w->unit, 1, part < 0 ? -part : 0);
+  w->above = closer_below ? 2 : 1;
   w->even = steps % 2 == 0;
 }
 
@@ -145,7 +145,6 @@ static void begin(writing *w, double value, hd_binary format) {
   multiply_by_power_of_ten(&w->unit, w->exponent);
   multiply_by_power_of_ten(&w->rest, -w->exponent);
   multiply_by_power_of_ten(&w->below, -w->exponent);
-  multiply_by_power_of_ten(&w->above, -w->exponent);
   if (compare(&w->rest, &w->unit) < 0) next_place(w);
 }
 
@@ -161,7 +160,7 @@ static int take_digit(writing *w) {
 /* Whether the last digit is better one up: nearer, or as near and even then. */
 static bool rounds_up(const writing *w, int digit, bool down, bool up) {
   if (!down || !up) return up;
-  int sign = compare_sum(&w->rest, &w->rest, &w->unit);
+  int sign = compare_sum(&w->rest, &w->rest, 1, &w->unit);
   return sign > 0 || (sign == 0 && digit % 2 != 0);
 }
 
