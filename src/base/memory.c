@@ -23,6 +23,7 @@ static _Atomic size_t allocations_left = SIZE_MAX; /* the test hook's count */
 
 size_t hd_memory_live(void) { return atomic_load(&live_bytes); }
 size_t hd_memory_peak(void) { return atomic_load(&peak_bytes); }
+void hd_memory_forget_peak(void) { atomic_store(&peak_bytes, atomic_load(&live_bytes)); }
 void hd_memory_fail_after(size_t n) { atomic_store(&allocations_left, n); }
 
 static bool test_hook_refuses(void) {
@@ -117,20 +118,28 @@ static hd_arena_block *arena_grow(hd_arena *arena, size_t bytes) {
   return block;
 }
 
-void *hd_arena_alloc(hd_arena *arena, size_t bytes) {
+/* `bytes` at the next multiple of `alignment`, not zeroed. */
+static char *arena_take(hd_arena *arena, size_t bytes, size_t alignment) {
   if (bytes > SIZE_MAX - ARENA_STEP) return NULL;
-  size_t step = hd_align(bytes ? bytes : 1, ARENA_STEP);
   hd_arena_block *block = arena->blocks;
-  if (!block || block->room - block->used < step) block = arena_grow(arena, step);
+  size_t at = block ? hd_align(block->used, alignment) : 0;
+  if (!block || at > block->room || block->room - at < bytes) {
+    block = arena_grow(arena, bytes);
+    at = 0;
+  }
   if (!block) return NULL;
-  char *pointer = (char *)block + arena_header_bytes() + block->used;
-  block->used += step;
-  return memset(pointer, 0, step);
+  block->used = at + bytes;
+  return (char *)block + arena_header_bytes() + at;
+}
+
+void *hd_arena_alloc(hd_arena *arena, size_t bytes) {
+  char *pointer = arena_take(arena, bytes ? bytes : 1, ARENA_STEP);
+  return pointer ? memset(pointer, 0, bytes) : NULL;
 }
 
 char *hd_arena_text(hd_arena *arena, const char *text) {
   size_t n = strlen(text) + 1;
-  char *copy = hd_arena_alloc(arena, n);
+  char *copy = arena_take(arena, n, 1);
   return copy ? memcpy(copy, text, n) : NULL;
 }
 
@@ -139,7 +148,7 @@ char *hd_arena_format(hd_arena *arena, const char *format, ...) {
   va_start(arguments, format);
   va_copy(again, arguments);
   int n = vsnprintf(NULL, 0, format, arguments);
-  char *text = n < 0 ? NULL : hd_arena_alloc(arena, (size_t)n + 1);
+  char *text = n < 0 ? NULL : arena_take(arena, (size_t)n + 1, 1);
   if (text) vsnprintf(text, (size_t)n + 1, format, again);
   va_end(again);
   va_end(arguments);

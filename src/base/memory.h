@@ -13,6 +13,8 @@ void *hd_realloc(void *pointer, size_t bytes);
 
 /* Test hook: the allocation after `n` more fails, and all after it; SIZE_MAX: never. */
 void hd_memory_fail_after(size_t n);
+/* Test hook: hd_memory_peak is of what comes from here on. */
+void hd_memory_forget_peak(void);
 
 /* false on overflow; *out is then unspecified. */
 bool hd_mul_size(size_t a, size_t b, size_t *out);
@@ -30,7 +32,7 @@ typedef struct hd_arena {
 } hd_arena;
 
 void *hd_arena_alloc(hd_arena *arena, size_t bytes); /* 16-byte aligned, zeroed; NULL when out of memory */
-char *hd_arena_text(hd_arena *arena, const char *text);
+char *hd_arena_text(hd_arena *arena, const char *text); /* texts lie close together */
 char *hd_arena_format(hd_arena *arena, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void hd_arena_free(hd_arena *arena);
 

@@ -76,10 +76,7 @@ void hd_config_tokens(hd_model *m, size_t context) {
 }
 
 hd_spec *hd_arch_spec(hd_model *m, const hd_layer *layer, const char *name, const char *weights, size_t index, const void *config) {
-  char value_name[96], weight_name[96];
-  snprintf(value_name, sizeof value_name, name, index);
-  snprintf(weight_name, sizeof weight_name, weights, index);
-  return hd_spec_new(m, layer, value_name, weight_name, "", config);
+  return hd_spec_new(m, layer, hd_arena_format(&m->arena, name, index), hd_arena_format(&m->arena, weights, index), "", config);
 }
 
 hd_spec *hd_arch_residual(hd_model *m, const char *name, size_t index, hd_spec *const *children, size_t n) {

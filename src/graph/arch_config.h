@@ -6,7 +6,7 @@
 #include "layers/rows.h"
 
 /* No model is near these; they keep products of two sizes inside 32 bits where a file asks for nonsense. */
-enum { HD_MAX_WIDTH = 1 << 20, HD_MAX_LAYERS = 4096, HD_MAX_VOCABULARY = 1 << 24, HD_MAX_CONTEXT = 1 << 24 };
+enum { HD_MAX_WIDTH = 1 << 20, HD_MAX_LAYERS = 1024, HD_MAX_VOCABULARY = 1 << 24, HD_MAX_CONTEXT = 1 << 24 };
 
 /* A size from 1 to `most`; `missing` 0: the key is needed. */
 size_t hd_config_size(const hd_json *j, const char *key, size_t missing, size_t most);

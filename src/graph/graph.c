@@ -44,14 +44,12 @@ void hd_model_discard(hd_model *model) {
 }
 
 hd_spec *hd_spec_new(hd_model *model, const hd_layer *layer, const char *name, const char *weights, const char *bundle, const void *config) {
+  if (!name || !weights || !bundle) return NULL;
   hd_spec *spec = hd_arena_alloc(&model->arena, sizeof *spec);
   if (!spec) return NULL;
-  spec->layer = layer;
-  spec->name = hd_arena_text(&model->arena, name);
-  spec->weights = hd_arena_text(&model->arena, weights);
-  spec->bundle = hd_arena_text(&model->arena, bundle);
-  spec->config = hd_arena_alloc(&model->arena, layer->config_bytes ? layer->config_bytes : 1);
-  if (!spec->name || !spec->weights || !spec->bundle || !spec->config) return NULL;
+  *spec = (hd_spec){.layer = layer, .name = name, .weights = weights, .bundle = bundle};
+  spec->config = hd_arena_alloc(&model->arena, layer->config_bytes);
+  if (!spec->config) return NULL;
   if (config && layer->config_bytes) memcpy(spec->config, config, layer->config_bytes);
   return spec;
 }
@@ -114,7 +112,7 @@ static hd_value fail_memory(hd_builder *b) {
 static hd_value add_value(hd_builder *b, const char *name, int node, size_t output) {
   hd_model *m = b->model;
   if (!name || !grow((void **)&m->values, m->n_values, sizeof *m->values)) return fail_memory(b);
-  m->values[m->n_values] = (hd_value_info){name, node, output};
+  m->values[m->n_values] = (hd_value_info){name, node, (int)output};
   return (hd_value)m->n_values++;
 }
 
@@ -187,6 +185,10 @@ static int parameter(hd_builder *b, const char *weights, const hd_slot *slot) {
                   hd_shape_text(room_a, slot->n_dims, slot->shape), hd_shape_text(room_b, other->n_dims, other->shape));
     return -1;
   }
+  if (m->n_parameters == HD_MAX_PARAMETERS) {
+    hd_build_fail(b, HD_UNSUPPORTED, "expected a network of at most %d weights, found more", HD_MAX_PARAMETERS);
+    return -1;
+  }
   if (!grow((void **)&m->parameters, m->n_parameters, sizeof *m->parameters) || !grow_table(m)) return fail_memory(b);
   *table_place(m, name) = (int)m->n_parameters + 1;
   m->parameters[m->n_parameters] = (hd_parameter){.name = name, .local = local, .owner = owner, .slot = *slot, .file_dtype = HD_DTYPE_COUNT};
@@ -196,7 +198,7 @@ static int parameter(hd_builder *b, const char *weights, const hd_slot *slot) {
 static void add_weights(hd_builder *b, hd_node *node, const char *weights) {
   if (!node->layer->slots) return;
   hd_slot slots[HD_MAX_WEIGHTS] = {0};
-  node->n_weights = node->layer->slots(node->config, slots);
+  node->n_weights = (uint8_t)node->layer->slots(node->config, slots);
   for (size_t i = 0; i < node->n_weights && b->status == HD_OK; i++) node->weight[i] = parameter(b, weights, &slots[i]);
 }
 
@@ -209,11 +211,15 @@ static const char *value_name(hd_builder *b, const hd_node *node, size_t output)
 static hd_value add_node(hd_builder *b, const hd_layer *layer, const char *name, const char *weights, const void *config,
                          const hd_value *inputs, size_t n_inputs) {
   hd_model *m = b->model;
-  hd_node node = {.layer = layer, .name = name, .path = declared(b)->path, .n_in = n_inputs, .n_out = layer->n_outputs ? layer->n_outputs : 1};
-  node.config = hd_arena_alloc(&m->arena, layer->config_bytes ? layer->config_bytes : 1);
+  if (m->n_nodes == HD_MAX_NODES) hd_build_fail(b, HD_UNSUPPORTED, "expected a network of at most %d operations, found more", HD_MAX_NODES);
+  if (b->status != HD_OK) return HD_NO_VALUE;
+  hd_node node = {.layer = layer, .name = name, .path = declared(b)->path, .n_in = (uint32_t)n_inputs};
+  node.n_out = layer->n_outputs ? (uint8_t)layer->n_outputs : 1;
+  const bool declared_as_it_is = config == b->spec->config; /* nothing writes to either from here on */
+  node.config = declared_as_it_is ? b->spec->config : hd_arena_alloc(&m->arena, layer->config_bytes);
   node.in = hd_arena_alloc(&m->arena, n_inputs * sizeof *node.in + 1);
   if (!name || !node.config || !node.in || !grow((void **)&m->nodes, m->n_nodes, sizeof *m->nodes)) return fail_memory(b);
-  if (config && layer->config_bytes) memcpy(node.config, config, layer->config_bytes);
+  if (config && !declared_as_it_is) memcpy(node.config, config, layer->config_bytes);
   for (size_t i = 0; i < n_inputs; i++) node.in[i] = inputs[i];
   add_weights(b, &node, weights);
   for (size_t o = 0; o < node.n_out && b->status == HD_OK; o++) node.out[o] = add_value(b, value_name(b, &node, o), (int)m->n_nodes, o);
@@ -226,8 +232,8 @@ static hd_value add_node(hd_builder *b, const hd_layer *layer, const char *name,
 static hd_value build_composite(hd_builder *b, const hd_layer *layer, const char *name, const char *weights, const void *config, hd_value input) {
   hd_model *m = b->model;
   const char *full = *name ? hd_arena_format(&m->arena, "%s.%s", b->spec->name, name) : b->spec->name;
-  const char *full_weights = hd_arena_format(&m->arena, "%s%s", b->spec->weights, weights);
-  hd_spec *spec = full && full_weights ? hd_spec_new(m, layer, full, full_weights, b->spec->bundle, config) : NULL;
+  const char *full_weights = *weights ? hd_arena_format(&m->arena, "%s%s", b->spec->weights, weights) : b->spec->weights;
+  hd_spec *spec = hd_spec_new(m, layer, full, full_weights, b->spec->bundle, config);
   if (!spec) return fail_memory(b);
   spec->maker = declared(b);
   return hd_build_spec(b, spec, input);

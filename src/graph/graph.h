@@ -14,11 +14,11 @@ typedef struct hd_parameter {
   const hd_spec *owner;     /* the first declared layer that uses it */
   hd_slot slot;
   hd_matrix value;          /* data owned by the model; NULL until allocated. Vectors: rows.f32, one row */
-  bool filled;
-  hd_dtype file_dtype;      /* of the tensor it was loaded from; HD_DTYPE_COUNT: from none */
   const char *packing;      /* "affine, 4 bits, groups of 64": how it lay in several tensors; NULL: in one */
-  bool lossy;               /* that tensor's values were rounded on their way in */
   const char *reason;       /* why it became another dtype than was asked for; NULL: it did not */
+  hd_dtype file_dtype;      /* of the tensor it was loaded from; HD_DTYPE_COUNT: from none */
+  bool filled;
+  bool lossy;               /* that tensor's values were rounded on their way in */
 } hd_parameter;
 
 typedef struct hd_node {
@@ -26,19 +26,24 @@ typedef struct hd_node {
   const char *name;
   const char *path;           /* of the declared layer's JSON; NULL: it has none */
   void *config;
-  size_t n_in, n_out, n_weights;
   hd_value *in;               /* n_in of them, in the model's arena */
   hd_value out[HD_MAX_OUTPUTS];
   int weight[HD_MAX_WEIGHTS]; /* indices of parameters */
+  uint32_t n_in;
+  uint8_t n_out, n_weights;
 } hd_node;
 
 typedef struct hd_value_info {
   const char *name;
   int node;                 /* that computes it; −1: the graph's input */
-  size_t output;            /* which of its outputs */
+  int output;               /* which of its outputs */
 } hd_value_info;
 
 enum { HD_MAX_WARNINGS = 8 };
+
+/* A config.json of a line, or a megabyte of JSON, could ask for more than it should cost. The largest models that are published have some thousands
+ * of each. */
+enum { HD_MAX_SPECS = 16384, HD_MAX_NODES = 16384, HD_MAX_PARAMETERS = 16384 };
 
 struct hd_model {
   hd_arena arena;           /* names, configs, specs, slots */
@@ -75,8 +80,9 @@ hd_model *hd_model_new(void);
 /* Frees whatever is there, sessions or not. */
 void hd_model_discard(hd_model *model);
 
-/* Appends a declared layer to the chain. Names are kept as given (in the model's arena). NULL when out of memory. */
+/* A declared layer. The names are kept as given: they are in the model's arena, or constant. NULL when out of memory, also where a name is NULL. */
 hd_spec *hd_spec_new(hd_model *model, const hd_layer *layer, const char *name, const char *weights, const char *bundle, const void *config);
+/* Appends it to the chain. */
 hd_status hd_model_add_spec(hd_model *model, hd_spec *spec, hd_error *err);
 
 /* Adds to the model's warnings; those past the last place are left out. */

@@ -14,6 +14,7 @@
 
 typedef struct reader {
   hd_model *model;
+  size_t n_layers; /* so far, those inside others too */
   hd_status *status;
   hd_error *err;
 } reader;
@@ -56,6 +57,24 @@ static hd_spec *out_of_memory(reader *r) {
   return NULL;
 }
 
+/* The layer's name with a dot, which in a chain is what a bundle says, too. */
+static const char *usual_weights(hd_arena *arena, const char *name, const char *bundle) {
+  const size_t n = strlen(name);
+  return strncmp(bundle, name, n) == 0 && strcmp(bundle + n, ".") == 0 ? bundle : hd_arena_format(arena, "%s.", name);
+}
+
+static hd_spec *new_spec(reader *r, const hd_layer *layer, const hd_json *json, const spot *at) {
+  hd_arena *arena = &r->model->arena;
+  const char *name = hd_json_get_text(json, "name", NULL), *weights = hd_json_get_text(json, "weights", NULL);
+  if (r->n_layers++ == HD_MAX_SPECS) hd_json_refuse(json, NULL, HD_UNSUPPORTED, "expected at most %d layers, found more", HD_MAX_SPECS);
+  if (*r->status != HD_OK) return NULL;
+  name = name ? hd_arena_text(arena, name) : at->name;
+  weights = weights ? hd_arena_text(arena, weights) : name ? usual_weights(arena, name, at->bundle) : NULL;
+  hd_spec *spec = hd_spec_new(r->model, layer, name, weights, at->bundle, NULL);
+  if (spec) spec->path = hd_arena_text(arena, json->path);
+  return spec && spec->path ? spec : out_of_memory(r);
+}
+
 static hd_spec *read_layer(reader *r, hd_json json, spot at) {
   if (!at.name || !at.bundle) return out_of_memory(r);
   char room[HD_NAME_ROOM], list[2048];
@@ -66,13 +85,8 @@ static hd_spec *read_layer(reader *r, hd_json json, spot at) {
     else hd_json_refuse(&json, "type", HD_UNSUPPORTED, "unknown layer type '%s'; known: %s", hd_short_name(room, type), hd_layer_list(list, sizeof list));
     return NULL;
   }
-  const char *own_name = hd_json_get_text(&json, "name", at.name);
-  const char *weights = hd_json_get_text(&json, "weights", NULL);
-  if (!weights) weights = hd_arena_format(&r->model->arena, "%s.", own_name);
-  hd_spec *spec = weights && *r->status == HD_OK ? hd_spec_new(r->model, layer, own_name, weights, at.bundle, NULL) : NULL;
-  if (!spec) return out_of_memory(r);
-  spec->path = hd_arena_text(&r->model->arena, json.path);
-  if (!spec->path) return out_of_memory(r);
+  hd_spec *spec = new_spec(r, layer, &json, &at);
+  if (!spec) return NULL;
   if (layer->has_children) read_children(r, spec, &json, at.batch);
   hd_parse p = {.json = json, .dialect = r->model->dialect, .batch = at.batch, .place = at.place, .arena = &r->model->arena, .spec = spec};
   if (*r->status == HD_OK) layer->parse(spec->config, &p);

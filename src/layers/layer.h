@@ -147,16 +147,16 @@ typedef enum hd_lack {
 
 typedef struct hd_slot {
   const char *role;       /* "weight", "bias" */
-  int n_dims;
   size_t shape[HD_MAX_DIMS]; /* a matrix is [out_features, in_features] whatever a file's order */
+  int n_dims;
   hd_lack lack;           /* what Loom makes of a bundle that has none, or not all of it */
-  bool in_out;            /* a matrix that weight files have as [in_features, out_features] */
   size_t n_parts;         /* a matrix that weight files have in so many, one below the other; in their names a number stands for the role's '*' */
+  hd_init init;           /* at build from a spec without weights */
+  float init_scale;       /* HD_INIT_UNIFORM_FAN_IN: ±init_scale/√fan_in; HD_INIT_NORMAL: σ */
+  bool in_out;            /* a matrix that weight files have as [in_features, out_features] */
   bool matrix;            /* goes through the layouts of kernels/matrix.h (n_dims 2); else plain F32 */
   bool lookup;            /* a matrix whose rows are looked up: conversions leave it 8 bits at least */
   bool optional;          /* may be missing from a file: stays NULL */
-  hd_init init;           /* at build from a spec without weights */
-  float init_scale;       /* HD_INIT_UNIFORM_FAN_IN: ±init_scale/√fan_in; HD_INIT_NORMAL: σ */
 } hd_slot;
 
 /* How a bundle names a weight, by its name below the declared layer. */
