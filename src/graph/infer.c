@@ -21,7 +21,10 @@ hd_status hd_node_infer(hd_infer *i, const hd_model *model, const hd_node *node,
     i->weight[k] = p->value.layout ? &p->value : NULL;
   }
   for (size_t o = 0; o < node->n_out; o++) i->out[o].dtype = HD_F32;
-  hd_status status = node->layer->infer(i, err);
+  hd_status status = HD_OK;
+  if (run->n_sequences > 1 && !node->layer->many_sequences)
+    status = hd_infer_fail(i, err, "a layer of type '%s' takes one sequence at a time", node->layer->name);
+  if (status == HD_OK) status = node->layer->infer(i, err);
   if (status == HD_OK && i->scratch_bytes > SIZE_MAX / 2)
     status = hd_infer_fail(i, err, "its intermediate values are too large: more than %zu bytes", SIZE_MAX / 2);
   if (status != HD_OK && node->path) hd_fail_in(err, node->path);
@@ -36,7 +39,8 @@ size_t hd_graph_most_inputs(const hd_model *model) {
 }
 
 static hd_status check_nodes(const hd_model *model, hd_shape *shapes, const hd_shape **inputs, hd_error *err) {
-  const hd_run run = {.context = model->input.dim[0]};
+  const hd_sequence sequence = {.rows = model->input.dim[0], .context = model->input.dim[0]};
+  const hd_run run = {.sequences = &sequence, .n_sequences = 1};
   shapes[0] = model->input;
   HD_TRY(hd_shape_check("input", &shapes[0], err));
   for (size_t n = 0; n < model->n_nodes; n++) {
