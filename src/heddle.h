@@ -357,7 +357,8 @@ const char *hd_session_value_name(const hd_session *session, size_t index);
 
 /* Several sequences of one model in one call: their rows lie one after the other, so that every weight is read once for all of them. A batch has the
  * memory of its calls and no timeline: the sequences are sessions', or begin and end with the call. For networks of the standard dialect that read
- * rows one after the other (token ids above all); a layer that would mix sequences is refused when the batch is made. */
+ * rows one after the other (token ids above all). Of more than one sequence, a layer that would mix them is refused when the batch is made
+ * (unsupported). */
 typedef struct hd_batch hd_batch;
 
 typedef struct hd_batch_options {

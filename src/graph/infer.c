@@ -13,6 +13,18 @@ hd_status hd_shape_check(const char *name, const hd_shape *shape, hd_error *err)
   return hd_fail(err, HD_BAD_ARGUMENT, "value %s of shape %s is too large", hd_short_name(room, name), hd_shape_text(text, shape->n_dims, shape->dim));
 }
 
+/* Whether the layer can tell the call's sequences apart, and do without a state where one has none. */
+static hd_status check_sequences(const hd_node *node, const hd_run *run, hd_error *err) {
+  char room[HD_NAME_ROOM];
+  const bool keeps = node->layer->state_bytes && node->layer->state_bytes(node->config, 1) > 0;
+  if (node->layer->many_sequences) return HD_OK;
+  if (run->n_sequences > 1)
+    return hd_fail(err, HD_UNSUPPORTED, "layer %s: type '%s' takes one sequence at a time", hd_short_name(room, node->name), node->layer->name);
+  if (keeps && run->sequences[0].context == 0)
+    return hd_fail(err, HD_UNSUPPORTED, "layer %s: type '%s' needs a session that keeps its state", hd_short_name(room, node->name), node->layer->name);
+  return HD_OK;
+}
+
 hd_status hd_node_infer(hd_infer *i, const hd_model *model, const hd_node *node, const hd_shape *shapes, const hd_shape **inputs, const hd_run *run, hd_error *err) {
   *i = (hd_infer){.config = node->config, .name = node->name, .in = inputs, .n_in = node->n_in, .run = run};
   for (size_t k = 0; k < node->n_in; k++) inputs[k] = &shapes[node->in[k]];
@@ -21,9 +33,7 @@ hd_status hd_node_infer(hd_infer *i, const hd_model *model, const hd_node *node,
     i->weight[k] = p->value.layout ? &p->value : NULL;
   }
   for (size_t o = 0; o < node->n_out; o++) i->out[o].dtype = HD_F32;
-  hd_status status = HD_OK;
-  if (run->n_sequences > 1 && !node->layer->many_sequences)
-    status = hd_infer_fail(i, err, "a layer of type '%s' takes one sequence at a time", node->layer->name);
+  hd_status status = check_sequences(node, run, err);
   if (status == HD_OK) status = node->layer->infer(i, err);
   if (status == HD_OK && i->scratch_bytes > SIZE_MAX / 2)
     status = hd_infer_fail(i, err, "its intermediate values are too large: more than %zu bytes", SIZE_MAX / 2);

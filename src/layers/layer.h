@@ -246,7 +246,7 @@ struct hd_layer {
   size_t n_outputs;       /* 0 means 1 */
   const char *const *output_names; /* of several outputs: "<node>.<output name>"; "" is the node's own */
   bool extra_outputs_optional;     /* outputs after the first are only computed where every value is kept */
-  bool many_sequences;    /* it may be given several at once: it computes every row alone, or asks run->sequences which rows belong together */
+  bool many_sequences;    /* it may be given several at once, and such as have no state: it computes every row alone, or asks run->sequences */
   bool in_place;          /* the output may lie where the first input lay (elementwise) */
   size_t (*state_bytes)(const void *config, size_t context); /* 0: none; by hd_times: SIZE_MAX is more than there can be */
   /* Moves a state to a block for another context, keeping `used` positions. NULL: a plain copy does. */

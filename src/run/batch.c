@@ -48,7 +48,7 @@ static size_t share_longest(hd_sequence *to, size_t rows, size_t context) {
 }
 
 static hd_status check_options(const hd_batch *b, const hd_batch_options *o, size_t rows, hd_error *err) {
-  if (b->model->dialect == HD_LOOM) return hd_fail(err, HD_UNSUPPORTED, "networks of the loom dialect read one sequence at a time");
+  if (o->sequences > 1 && b->model->dialect == HD_LOOM) return hd_fail(err, HD_UNSUPPORTED, "networks of the loom dialect read one sequence at a time");
   if (o->sequences == 0 || o->sequences > rows)
     return hd_fail(err, HD_BAD_ARGUMENT, "a batch of %zu rows takes 1 to %zu sequences, not %zu", rows, rows, o->sequences);
   if ((rows - 1) / b->max_context >= o->sequences)
