@@ -16,6 +16,12 @@ import type { Adapter } from './types.js';
 const mostRows = 64;
 const mostSequences = 16;
 
+/** Tokens to append to a session. */
+interface Part {
+  session: LocalSession;
+  ids: readonly number[];
+}
+
 interface Waiting {
   session: LocalSession;
   token: number;
@@ -46,23 +52,15 @@ export class Together {
     sessions.forEach((session, i) => session.reserveSync(session.position + (tokens[i]?.length ?? 0)));
     const adapters = new Set(sessions.map((session) => session.adapter));
     for (const adapter of adapters) {
-      const own = sessions.map((session, i) => ({ session, ids: tokens[i] ?? [] })).filter(({ session }) => session.adapter === adapter);
-      this.#decodeAlike(own);
+      this.#decodeAlike(sessions.map((session, i) => ({ session, ids: tokens[i] ?? [] })).filter(({ session }) => session.adapter === adapter));
     }
   }
 
   /** Of sessions with one adapter: calls of as many rows as fit, until all is computed. */
-  #decodeAlike(parts: readonly { session: LocalSession; ids: readonly number[] }[]): void {
+  #decodeAlike(parts: readonly Part[]): void {
     for (let left = parts; left.length > 0; ) {
-      const batch = this.#batchFor(left.slice(0, mostSequences).map(({ session }) => session), left.reduce((sum, { ids }) => sum + ids.length, 0));
-      let rows = batch.options.rows;
-      const call: { session: LocalSession; ids: readonly number[] }[] = [];
-      for (const { session, ids } of left.slice(0, Math.min(batch.options.sequences, rows))) {
-        const others = Math.min(left.length, batch.options.sequences) - call.length - 1;
-        const own = ids.slice(0, Math.max(rows - others, 1));
-        rows -= own.length;
-        call.push({ session, ids: own });
-      }
+      const batch = this.#batchFor(left);
+      const call = left.slice(0, batch.options.sequences).map(takeRows(batch.options.rows - Math.min(left.length, batch.options.sequences)));
       batch.forwardSync(call.map(({ session, ids }) => ({ session: session.handle, ids })));
       for (const { session, ids } of call) session.tookSync(ids);
       left = left.map(({ session, ids }, i) => ({ session, ids: ids.slice(call[i]?.ids.length ?? 0) })).filter(({ ids }) => ids.length > 0);
@@ -70,8 +68,10 @@ export class Together {
   }
 
   /** The batch at hand when it will do, else a larger one. */
-  #batchFor(sessions: readonly LocalSession[], rows: number): LocalBatch {
+  #batchFor(parts: readonly Part[]): LocalBatch {
     const had = this.#batch?.alive ? this.#batch : undefined;
+    const sessions = parts.slice(0, mostSequences).map(({ session }) => session);
+    const rows = parts.reduce((sum, { ids }) => sum + ids.length, 0);
     const sequences = powerAbove(sessions.length);
     const wanted = {
       sequences: Math.max(had?.options.sequences ?? 0, sequences),
@@ -127,7 +127,8 @@ export class Together {
     const waiting = this.#waiting;
     this.#waiting = [];
     this.#round++;
-    const alive = waiting.filter(({ session, fail }) => session.alive || fail(new HeddleError('bad_state', 'the session was freed')));
+    const alive = waiting.filter(({ session }) => session.alive);
+    for (const { session, fail } of waiting) if (!session.alive) fail(new HeddleError('bad_state', 'the session was freed'));
     const adapters = new Set<Adapter | null>(alive.map(({ session }) => session.adapter));
     for (const adapter of adapters) this.#computeAlike(alive.filter(({ session }) => session.adapter === adapter));
   }
@@ -142,8 +143,9 @@ export class Together {
   }
 
   #compute(waiting: readonly Waiting[]): boolean {
-    if (waiting.length > 1 && !this.#isAlone && this.#canBatch(waiting)) {
-      this.#decodeAlike(waiting.map(({ session, token }) => ({ session, ids: [token] })));
+    const parts = waiting.map(({ session, token }) => ({ session, ids: [token] }));
+    if (parts.length > 1 && !this.#isAlone && this.#canBatch(parts)) {
+      this.#decodeAlike(parts);
       return true;
     }
     for (const { session, token } of waiting) session.decodeSync([token]);
@@ -151,9 +153,9 @@ export class Together {
   }
 
   /** Whether there is a batch for them: not for every model, nor without memory for it. */
-  #canBatch(waiting: readonly Waiting[]): boolean {
+  #canBatch(parts: readonly Part[]): boolean {
     try {
-      this.#batchFor(waiting.slice(0, mostSequences).map(({ session }) => session), waiting.length);
+      this.#batchFor(parts);
       return true;
     } catch (error) {
       if (!(error instanceof HeddleError) || !['unsupported', 'out_of_memory'].includes(error.code)) throw error;
@@ -161,6 +163,15 @@ export class Together {
       return false;
     }
   }
+}
+
+/** Gives each part one row, and of the spare ones as many as it has ids for, first come first served. */
+function takeRows(spare: number): (part: Part) => Part {
+  return ({ session, ids }) => {
+    const own = ids.slice(0, 1 + spare);
+    spare -= own.length - 1;
+    return { session, ids: own };
+  };
 }
 
 function powerAbove(n: number): number {
