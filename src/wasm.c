@@ -519,6 +519,7 @@ double w_memory_peak(void) { return (double)hd_memory_peak(); }
 
 int w_pool_start(size_t n_threads) { return (int)hd_pool_start(n_threads, &error); }
 void w_pool_enter(size_t thread) { hd_pool_enter(thread); }
+void w_pool_abandon(void) { hd_pool_abandon(); }
 void w_pool_stop(void) { hd_pool_stop(); }
 size_t w_pool_threads(void) { return hd_pool_threads(); }
 double w_pool_work(size_t thread) { return (double)hd_pool_work(thread); }

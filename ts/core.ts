@@ -108,6 +108,7 @@ export interface CoreExports extends HeapExports {
   w_memory_peak(): number;
   w_pool_start(threads: number): Status;
   w_pool_enter(thread: number): void;
+  w_pool_abandon(): void;
   w_pool_stop(): void;
   w_pool_threads(): number;
   w_pool_work(thread: number): number;

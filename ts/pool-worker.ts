@@ -20,12 +20,27 @@ export interface ThreadStart {
 function run(start: ThreadStart, answer: (message: { problem?: string }) => void): void {
   try {
     const exports = startThread(start.module, start.memory).exports as unknown as CoreExports & ThreadExports;
-    if (exports.__stack_pointer) exports.__stack_pointer.value = start.stackTop;
     if (start.tls !== 0) exports.__wasm_init_tls?.(start.tls);
+    takeStack(exports, start);
     answer({});
-    exports.w_pool_enter(start.thread);
+    enter(exports, start);
   } catch (error) {
     answer({ problem: error instanceof Error ? error.message : String(error) });
+  }
+}
+
+function takeStack(exports: ThreadExports, start: ThreadStart): void {
+  if (exports.__stack_pointer) exports.__stack_pointer.value = start.stackTop;
+}
+
+/** Stays until the pool stops. A trap is told to the caller, who would wait for this thread's part for ever: then it traps, too. */
+function enter(exports: CoreExports & ThreadExports, start: ThreadStart): void {
+  try {
+    exports.w_pool_enter(start.thread);
+  } catch (error) {
+    takeStack(exports, start); // a trap leaves it where it was
+    exports.w_pool_abandon();
+    throw error;
   }
 }
 

@@ -34,6 +34,7 @@ hd_status hd_pool_start(size_t n_threads, hd_error *err) {
 
 void hd_pool_stop(void) {}
 void hd_pool_enter(size_t thread) { (void)thread; }
+void hd_pool_abandon(void) {}
 size_t hd_pool_threads(void) { return 1; }
 uint64_t hd_pool_work(size_t index) { return index == 0 ? work_done : 0; }
 
@@ -66,6 +67,7 @@ static struct {
   atomic_uint caller_sleeps;
   atomic_uint entered;                /* workers in the pool */
   atomic_bool stopping;
+  atomic_bool broken;                 /* a worker never came back from its work */
   counter counters[HD_POOL_MAX];
 } pool;
 
@@ -175,6 +177,7 @@ void hd_pool_run(hd_work work, void *context, size_t n, size_t grain) {
   if (atomic_load(&pool.sleepers)) wake(&pool.generation);
   take_chunks(0);
   close_job();
+  if (atomic_load(&pool.broken)) __builtin_trap(); /* what that worker should have computed is not there */
 }
 
 /* ---- A worker's life ---- */
@@ -196,6 +199,12 @@ void hd_pool_enter(size_t thread) {
     seen = atomic_load(&pool.generation);
   }
   atomic_fetch_sub(&pool.entered, 1);
+}
+
+void hd_pool_abandon(void) {
+  atomic_store(&pool.broken, true);
+  atomic_fetch_sub(&pool.entered, 1);
+  leave_job();
 }
 
 size_t hd_pool_threads(void) {

@@ -11,11 +11,25 @@ static const hd_arch *const families[] = {
 };
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
 
+/* Which of the family's types it is; past the last: none. */
+static size_t type_of(const hd_arch *arch, const char *model_type) {
+  size_t i = 0;
+  while (arch->model_type(i) && strcmp(arch->model_type(i), model_type) != 0) i++;
+  return i;
+}
+
 const hd_arch *hd_arch_find(const char *model_type) {
   for (size_t f = 0; f < N_FAMILIES; f++)
-    for (size_t i = 0; families[f]->model_type(i); i++)
-      if (strcmp(families[f]->model_type(i), model_type) == 0) return families[f];
+    if (families[f]->model_type(type_of(families[f], model_type))) return families[f];
   return NULL;
+}
+
+hd_status hd_arch_build(const hd_arch *arch, hd_model *model, const hd_json *config, hd_error *err) {
+  const char *model_type = hd_json_get_text(config, "model_type", "");
+  const size_t type = type_of(arch, model_type);
+  char room[HD_NAME_ROOM];
+  if (!arch->model_type(type)) return hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is no kind of %s", hd_short_name(room, model_type), arch->name);
+  return arch->build(model, type, config, err);
 }
 
 const char *hd_arch_list(char *room, size_t n) {

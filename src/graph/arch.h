@@ -8,12 +8,14 @@
 typedef struct hd_arch {
   const char *name;
   const char *(*model_type)(size_t index); /* what config.json's model_type says for it; NULL past the last */
-  hd_status (*build)(hd_model *model, const hd_json *config, hd_error *err);
+  hd_status (*build)(hd_model *model, size_t type, const hd_json *config, hd_error *err); /* type: which of them it says */
 } hd_arch;
 
 extern const hd_arch hd_arch_llama, hd_arch_gemma, hd_arch_gpt2, hd_arch_bert;
 
 const hd_arch *hd_arch_find(const char *model_type);
+/* Adds the specs of a config.json of the family. */
+hd_status hd_arch_build(const hd_arch *arch, hd_model *model, const hd_json *config, hd_error *err);
 /* The family of a config.json, or NULL where its model_type is not known; a refusal says what the model is instead, where its names tell. */
 hd_status hd_arch_choose(const hd_arch **out, const hd_json *config, hd_error *err);
 /* "llama, qwen2, …": for messages. */

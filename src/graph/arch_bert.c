@@ -22,7 +22,6 @@ static bert read_config(const hd_json *j) {
     .width = hd_config_size(j, "hidden_size", 0, HD_MAX_WIDTH),
     .hidden = hd_config_size(j, "intermediate_size", 0, HD_MAX_WIDTH),
     .n_layers = hd_config_size(j, "num_hidden_layers", 0, HD_MAX_LAYERS),
-    .heads = hd_config_size(j, "num_attention_heads", 0, HD_MAX_WIDTH),
     .vocab_size = hd_config_size(j, "vocab_size", 30522, HD_MAX_VOCABULARY),
     .n_types = hd_config_size(j, "type_vocab_size", 2, 64),
     .context = hd_config_size(j, "max_position_embeddings", 512, HD_MAX_CONTEXT),
@@ -31,15 +30,14 @@ static bert read_config(const hd_json *j) {
   };
   char room[HD_NAME_ROOM];
   const char *kind = hd_json_get_text(j, "position_embedding_type", "absolute");
-  if (c.heads && c.width % c.heads != 0) hd_json_refuse(j, "num_attention_heads", HD_BAD_FILE, "expected a divisor of the width %zu, found %zu", c.width, c.heads);
+  c.heads = hd_config_heads(j, "num_attention_heads", 0, c.width);
   if (strcmp(kind, "absolute") != 0) hd_json_refuse(j, "position_embedding_type", HD_UNSUPPORTED, "expected absolute, found '%s'", hd_short_name(room, kind));
   if (hd_json_get_bool(j, "is_decoder", false)) hd_json_refuse(j, "is_decoder", HD_UNSUPPORTED, "BERT as a decoder is not built");
   return c;
 }
 
 static hd_spec *norm(hd_model *m, const bert *c, const char *name, const char *weights, size_t i) {
-  const hd_moments_config config = hd_layer_norm_of(c->width, c->epsilon, true);
-  return hd_arch_spec(m, &hd_layer_layer_norm, name, weights, i, &config);
+  return hd_arch_layer_norm(m, name, weights, i, c->width, c->epsilon);
 }
 
 static hd_spec *linear(hd_model *m, const char *name, const char *weights, size_t i, size_t in, size_t out) {
@@ -77,7 +75,8 @@ static hd_status add_end(hd_model *m, const bert *c, const hd_json *j, size_t n_
   return of_text || of_tokens ? hd_model_add_spec(m, linear(m, "logits", "classifier.", 0, c->width, n_labels), err) : HD_OK;
 }
 
-static hd_status build(hd_model *m, const hd_json *j, hd_error *err) {
+static hd_status build(hd_model *m, size_t type, const hd_json *j, hd_error *err) {
+  (void)type;
   const bert c = read_config(j);
   const size_t n_labels = hd_config_labels(j);
   if (*j->status != HD_OK) return *j->status;

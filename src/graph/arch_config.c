@@ -25,6 +25,12 @@ const hd_activation *hd_config_activation(const hd_json *j, const char *key, con
   return found;
 }
 
+size_t hd_config_heads(const hd_json *j, const char *key, size_t missing, size_t width) {
+  const size_t heads = hd_config_size(j, key, missing, HD_MAX_WIDTH);
+  if (heads && width % heads != 0) hd_json_refuse(j, key, HD_BAD_FILE, "expected a divisor of the width %zu, found %zu", width, heads);
+  return heads;
+}
+
 void hd_config_check_heads(const hd_json *j, size_t heads, size_t kv_heads, size_t head_dim) {
   if (kv_heads && heads % kv_heads != 0)
     hd_json_refuse(j, "num_attention_heads", HD_BAD_FILE, "expected a multiple of the %zu key/value heads, found %zu", kv_heads, heads);
@@ -77,6 +83,11 @@ void hd_config_tokens(hd_model *m, size_t context) {
 
 hd_spec *hd_arch_spec(hd_model *m, const hd_layer *layer, const char *name, const char *weights, size_t index, const void *config) {
   return hd_spec_new(m, layer, hd_arena_format(&m->arena, name, index), hd_arena_format(&m->arena, weights, index), "", config);
+}
+
+hd_spec *hd_arch_layer_norm(hd_model *m, const char *name, const char *weights, size_t index, size_t width, float epsilon) {
+  const hd_moments_config config = hd_layer_norm_of(width, epsilon, true);
+  return hd_arch_spec(m, &hd_layer_layer_norm, name, weights, index, &config);
 }
 
 hd_spec *hd_arch_residual(hd_model *m, const char *name, size_t index, hd_spec *const *children, size_t n) {

@@ -3,11 +3,9 @@
  *
  *   gemma2        norms behind attention and feed-forward too, capped scores and logits, a window in every second layer
  *   gemma3_text   no caps but norms on queries and keys; five layers with a window, turned by a base of their own, for one without */
-#include "base/status.h"
 #include "graph/arch_decoder.h"
 
 #include <math.h>
-#include <string.h>
 
 typedef struct family {
   const char *model_type;
@@ -28,13 +26,6 @@ static const family families[] = {
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
 
 static const char *model_type(size_t i) { return i < N_FAMILIES ? families[i].model_type : NULL; }
-
-/* NULL: nobody's, and then arch.c does not choose this file. */
-static const family *family_of(const char *type) {
-  for (size_t i = 0; i < N_FAMILIES; i++)
-    if (strcmp(families[i].model_type, type) == 0) return &families[i];
-  return NULL;
-}
 
 /* null turns a cap off, leaving it out does not. */
 static float read_cap(const hd_json *j, const char *key, float missing) {
@@ -65,11 +56,8 @@ static void read_rope(hd_model *m, hd_decoder *c, const hd_json *j, const family
   if (!(c->window_rope.theta > 0)) hd_json_refuse(j, "rope_local_base_freq", HD_BAD_FILE, "expected a positive number");
 }
 
-static hd_status build(hd_model *m, const hd_json *j, hd_error *err) {
-  const char *type = hd_json_get_text(j, "model_type", "");
-  const family *f = family_of(type);
-  char room[HD_NAME_ROOM];
-  if (!f) return hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is no kind of Gemma", hd_short_name(room, type));
+static hd_status build(hd_model *m, size_t type, const hd_json *j, hd_error *err) {
+  const family *f = &families[type];
   hd_decoder c = hd_decoder_read(j, &f->missing);
   c.embedding_scale = sqrtf((float)c.hidden_size);
   c.norm_plus_one = true;

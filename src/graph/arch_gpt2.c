@@ -7,7 +7,6 @@
 #include "graph/arch_config.h"
 
 #include <math.h>
-#include <string.h>
 
 typedef struct gpt2 {
   size_t width, hidden, n_layers, heads, vocab_size, context;
@@ -20,7 +19,6 @@ static gpt2 read_config(const hd_json *j) {
   gpt2 c = {
     .width = hd_config_size(j, "n_embd", 768, HD_MAX_WIDTH),
     .n_layers = hd_config_size(j, "n_layer", 12, HD_MAX_LAYERS),
-    .heads = hd_config_size(j, "n_head", 12, HD_MAX_WIDTH),
     .vocab_size = hd_config_size(j, "vocab_size", 50257, HD_MAX_VOCABULARY),
     .context = hd_config_size(j, "n_positions", 1024, HD_MAX_CONTEXT),
     .epsilon = (float)hd_json_get_number(j, "layer_norm_epsilon", 1e-5),
@@ -30,14 +28,13 @@ static gpt2 read_config(const hd_json *j) {
     .activation = hd_config_activation(j, "activation_function", "gelu_new"),
   };
   c.hidden = hd_config_size(j, "n_inner", 4 * c.width, 4 * HD_MAX_WIDTH);
-  if (c.heads && c.width % c.heads != 0) hd_json_refuse(j, "n_head", HD_BAD_FILE, "expected a divisor of the width %zu, found %zu", c.width, c.heads);
+  c.heads = hd_config_heads(j, "n_head", 12, c.width);
   if (hd_json_get_bool(j, "add_cross_attention", false)) hd_json_refuse(j, "add_cross_attention", HD_UNSUPPORTED, "attention to another model's values is not built");
   return c;
 }
 
 static hd_spec *norm(hd_model *m, const gpt2 *c, const char *name, const char *weights, size_t i) {
-  const hd_moments_config config = hd_layer_norm_of(c->width, c->epsilon, true);
-  return hd_arch_spec(m, &hd_layer_layer_norm, name, weights, i, &config);
+  return hd_arch_layer_norm(m, name, weights, i, c->width, c->epsilon);
 }
 
 static hd_spec *linear(hd_model *m, const char *name, const char *weights, size_t i, size_t in, size_t out) {
@@ -71,7 +68,8 @@ static hd_status add_block(hd_model *m, const gpt2 *c, size_t i, hd_error *err) 
   return hd_model_add_spec(m, hd_arch_residual(m, "layers.%zu.output", i, second, 4), err);
 }
 
-static hd_status build(hd_model *m, const hd_json *j, hd_error *err) {
+static hd_status build(hd_model *m, size_t type, const hd_json *j, hd_error *err) {
+  (void)type;
   const gpt2 c = read_config(j);
   if (*j->status != HD_OK) return *j->status;
   hd_config_tokens(m, c.context);

@@ -8,7 +8,6 @@
  *   qwen3     norms on every head's queries and keys
  *   phi3      q, k and v in one matrix, gate and up in another
  *   mixtral, qwen3_moe   mistral and qwen3 with experts */
-#include "base/status.h"
 #include "graph/arch_decoder.h"
 
 #include <string.h>
@@ -37,13 +36,6 @@ static const family families[] = {
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
 
 static const char *model_type(size_t i) { return i < N_FAMILIES ? families[i].model_type : NULL; }
-
-/* NULL: nobody's, and then arch.c does not choose this file. */
-static const family *family_of(const char *type) {
-  for (size_t i = 0; i < N_FAMILIES; i++)
-    if (strcmp(families[i].model_type, type) == 0) return &families[i];
-  return NULL;
-}
 
 /* ---- Windows ---- */
 
@@ -110,11 +102,8 @@ static void read_experts(hd_decoder *c, const hd_json *j) {
     if ((i + 1) % step == 0 && !has_number(j, "mlp_only_layers", i)) c->blocks[i] |= HD_BLOCK_EXPERTS;
 }
 
-static hd_status build(hd_model *m, const hd_json *j, hd_error *err) {
-  const char *type = hd_json_get_text(j, "model_type", "");
-  const family *f = family_of(type);
-  char room[HD_NAME_ROOM];
-  if (!f) return hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is no kind of Llama", hd_short_name(room, type));
+static hd_status build(hd_model *m, size_t type, const hd_json *j, hd_error *err) {
+  const family *f = &families[type];
   hd_decoder c = hd_decoder_read(j, &f->missing);
   c.activation = hd_config_activation(j, "hidden_act", "silu");
   if (f->bias_keys) {

@@ -45,7 +45,7 @@ static hd_status describe_family(hd_loader *loader, hd_model *model, cJSON *json
   if (!loader->arch) HD_TRY(hd_arch_choose(&loader->arch, &config, err));
   if (!loader->arch) return HD_OK;
   model->family = loader->arch->name;
-  return loader->arch->build(model, &config, err);
+  return hd_arch_build(loader->arch, model, &config, err);
 }
 
 static int last_matrix(const hd_model *model) {

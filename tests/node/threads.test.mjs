@@ -98,6 +98,20 @@ for (const name of threaded) {
     await model.free();
   });
 
+  // The program of heddle's own threads, in an instance whose stack is too small for a kernel: its first write below 0 traps.
+  test(`a thread that traps is an error for the caller, who does not wait for it (${name})`, { timeout: 60_000 }, async () => {
+    const runtime = await heddle.init({ variant, threads, poolWorker: new URL('trapping-thread.mjs', import.meta.url), log: () => undefined });
+    const model = await runtime.buildNetwork({ layers: [{ type: 'multi_head_attention', d_model: 256, num_heads: 8 }] }, { seed: 3 });
+    assert.equal(model.threads, threads);
+    const session = await model.createSession({ input: { shape: [64, 256] } });
+    const some = new Float32Array(64 * 256).fill(0.5);
+    await assert.rejects(async () => {
+      for (let i = 0; i < 2000; i++) await session.forward(some); // a thread may sleep through some
+    }, { code: 'bad_state', message: /instance died/ });
+    await assert.rejects(session.forward(some), { code: 'bad_state' });
+    await runtime.free();
+  });
+
   test(`a shared instance has one pool for all models (${name})`, async () => {
     const runtime = await heddle.init({ variant, threads, shared: true });
     const first = await wideOutput(runtime);
