@@ -3,7 +3,7 @@
  * Four rows' blocks of the same 32 columns lie together (80 bytes, 0.625 a weight): the file's 16 bytes of nibbles of each row, four bytes of
  * every row after the other, so that the low nibbles of one vector are four rows by columns 4j … 4j + 3, the high ones by the columns 16
  * further; and the four scales as float32. Codes stay 0…15, which is what the fast dot wants; 8 · (sum of activations) is taken off. */
-#include "kernels/quads.h"
+#include "kernels/file_blocks.h"
 
 enum { FILE_BLOCK_BYTES = 18, NIBBLE_BYTES = BLOCK / 2, PAIRS = VECTORS / 2, MIDDLE = 8 };
 
@@ -46,54 +46,26 @@ QUAD_FORM(form_q4, dot_q4, scales_q4, sizeof(quad_block), 0, true)
 
 static bool bytes_q4(size_t rows, size_t cols, size_t *bytes) { return cols % BLOCK == 0 && bytes_of(&form_q4, rows, cols, bytes); }
 
-static quad_block *block_at(const hd_matrix *w, size_t row, size_t block) { return (quad_block *)(void *)quad_at(w, &form_q4, row) + block; }
-
 /* ---- To and from the file's blocks ---- */
 
-static void pack_block(quad_block *to, size_t r, const unsigned char *from) {
+static void put_q4(void *quad, size_t r, const unsigned char *from) {
+  quad_block *to = quad;
   for (size_t i = 0; i < NIBBLE_BYTES; i++) to->nibbles[i / COLUMNS][r][i % COLUMNS] = (int8_t)from[2 + i];
-  to->scales[r] = hd_f16_to_f32((uint16_t)(from[0] | from[1] << 8));
+  to->scales[r] = scale_of_file(from);
 }
 
-static void pack_q4(const hd_matrix *w, size_t first, size_t n, const void *from) {
-  static const unsigned char zero[FILE_BLOCK_BYTES];
-  const unsigned char *blocks = from;
-  size_t n_blocks = w->cols / BLOCK;
-  for (size_t row = first; row < first + quads_of(n) * ROWS; row++)
-    for (size_t b = 0; b < n_blocks; b++)
-      pack_block(block_at(w, row, b), row % ROWS, row < first + n ? blocks + ((row - first) * n_blocks + b) * FILE_BLOCK_BYTES : zero);
-}
-
-static void from_f32_q4(const hd_matrix *w, size_t first, size_t n, const float *from) {
-  unsigned char block[FILE_BLOCK_BYTES];
-  for (size_t row = first; row < first + quads_of(n) * ROWS; row++)
-    for (size_t b = 0; b < w->cols / BLOCK; b++) {
-      if (row < first + n) hd_dtype_get(HD_Q4_0)->from_f32(from + (row - first) * w->cols + b * BLOCK, block, BLOCK);
-      else memset(block, 0, sizeof block);
-      pack_block(block_at(w, row, b), row % ROWS, block);
-    }
-}
-
-static void unpack_block(const quad_block *from, size_t r, unsigned char *to) {
-  uint16_t scale = hd_f32_to_f16(from->scales[r]);
-  to[0] = (unsigned char)(scale & 0xffu);
-  to[1] = (unsigned char)(scale >> 8);
+static void get_q4(const void *quad, size_t r, unsigned char *to) {
+  const quad_block *from = quad;
+  scale_to_file(to, from->scales[r]);
   for (size_t i = 0; i < NIBBLE_BYTES; i++) to[2 + i] = (unsigned char)from->nibbles[i / COLUMNS][r][i % COLUMNS];
 }
 
-static void unpack_q4(const hd_matrix *w, size_t first, size_t n, void *to) {
-  unsigned char *out = to;
-  for (size_t row = first; row < first + n; row++)
-    for (size_t b = 0; b < w->cols / BLOCK; b++, out += FILE_BLOCK_BYTES) unpack_block(block_at(w, row, b), row % ROWS, out);
-}
+static const file_blocks file_q4 = {&form_q4, HD_Q4_0, FILE_BLOCK_BYTES, put_q4, get_q4};
 
-static void row_q4(const hd_matrix *w, size_t index, float *to) {
-  unsigned char block[FILE_BLOCK_BYTES];
-  for (size_t b = 0; b < w->cols / BLOCK; b++) {
-    unpack_block(block_at(w, index, b), index % ROWS, block);
-    hd_dtype_get(HD_Q4_0)->to_f32(block, to + b * BLOCK, BLOCK);
-  }
-}
+static void pack_q4(const hd_matrix *w, size_t first, size_t n, const void *from) { pack_file_blocks(&file_q4, w, first, n, from); }
+static void unpack_q4(const hd_matrix *w, size_t first, size_t n, void *to) { unpack_file_blocks(&file_q4, w, first, n, to); }
+static void from_f32_q4(const hd_matrix *w, size_t first, size_t n, const float *from) { round_file_blocks(&file_q4, w, first, n, from); }
+static void row_q4(const hd_matrix *w, size_t index, float *to) { row_of_file_blocks(&file_q4, w, index, to); }
 
 /* ---- Products ---- */
 
@@ -104,7 +76,7 @@ static void pack_columns_q4(float *panel, const void *b, size_t first_k, size_t 
   size_t column = first_c % BLOCK, vector = column % NIBBLE_BYTES / COLUMNS;
   unsigned shift = column >= NIBBLE_BYTES ? 4 : 0;
   for (size_t k = 0; k < n_k; k++, panel += K_PANEL_COLUMNS) {
-    const quad_block *block = block_at(w, first_k + k, first_c / BLOCK);
+    const quad_block *block = file_block_at(&file_q4, w, first_k + k, first_c / BLOCK);
     size_t r = (first_k + k) % ROWS;
     for (size_t c = 0; c < n_c; c++) {
       int code = (uint8_t)block->nibbles[vector + c / COLUMNS][r][c % COLUMNS] >> shift & 15;
