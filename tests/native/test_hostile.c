@@ -1,56 +1,16 @@
-/* What a megabyte of hostile input may cost: less than a second, and less than 16 times its size in memory (of less than a megabyte: as much as one);
- * whatever becomes of it, nothing stays behind.
- * The readers of JSON, SafeTensors, GGUF and pickles have theirs beside their other tests. */
-#include "test.h"
+/* What a megabyte of hostile input may cost the readers of weights.mlx and zip archives, detection, and whoever builds networks. The readers of
+ * JSON, SafeTensors, GGUF and pickles have theirs beside their other tests. */
+#include "hostile.h"
 
 #include "base/base64.h"
-#include "base/memory.h"
 #include "format/bundle.h"
 #include "format/format.h"
-
-#include <time.h>
-
-enum { MEGABYTE = 1 << 20 };
-
-typedef struct cost {
-  clock_t start;
-  size_t live;
-} cost;
-
-static cost begin_cost(void) {
-  hd_memory_forget_peak();
-  return (cost){clock(), hd_memory_live()};
-}
-
-static void end_cost(cost c, const char *what, size_t n, hd_status status, const hd_error *err) {
-  const double seconds = (double)(clock() - c.start) / CLOCKS_PER_SEC;
-  const size_t peak = hd_memory_peak() - c.live;
-  const char *message = status == HD_OK ? "read" : err->message;
-  if (!CHECK(seconds < 1)) printf("# %.80s: %.2f s for %zu bytes: %.200s\n", what, seconds, n, message);
-  if (!CHECK(peak < 16 * (n < MEGABYTE ? MEGABYTE : n))) printf("# %.80s: %zu bytes for %zu: %.200s\n", what, peak, n, message);
-  CHECK(hd_memory_live() == c.live);
-  if (getenv("HD_COSTS")) printf("# %-60.60s %.2f s, %5.1f times, %.60s\n", what, seconds, (double)peak / (double)(n < MEGABYTE ? MEGABYTE : n), message);
-}
-
-/* `piece` as often as a megabyte holds, with its number in it, between a begin and an end. A comma before the end is left out. */
-static char *repeat_times(unsigned most, const char *first, const char *piece, const char *last, size_t *n) {
-  size_t n_piece = strlen(piece), n_last = strlen(last), at = strlen(first);
-  char *text = malloc(MEGABYTE + at + n_last + 1);
-  memcpy(text, first, at);
-  for (unsigned i = 0; i < most && at + 3 * n_piece / 2 + 32 < MEGABYTE; i++) at += (size_t)sprintf(text + at, piece, i, i, i, i);
-  if (text[at - 1] == ',') at--;
-  memcpy(text + at, last, n_last + 1);
-  *n = at + n_last;
-  return text;
-}
-
-static char *repeat(const char *first, const char *piece, const char *last, size_t *n) { return repeat_times(UINT32_MAX, first, piece, last, n); }
 
 /* ---- weights.mlx ---- */
 
 static void check_mlx(const char *first, const char *piece, const char *last) {
   size_t n, n_file;
-  char *text = repeat(first, piece, last, &n), *list;
+  char *text = repeat_to_a_megabyte(first, piece, last, &n), *list;
   uint8_t *file;
   hd_error err = {0};
   cost c = begin_cost();
@@ -208,7 +168,7 @@ TEST(a_hostile_megabyte_of_storages_costs_less_than_a_second_and_16_times_its_si
 static hd_directory *directory_of(const char *piece, size_t *n_header) {
   static const char begin[] = "{\"__metadata__\":{}";
   size_t n;
-  char *header = repeat(begin, piece, "}", &n);
+  char *header = repeat_to_a_megabyte(begin, piece, "}", &n);
   uint8_t *file = malloc(n + 8);
   hd_directory *directory;
   hd_error err = {0};

@@ -4,11 +4,10 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/status.h"
-#include "test.h"
+#include "hostile.h"
 
 #include <dirent.h>
 #include <float.h>
-#include <time.h>
 
 /* The whole text through the pull reader. */
 static hd_status read_all(const char *text, size_t n, hd_error *err) {
@@ -435,24 +434,15 @@ TEST(json_parse_without_memory_leaks_nothing) {
   CHECK(status == HD_OK && n > 10);
 }
 
-/* A megabyte that is meant to be slow or large: under a second and 16 MB. */
+/* A megabyte that is meant to be slow or large. */
 static void check_hostile(const char *piece, const char *first, const char *last) {
-  enum { MEGABYTE = 1 << 20 };
-  size_t n_first = strlen(first), n_last = strlen(last), n_piece = strlen(piece), n = n_first;
-  char *text = malloc(MEGABYTE + n_first + n_last);
-  memcpy(text, first, n_first);
-  for (unsigned i = 0; n + n_piece + 16 < MEGABYTE; i++) n += (size_t)sprintf(text + n, piece, i);
-  if (text[n - 1] == ',') n--;
-  memcpy(text + n, last, n_last);
-  n += n_last;
-  size_t before = hd_memory_live();
-  clock_t start = clock();
+  size_t n;
+  char *text = repeat_to_a_megabyte(first, piece, last, &n);
+  hd_error err = {0};
+  cost c = begin_cost();
   read_all(text, n, NULL);
-  parse_and_free(text, n, NULL);
-  double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
-  if (!CHECK(seconds < 1)) printf("# %s: %.2f s\n", piece, seconds);
-  if (!CHECK(hd_memory_peak() < 16 << 20)) printf("# %s: %zu bytes\n", piece, hd_memory_peak());
-  CHECK(hd_memory_live() == before);
+  hd_status status = parse_and_free(text, n, &err);
+  end_cost(c, piece, n, status, &err);
   free(text);
 }
 

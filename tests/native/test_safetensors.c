@@ -2,10 +2,9 @@
 #define _DEFAULT_SOURCE
 #include "base/memory.h"
 #include "format/format.h"
-#include "test.h"
+#include "hostile.h"
 
 #include <dirent.h>
-#include <time.h>
 
 /* A file of this header and n bytes of zeros as data, in a block of exactly its size. */
 static uint8_t *make_file(const char *header, size_t n_data, size_t *n) {
@@ -380,19 +379,15 @@ TEST(safetensors_without_memory_leaks_nothing) {
 }
 
 static void check_hostile(const char *piece, const char *first, const char *last) {
-  enum { MEGABYTE = 1 << 20 };
-  char *header = malloc(MEGABYTE + 100);
-  size_t n = (size_t)sprintf(header, "%s", first), n_file;
-  for (unsigned i = 0; n + strlen(piece) + 16 < MEGABYTE; i++) n += (size_t)sprintf(header + n, piece, i);
-  strcpy(header + (header[n - 1] == ',' ? n - 1 : n), last);
+  size_t n, n_file;
+  char *header = repeat_to_a_megabyte(first, piece, last, &n);
   uint8_t *file = make_file(header, 0, &n_file);
   hd_directory *directory;
-  clock_t start = clock();
-  hd_directory_read(&directory, file, n_file, n_file, NULL);
-  double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
-  if (!CHECK(seconds < 1)) printf("# %s: %.2f s\n", piece, seconds);
-  if (!CHECK(hd_memory_peak() < 16 << 20)) printf("# %s: %zu bytes\n", piece, hd_memory_peak());
+  hd_error err = {0};
+  cost c = begin_cost();
+  hd_status status = hd_directory_read(&directory, file, n_file, n_file, &err);
   hd_directory_free(directory);
+  end_cost(c, piece, n_file, status, &err);
   free(file);
   free(header);
 }

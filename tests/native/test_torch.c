@@ -6,10 +6,9 @@
 #include "format/format.h"
 #include "format/torch_write.h"
 #include "sha256.h"
-#include "test.h"
+#include "hostile.h"
 
 #include <cJSON.h>
-#include <time.h>
 
 #ifndef HEDDLE_SHARED_DIR
 #define HEDDLE_SHARED_DIR HEDDLE_SOURCE_DIR "/../shared"
@@ -370,27 +369,20 @@ TEST(pickle_refuses_what_it_does_not_need_and_says_where) {
 
 /* ---- What a hostile file may cost ---- */
 
-enum { HOSTILE_BYTES = 1000000 };
-
-/* A pickle of `unit` over and over between a begin and an end: within a second and 16 times its size, whatever becomes of it. */
+/* A pickle of `unit` over and over between a begin and an end. */
 static void check_cost(const char *begin, size_t n_begin, const char *unit, size_t n_unit, const char *end) {
-  size_t n_end = strlen(end), n = n_begin, before = hd_memory_live();
-  uint8_t *bytes = malloc(HOSTILE_BYTES + 64);
+  size_t n_end = strlen(end), n = n_begin;
+  uint8_t *bytes = malloc(MEGABYTE + 64);
   hd_directory *directory;
   hd_error err = {0};
   memcpy(bytes, begin, n_begin);
-  for (; n + n_unit + n_end <= HOSTILE_BYTES; n += n_unit) memcpy(bytes + n, unit, n_unit);
+  for (; n + n_unit + n_end <= MEGABYTE; n += n_unit) memcpy(bytes + n, unit, n_unit);
   memcpy(bytes + n, end, n_end);
-  clock_t start = clock();
-  size_t peak_before = hd_memory_peak();
+  cost c = begin_cost();
   hd_status status = hd_directory_read(&directory, bytes, n + n_end, n + n_end, &err);
-  double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
-  (void)peak_before;
-  if (!CHECK(hd_memory_peak() < (size_t)16 * HOSTILE_BYTES)) printf("# peak %zu for \"%.8s\": %s\n", hd_memory_peak(), unit, status ? err.message : "read");
-  if (!CHECK(seconds < 1)) printf("# %.2f s for \"%.8s\"\n", seconds, unit);
   hd_directory_free(directory);
+  end_cost(c, unit, n + n_end, status, &err);
   free(bytes);
-  CHECK(hd_memory_live() == before);
 }
 #define CHECK_COST(begin, unit, end) check_cost(begin, sizeof(begin) - 1, unit, sizeof(unit) - 1, end)
 

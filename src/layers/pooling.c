@@ -1,5 +1,5 @@
-/* pool.c: max_pool, avg_pool and adaptive_avg_pool over one and two axes, as PyTorch's modules. x: [batch, channels, axes…] or [channels, axes…]. */
-#include "kernels/pool.h"
+/* pooling.c: max_pool, avg_pool and adaptive_avg_pool over one and two axes, as PyTorch's modules. x: [batch, channels, axes…] or [channels, axes…]. */
+#include "kernels/pooling.h"
 
 #include "base/status.h"
 #include "layers/axes.h"

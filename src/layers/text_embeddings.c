@@ -1,4 +1,4 @@
-/* text.c: what encoders of text have around their blocks ("BERT", Devlin et al., 2019).
+/* text_embeddings.c: what encoders of text have around their blocks ("BERT", Devlin et al., 2019).
  *
  * text_embeddings: tokens + token types + positions. Ids are one list: id + vocab_size · type, so that a pair's second text (type 1) needs no
  * input of its own.

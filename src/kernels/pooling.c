@@ -1,5 +1,5 @@
-/* kernels/pool.c: see pool.h. */
-#include "kernels/pool.h"
+/* kernels/pooling.c: see pooling.h. */
+#include "kernels/pooling.h"
 
 #include <math.h>
 
