@@ -1,5 +1,5 @@
-/* base/json.c: trees of JSON. The pull reader checks the whole text first, with a budget of nodes, and refuses duplicate
- * keys; cJSON, which forgives too much, then builds what is known to be right. Below that, getters that know their path. */
+/* base/json.c: trees of JSON. cJSON, which forgives too much when it reads, only keeps them: the pull reader reads, with a budget of nodes, and
+ * duplicate keys are refused. Below that, getters that know their path. */
 #include "base/json.h"
 
 #include "base/decimal.h"
@@ -18,42 +18,35 @@ __attribute__((constructor)) static void use_our_allocator(void) {
   cJSON_InitHooks(&hooks);
 }
 
-/* ---- The check before cJSON ---- */
+/* ---- Reading ---- */
 
 typedef struct tree_key {
-  char *text;
+  const char *text; /* the member's */
   size_t at; /* where it ends in the text, for the message */
 } tree_key;
 
 /* Keys of all objects that are open, innermost last. */
-typedef struct tree_check {
+typedef struct tree_reader {
   size_t n_nodes;
   tree_key *keys;
   size_t n_keys, room;
-} tree_check;
+} tree_reader;
 
 static bool refuse(hd_json_reader *r, hd_status code, const char *problem) {
   if (r->status == HD_OK) r->status = hd_fail(r->err, code, "%s: byte %zu: %s", r->what, r->at, problem);
   return false;
 }
 
-static bool push_key(hd_json_reader *r, tree_check *check, char *text) {
-  if (check->n_keys == check->room) {
-    size_t room = check->room ? check->room * 2 : 64;
-    tree_key *keys = hd_realloc(check->keys, room * sizeof *keys);
-    if (!keys) {
-      hd_free(text);
-      return refuse(r, HD_OUT_OF_MEMORY, "no memory for keys");
-    }
-    check->keys = keys;
-    check->room = room;
+static bool push_key(hd_json_reader *r, tree_reader *tree, const char *text) {
+  if (tree->n_keys == tree->room) {
+    size_t room = tree->room ? tree->room * 2 : 64;
+    tree_key *keys = hd_realloc(tree->keys, room * sizeof *keys);
+    if (!keys) return refuse(r, HD_OUT_OF_MEMORY, "no memory for keys");
+    tree->keys = keys;
+    tree->room = room;
   }
-  check->keys[check->n_keys++] = (tree_key){text, r->at};
+  tree->keys[tree->n_keys++] = (tree_key){text, r->at};
   return true;
-}
-
-static void pop_keys(tree_check *check, size_t n_left) {
-  while (check->n_keys > n_left) hd_free(check->keys[--check->n_keys].text);
 }
 
 static int compare_keys(const void *a, const void *b) {
@@ -62,11 +55,11 @@ static int compare_keys(const void *a, const void *b) {
   return order ? order : (x->at > y->at) - (x->at < y->at);
 }
 
-/* Keys are compared as cJSON will see them: up to their first NUL. */
-static bool refuse_duplicates(hd_json_reader *r, const tree_check *check, size_t first) {
-  size_t n = check->n_keys - first;
+/* Keys are compared as cJSON sees them: up to their first NUL. */
+static bool refuse_duplicates(hd_json_reader *r, const tree_reader *tree, size_t first) {
+  size_t n = tree->n_keys - first;
   if (n < 2) return true; /* there may be no keys at all, not even NULL + 0 */
-  tree_key *keys = check->keys + first;
+  tree_key *keys = tree->keys + first;
   qsort(keys, n, sizeof *keys, compare_keys);
   for (size_t i = 1; i < n; i++) {
     if (strcmp(keys[i - 1].text, keys[i].text) != 0) continue;
@@ -78,51 +71,93 @@ static bool refuse_duplicates(hd_json_reader *r, const tree_check *check, size_t
   return true;
 }
 
-static void check_value(hd_json_reader *r, tree_check *check);
-
-static void check_object(hd_json_reader *r, tree_check *check) {
-  size_t first = check->n_keys, n;
-  char *key;
-  hd_json_enter_object(r);
-  while (hd_json_next_key(r, &key, &n) && push_key(r, check, key)) check_value(r, check);
-  if (r->status == HD_OK) refuse_duplicates(r, check, first);
-  pop_keys(check, first);
-}
-
-/* Recursive; entering limits how deep. */
-static void check_value(hd_json_reader *r, tree_check *check) {
-  double number;
-  hd_json_type type = hd_json_peek(r);
-  if (type != HD_JSON_END && check->n_nodes++ == HD_JSON_MAX_NODES) {
+/* A node of no value yet; NULL is recorded. */
+static cJSON *new_node(hd_json_reader *r, tree_reader *tree) {
+  if (tree->n_nodes++ == HD_JSON_MAX_NODES) {
     char problem[80];
     snprintf(problem, sizeof problem, "expected at most %d values, found more", HD_JSON_MAX_NODES);
     refuse(r, HD_UNSUPPORTED, problem);
+    return NULL;
+  }
+  cJSON *node = cJSON_CreateNull();
+  if (!node) refuse(r, HD_OUT_OF_MEMORY, "no memory for a tree of values");
+  return node;
+}
+
+static void read_into(cJSON *node, hd_json_reader *r, tree_reader *tree);
+
+/* Appends a node of that key, which it owns from here on (NULL: an array's), and reads it. */
+static void read_child(cJSON *parent, char *key, hd_json_reader *r, tree_reader *tree) {
+  cJSON *child = new_node(r, tree);
+  if (!child) {
+    hd_free(key);
     return;
   }
-  if (type == HD_JSON_OBJECT) {
-    check_object(r, check);
-  } else if (type == HD_JSON_ARRAY) {
-    hd_json_enter_array(r);
-    while (hd_json_next_item(r)) check_value(r, check);
-  } else if (type == HD_JSON_NUMBER) {
-    hd_json_number(r, &number);
-  } else {
-    hd_json_skip(r, NULL, NULL);
+  child->string = key;
+  cJSON_AddItemToArray(parent, child);
+  if (!key || push_key(r, tree, key)) read_into(child, r, tree);
+}
+
+static void read_object(cJSON *node, hd_json_reader *r, tree_reader *tree) {
+  size_t first = tree->n_keys, n;
+  char *key;
+  node->type = cJSON_Object;
+  hd_json_enter_object(r);
+  while (hd_json_next_key(r, &key, &n)) read_child(node, key, r, tree);
+  if (r->status == HD_OK) refuse_duplicates(r, tree, first);
+  tree->n_keys = first;
+}
+
+static void read_array(cJSON *node, hd_json_reader *r, tree_reader *tree) {
+  node->type = cJSON_Array;
+  hd_json_enter_array(r);
+  while (hd_json_next_item(r)) read_child(node, NULL, r, tree);
+}
+
+static void read_text(cJSON *node, hd_json_reader *r) {
+  char *text;
+  size_t n;
+  if (!hd_json_string(r, &text, &n)) return;
+  node->type = cJSON_String;
+  node->valuestring = text;
+}
+
+static void read_number(cJSON *node, hd_json_reader *r) {
+  double value;
+  if (!hd_json_number(r, &value)) return;
+  node->type = cJSON_Number;
+  cJSON_SetNumberValue(node, value); /* the whole number beside it, too */
+}
+
+static void read_word(cJSON *node, hd_json_reader *r) {
+  const char *start;
+  size_t n;
+  if (hd_json_skip(r, &start, &n)) node->type = *start == 't' ? cJSON_True : *start == 'f' ? cJSON_False : cJSON_NULL;
+}
+
+/* Recursive; entering limits how deep. */
+static void read_into(cJSON *node, hd_json_reader *r, tree_reader *tree) {
+  switch (hd_json_peek(r)) {
+    case HD_JSON_OBJECT: read_object(node, r, tree); break;
+    case HD_JSON_ARRAY: read_array(node, r, tree); break;
+    case HD_JSON_STRING: read_text(node, r); break;
+    case HD_JSON_NUMBER: read_number(node, r); break;
+    case HD_JSON_BOOL:
+    case HD_JSON_NULL: read_word(node, r); break;
+    case HD_JSON_END: break;
   }
 }
 
 hd_status hd_json_parse(cJSON **out, const char *text, size_t n, hd_error *err) {
-  *out = NULL;
   hd_json_reader r = hd_json_open(text, n, "JSON", err);
-  tree_check check = {0};
-  check_value(&r, &check);
+  tree_reader tree = {0};
+  cJSON *root = new_node(&r, &tree);
+  if (root) read_into(root, &r, &tree);
   hd_json_finish(&r);
-  pop_keys(&check, 0);
-  hd_free(check.keys);
-  if (r.status != HD_OK) return r.status;
-  *out = cJSON_ParseWithLengthOpts(text, n, NULL, false);
-  /* The text is right, so only memory can have been missing. */
-  return *out ? HD_OK : hd_fail(err, HD_OUT_OF_MEMORY, "JSON: no memory for a tree of %zu values", check.n_nodes);
+  hd_free(tree.keys);
+  if (r.status != HD_OK) cJSON_Delete(root);
+  *out = r.status == HD_OK ? root : NULL;
+  return r.status;
 }
 
 /* ---- Getters ---- */

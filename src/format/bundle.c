@@ -17,7 +17,7 @@
  * The outer text is stepped over once, without copying, to find the model; then its cfg becomes a tree and its weights are
  * pulled into float arrays. */
 #include "format/bundle_weights.h"
-#include "format/text.h"
+#include "base/text.h"
 
 #include "base/base64.h"
 #include "base/memory.h"

@@ -4,7 +4,7 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "format/format.h"
-#include "format/text.h"
+#include "base/text.h"
 #include "format/torch_write.h"
 
 #include <string.h>

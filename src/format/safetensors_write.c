@@ -7,7 +7,7 @@
 #include "base/status.h"
 #include "format/format.h"
 #include "format/precision.h"
-#include "format/text.h"
+#include "base/text.h"
 
 #include <math.h>
 #include <stdlib.h>

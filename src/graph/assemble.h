@@ -3,7 +3,7 @@
 #define HD_GRAPH_ASSEMBLE_H
 
 #include "base/json.h"
-#include "format/text.h"
+#include "base/text.h"
 #include "heddle.h"
 
 /* Whether the directory has Llama's tensors. `config` (an object) is completed by what they show; *ok is false when memory ran out. */

@@ -9,7 +9,7 @@
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
-#include "format/text.h"
+#include "base/text.h"
 #include "graph/assemble.h"
 #include "graph/graph.h"
 

@@ -12,7 +12,7 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "format/format.h"
-#include "format/text.h"
+#include "base/text.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -2,7 +2,7 @@
 #ifndef HD_GRAPH_GGUF_H
 #define HD_GRAPH_GGUF_H
 
-#include "format/text.h"
+#include "base/text.h"
 #include "graph/graph.h"
 
 typedef struct hd_gguf_architecture hd_gguf_architecture;

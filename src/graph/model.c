@@ -2,6 +2,7 @@
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
+#include "base/text.h"
 #include "format/bundle.h"
 #include "graph/graph.h"
 
@@ -241,11 +242,12 @@ hd_status hd_model_describe(char **out, const hd_model *model, hd_error *err) {
   cJSON *weights = cJSON_AddArrayToObject(json, "weights");
   for (size_t i = 0; i < model->n_parameters; i++)
     if (model->parameters[i].value.data) cJSON_AddItemToArray(weights, weight_json(&model->parameters[i]));
-  char *text = cJSON_PrintUnformatted(json);
+  hd_text text = {0};
+  hd_text_json(&text, json, HD_TEXT_ONE_LINE);
   cJSON_Delete(json);
-  if (!text) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to describe the model");
-  *out = text;
-  return HD_OK;
+  if (!text.failed) *out = text.data;
+  else hd_free(text.data);
+  return text.failed ? hd_fail(err, HD_OUT_OF_MEMORY, "no memory to describe the model") : HD_OK;
 }
 
 /* The parameter of that name and its element count, checked against n. */

@@ -2,7 +2,7 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "format/bundle.h"
-#include "format/text.h"
+#include "base/text.h"
 #include "graph/graph.h"
 
 #include <math.h>

@@ -13,6 +13,7 @@
  * The loom dialect computes what Loom does, mistakes included (loom.md, sections c and j, 18): its sparse takes the support's sum twice, its entmax
  * blends softmax with that; a variant without its settings is plain softmax at t = 1, an unknown name is standard. */
 #include "base/status.h"
+#include "base/text.h"
 #include "layers/rows.h"
 
 #include <float.h>
@@ -255,9 +256,11 @@ static const char *const unused_keys[HD_SOFTMAX_UNUSED] = {"gumbel_noise", "adap
 static void keep_unused(hd_softmax_config *c, hd_parse *p) {
   for (size_t i = 0; i < HD_SOFTMAX_UNUSED; i++) {
     hd_json member = hd_json_member(&p->json, unused_keys[i]);
-    char *text = member.node ? cJSON_PrintUnformatted(member.node) : NULL;
-    if (text) c->unused[i] = hd_arena_text(p->arena, text);
-    cJSON_free(text);
+    hd_text text = {0};
+    if (!member.node) continue;
+    hd_text_json(&text, member.node, HD_TEXT_ONE_LINE);
+    if (!text.failed) c->unused[i] = hd_arena_text(p->arena, text.data);
+    hd_free(text.data);
   }
 }
 

@@ -5,7 +5,7 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "format/bundle.h"
-#include "format/text.h"
+#include "base/text.h"
 #include "test.h"
 
 #include <dirent.h>

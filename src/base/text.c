@@ -1,6 +1,6 @@
-/* format/text.c: a text that grows, and what bundles are written with: numbers, strings and trees as Go's JSON writer (and,
+/* base/text.c: a text that grows, and what bundles are written with: numbers, strings and trees as Go's JSON writer (and,
  * for numbers, JavaScript's) spells them. */
-#include "format/text.h"
+#include "base/text.h"
 
 #include "base/base64.h"
 #include "base/decimal.h"
@@ -98,18 +98,21 @@ void hd_text_quoted(hd_text *t, const char *text) {
   hd_text_add(t, "\"", 1);
 }
 
-static void add_line(hd_text *t, int level) { hd_text_print(t, "\n%*s", level * 2, ""); }
+static void add_line(hd_text *t, int level) {
+  if (level != HD_TEXT_ONE_LINE) hd_text_print(t, "\n%*s", level * 2, "");
+}
 
 static void add_items(hd_text *t, const cJSON *node, int level) {
-  bool object = cJSON_IsObject(node);
+  const bool object = cJSON_IsObject(node);
+  const int inner = level == HD_TEXT_ONE_LINE ? level : level + 1;
   hd_text_add(t, object ? "{" : "[", 1);
   for (const cJSON *item = node->child; item; item = item->next) {
-    add_line(t, level + 1);
+    add_line(t, inner);
     if (object) {
       hd_text_quoted(t, item->string);
-      hd_text_add(t, ": ", 2);
+      hd_text_add(t, ": ", inner == HD_TEXT_ONE_LINE ? 1 : 2);
     }
-    hd_text_json(t, item, level + 1);
+    hd_text_json(t, item, inner);
     if (item->next) hd_text_add(t, ",", 1);
   }
   if (node->child) add_line(t, level);
