@@ -1,9 +1,12 @@
-/* base/decimal.c: digits by exact whole numbers, after Steele and White, "How to print floating-point numbers accurately" (1990), with the bounds of
+/* base/decimal.c: both ways by exact whole numbers. Digits are found after Steele and White, "How to print floating-point numbers accurately" (1990), with the bounds of
  * Burger and Dybvig, "Printing floating-point numbers quickly and accurately" (1996).
  *
  * A number reads back from whatever lies between it and the middles to its two neighbours. With the number, the distances and the place of the next
  * digit as whole numbers (`rest`, `below`, `unit`), a digit is rest / unit; the first one after which what is left out is less than a distance is the
- * last. float32 needs numbers of 160 bits at most, float64 of some 1120. */
+ * last. float32 needs numbers of 160 bits at most, float64 of some 1120.
+ *
+ * To read one, its digits times or over a power of ten are divided to 55 bits, of which the format keeps the first. Decimals of more than 800 digits
+ * are as near to whatever they are near to as their first 800 and something. */
 #include "base/decimal.h"
 
 #include <math.h>
@@ -13,7 +16,7 @@ const hd_binary hd_binary_f64 = {53, -1074}, hd_binary_f32 = {24, -149}, hd_bina
 
 /* ---- Whole numbers ---- */
 
-enum { MOST_WORDS = 36 };
+enum { MOST_WORDS = 132 };
 
 /* n words, the least first, the last not 0. */
 typedef struct whole {
@@ -25,6 +28,16 @@ static void multiply(whole *a, uint32_t factor) {
   uint64_t carry = 0;
   for (int i = 0; i < a->n; i++) {
     carry += (uint64_t)a->word[i] * factor;
+    a->word[i] = (uint32_t)carry;
+    carry >>= 32;
+  }
+  if (carry) a->word[a->n++] = (uint32_t)carry;
+}
+
+static void add_small(whole *a, uint32_t value) {
+  uint64_t carry = value;
+  for (int i = 0; i < a->n && carry; i++) {
+    carry += a->word[i];
     a->word[i] = (uint32_t)carry;
     carry >>= 32;
   }
@@ -79,7 +92,7 @@ static void subtract(whole *a, const whole *b, uint32_t times) {
   while (a->n > 0 && a->word[a->n - 1] == 0) a->n--;
 }
 
-/* a / b, at most 10, by their first words: off by less than 1e-9. */
+/* a / b, less than 2^32, by their first words: right to 15 digits. */
 static double divide(const whole *a, const whole *b) {
   double x = 0, y = 0;
   for (int i = b->n; i >= 0 && i >= b->n - 3; i--) {
@@ -87,6 +100,15 @@ static double divide(const whole *a, const whole *b) {
     y = y * 0x1p32 + (i < b->n ? b->word[i] : 0);
   }
   return x / y;
+}
+
+/* a becomes the rest of a / b, which is less than 2^28. */
+static uint32_t take_quotient(whole *a, const whole *b) {
+  const uint32_t quotient = (uint32_t)(divide(a, b) * (1 - 1e-12)); /* or one more */
+  subtract(a, b, quotient);
+  if (compare(a, b) < 0) return quotient;
+  subtract(a, b, 1);
+  return quotient + 1;
 }
 
 /* ---- Digits ---- */
@@ -148,15 +170,6 @@ static void begin(writing *w, double value, hd_binary format) {
   if (compare(&w->rest, &w->unit) < 0) next_place(w);
 }
 
-/* The next digit; what is left becomes the rest. */
-static int take_digit(writing *w) {
-  int digit = (int)(divide(&w->rest, &w->unit) * (1 - 1e-9)); /* or one more */
-  subtract(&w->rest, &w->unit, (uint32_t)digit);
-  if (compare(&w->rest, &w->unit) < 0) return digit;
-  subtract(&w->rest, &w->unit, 1);
-  return digit + 1;
-}
-
 /* Whether the last digit is better one up: nearer, or as near and even then. */
 static bool rounds_up(const writing *w, int digit, bool down, bool up) {
   if (!down || !up) return up;
@@ -169,7 +182,7 @@ static decimal find_digits(double value, hd_binary format) {
   begin(&w, value, format);
   decimal d = {.exponent = w.exponent};
   for (;; next_place(&w)) {
-    int digit = take_digit(&w);
+    int digit = (int)take_quotient(&w.rest, &w.unit);
     bool down = reaches_down(&w), up = reaches_up(&w);
     if (down || up) digit += rounds_up(&w, digit, down, up);
     if (digit == 10) return (decimal){.digits = "1", .n = 1, .exponent = w.exponent + 1}; /* of the first digit: others never come to that */
@@ -226,4 +239,110 @@ size_t hd_decimal(char room[HD_DECIMAL_ROOM], double value, hd_binary format) {
   end = put_decimal(end, &d);
   *end = '\0';
   return (size_t)(end - room);
+}
+
+/* ---- Reading ---- */
+
+enum { MOST_DIGITS = 800 };
+
+/* A positive decimal: digits · 10^exponent. */
+typedef struct reading {
+  whole digits;
+  int n_digits;     /* from the first that is not 0 */
+  int64_t exponent;
+  bool more;        /* digits that are not 0 were left out */
+} reading;
+
+static bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+static void take_digit(reading *r, char digit, bool behind_point) {
+  const bool leads = r->n_digits == 0 && digit == '0', fits = r->n_digits < MOST_DIGITS;
+  if (!leads && fits) {
+    multiply(&r->digits, 10);
+    add_small(&r->digits, (uint32_t)(digit - '0'));
+    r->n_digits++;
+  } else if (!leads && digit != '0') {
+    r->more = true;
+  }
+  r->exponent += (!fits && !leads) - behind_point;
+}
+
+/* Digits with at most one point; 0: there is none. */
+static size_t take_digits(reading *r, const char *text, size_t n) {
+  size_t i = 0, n_taken = 0;
+  bool behind_point = false;
+  for (; i < n && (is_digit(text[i]) || (text[i] == '.' && !behind_point)); i++) {
+    if (text[i] == '.') {
+      behind_point = true;
+      continue;
+    }
+    take_digit(r, text[i], behind_point);
+    n_taken++;
+  }
+  return n_taken ? i : 0;
+}
+
+/* "e-7"; 0: there is none. */
+static size_t take_exponent(reading *r, const char *text, size_t n) {
+  size_t i = 1;
+  int64_t exponent = 0;
+  if (n < 2 || (text[0] != 'e' && text[0] != 'E')) return 0;
+  const bool down = text[i] == '-';
+  if (down || text[i] == '+') i++;
+  if (i == n || !is_digit(text[i])) return 0;
+  for (; i < n && is_digit(text[i]); i++)
+    if (exponent < INT64_MAX / 16) exponent = exponent * 10 + (text[i] - '0');
+  r->exponent += down ? -exponent : exponent;
+  return i;
+}
+
+static int bits_of(const whole *a) {
+  int bits = 32 * (a->n - 1);
+  for (uint32_t top = a->word[a->n - 1]; top; top >>= 1) bits++;
+  return bits;
+}
+
+static void shift_left(whole *a, int bits) {
+  for (; bits > 0; bits -= 31) multiply(a, UINT32_C(1) << (bits < 31 ? bits : 31));
+}
+
+/* (quotient + a part, which is 0 unless `more`) · 2^exponent, to the bits that the format has there. */
+static double round_to(hd_binary format, uint64_t quotient, int exponent, bool more) {
+  int bits = 0;
+  while (quotient >> bits) bits++;
+  const int last = exponent + bits - format.bits > format.smallest ? exponent + bits - format.bits : format.smallest, dropped = last - exponent;
+  if (dropped > 63) return 0;
+  const uint64_t rest = quotient & ((UINT64_C(1) << dropped) - 1), half = UINT64_C(1) << (dropped - 1);
+  uint64_t kept = quotient >> dropped;
+  kept += rest > half || (rest == half && (more || kept % 2 != 0));
+  return ldexp((double)kept, last);
+}
+
+static double nearest(reading *r, hd_binary format) {
+  if (r->n_digits == 0 || r->exponent + r->n_digits < -400) return 0;
+  if (r->exponent + r->n_digits > 400) return INFINITY;
+  whole unit;
+  set_shifted(&unit, 1, 0);
+  multiply_by_power_of_ten(&r->digits, (int)r->exponent);
+  multiply_by_power_of_ten(&unit, (int)-r->exponent);
+  const int shift = 27 - (bits_of(&r->digits) - bits_of(&unit)); /* the quotient has 27 or 28 bits then, and 28 more */
+  shift_left(&r->digits, shift);
+  shift_left(&unit, -shift);
+  const uint64_t first = take_quotient(&r->digits, &unit);
+  shift_left(&r->digits, 28);
+  const uint64_t second = take_quotient(&r->digits, &unit);
+  return round_to(format, first << 28 | second, -shift - 28, r->more || r->digits.n > 0);
+}
+
+double hd_decimal_read(const char *text, size_t n, size_t *n_read, hd_binary format) {
+  reading r;
+  r.digits.n = r.n_digits = 0;
+  r.exponent = 0;
+  r.more = false;
+  const bool negative = n > 0 && text[0] == '-', sign = negative || (n > 0 && text[0] == '+');
+  const size_t n_digits = take_digits(&r, text + sign, n - sign), n_all = sign + n_digits;
+  const size_t n_exponent = n_digits ? take_exponent(&r, text + n_all, n - n_all) : 0;
+  if (n_read) *n_read = n_digits ? n_all + n_exponent : 0;
+  const double value = nearest(&r, format);
+  return negative ? -value : value;
 }

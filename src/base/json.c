@@ -357,6 +357,6 @@ const char *hd_json_get_text(const hd_json *j, const char *key, const char *miss
 
 void hd_json_add_float(cJSON *object, const char *key, float value) {
   char room[HD_DECIMAL_ROOM];
-  hd_decimal(room, (double)value, hd_binary_f32);
-  cJSON_AddNumberToObject(object, key, strtod(room, NULL));
+  const size_t n = hd_decimal(room, (double)value, hd_binary_f32);
+  cJSON_AddNumberToObject(object, key, hd_decimal_read(room, n, NULL, hd_binary_f64));
 }

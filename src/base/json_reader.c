@@ -3,6 +3,7 @@
  * surrogates, a byte order mark, numbers that overflow. Nothing is copied but keys and strings that are asked for. */
 #include "base/json.h"
 
+#include "base/decimal.h"
 #include "base/memory.h"
 #include "base/status.h"
 
@@ -387,19 +388,6 @@ static bool fast_float(const char *s, size_t n, float *value) {
   return true;
 }
 
-/* The number as a NUL-terminated text: in `room`, or allocated when it is longer. */
-static char *number_text(hd_json_reader *r, size_t start, char *room, size_t room_bytes) {
-  size_t n = r->at - start;
-  char *text = n < room_bytes ? room : hd_alloc(n + 1);
-  if (!text) {
-    fail_memory(r, n + 1);
-    return NULL;
-  }
-  memcpy(text, r->text + start, n);
-  text[n] = '\0';
-  return text;
-}
-
 static bool fail_overflow(hd_json_reader *r, size_t start, const char *type) {
   size_t n = r->at - start;
   bool cut = n > 60;
@@ -408,16 +396,12 @@ static bool fail_overflow(hd_json_reader *r, size_t start, const char *type) {
   return false;
 }
 
-/* JSON's grammar is a part of strtod's, so after scan_number these take the whole text. */
 bool hd_json_number(hd_json_reader *r, double *value) {
   size_t start;
   *value = 0;
   if (r->status != HD_OK || !scan_number(r, &start)) return false;
-  if (fast_double(r->text + start, r->at - start, value)) return true;
-  char room[128], *text = number_text(r, start, room, sizeof room);
-  if (!text) return false;
-  *value = strtod(text, NULL);
-  if (text != room) hd_free(text);
+  const char *text = r->text + start;
+  if (!fast_double(text, r->at - start, value)) *value = hd_decimal_read(text, r->at - start, NULL, hd_binary_f64);
   return isfinite(*value) || fail_overflow(r, start, "float64");
 }
 
@@ -425,11 +409,8 @@ bool hd_json_float(hd_json_reader *r, float *value) {
   size_t start;
   *value = 0;
   if (r->status != HD_OK || !scan_number(r, &start)) return false;
-  if (fast_float(r->text + start, r->at - start, value)) return true;
-  char room[128], *text = number_text(r, start, room, sizeof room);
-  if (!text) return false;
-  *value = strtof(text, NULL);
-  if (text != room) hd_free(text);
+  const char *text = r->text + start;
+  if (!fast_float(text, r->at - start, value)) *value = (float)hd_decimal_read(text, r->at - start, NULL, hd_binary_f32);
   return isfinite(*value) || fail_overflow(r, start, "float32");
 }
 

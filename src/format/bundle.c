@@ -16,8 +16,8 @@
  *
  * The outer text is stepped over once, without copying, to find the model; then its cfg becomes a tree and its weights are
  * pulled into float arrays. */
-#include "format/bundle_weights.h"
 #include "base/text.h"
+#include "format/bundle_weights.h"
 
 #include "base/base64.h"
 #include "base/memory.h"

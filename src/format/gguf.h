@@ -2,8 +2,8 @@
 #ifndef HD_FORMAT_GGUF_H
 #define HD_FORMAT_GGUF_H
 
-#include "format/format.h"
 #include "base/text.h"
+#include "format/format.h"
 
 typedef enum hd_gguf_kind {
   HD_GGUF_U8, HD_GGUF_I8, HD_GGUF_U16, HD_GGUF_I16, HD_GGUF_U32, HD_GGUF_I32, HD_GGUF_F32, HD_GGUF_BOOL, HD_GGUF_STRING, HD_GGUF_ARRAY,

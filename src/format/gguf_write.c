@@ -6,6 +6,7 @@
  * forget the point of 10000.0. What gguf_value.c writes comes back as it was, up to the width of whole numbers. */
 #include "format/gguf.h"
 
+#include "base/decimal.h"
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -51,7 +52,7 @@ static written read_number(const char *text, size_t n) {
     if (exponent) break;
     w.n_digits += text[i] >= '0' && text[i] <= '9';
   }
-  w.value = strtod(text, NULL); /* a JSON text goes on behind a number with something else */
+  w.value = hd_decimal_read(text, n, NULL, hd_binary_f64);
   errno = 0;
   if (!w.real) w.magnitude = strtoull(text + w.negative, NULL, 10);
   w.fits = !w.real && errno == 0 && (!w.negative || w.magnitude <= UINT64_C(1) << 63);

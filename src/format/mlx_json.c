@@ -12,8 +12,8 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/status.h"
-#include "format/format.h"
 #include "base/text.h"
+#include "format/format.h"
 
 #include <math.h>
 #include <stdio.h>

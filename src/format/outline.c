@@ -3,8 +3,8 @@
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
-#include "format/format.h"
 #include "base/text.h"
+#include "format/format.h"
 #include "format/torch_write.h"
 
 #include <string.h>

@@ -2,10 +2,12 @@
  * describes them. */
 #include "format/pickle_machine.h"
 
+#include "base/decimal.h"
 #include "base/status.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -202,16 +204,28 @@ static hd_status op_binfloat(hd_pickle *p) {
   return push_real(p, real);
 }
 
+/* As Python's repr writes it. */
+static bool read_real(const char *text, size_t n, double *real) {
+  static const struct {
+    const char *name;
+    double real;
+  } named[] = {{"inf", INFINITY}, {"-inf", -INFINITY}, {"nan", NAN}};
+  size_t n_read;
+  *real = hd_decimal_read(text, n, &n_read, hd_binary_f64);
+  for (size_t i = 0; n_read == 0 && i < sizeof named / sizeof named[0]; i++) {
+    if (n != strlen(named[i].name) || memcmp(text, named[i].name, n) != 0) continue;
+    *real = named[i].real;
+    return true;
+  }
+  return n_read > 0 && n_read == n;
+}
+
 static hd_status op_float(hd_pickle *p) {
   const uint8_t *line;
   size_t n;
-  char text[64], *end;
+  double real;
   HD_TRY(hd_machine_take_line(p, &line, &n));
-  if (n == 0 || n >= sizeof text) return hd_machine_fail(p, "expected a number");
-  memcpy(text, line, n);
-  text[n] = '\0';
-  double real = strtod(text, &end);
-  return *end ? hd_machine_fail(p, "expected a number") : push_real(p, real);
+  return read_real((const char *)line, n, &real) ? push_real(p, real) : hd_machine_fail(p, "expected a number");
 }
 
 /* ---- Opcodes: strings ---- */

@@ -5,9 +5,9 @@
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
+#include "base/text.h"
 #include "format/format.h"
 #include "format/precision.h"
-#include "base/text.h"
 
 #include <math.h>
 #include <stdlib.h>

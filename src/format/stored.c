@@ -2,8 +2,8 @@
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
-#include "format/format.h"
 #include "base/text.h"
+#include "format/format.h"
 
 #include <math.h>
 #include <string.h>

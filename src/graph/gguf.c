@@ -9,10 +9,11 @@
  *     becomes the explicit list of a longrope. */
 #include "graph/gguf.h"
 
+#include "base/decimal.h"
 #include "base/memory.h"
 #include "base/status.h"
-#include "format/format.h"
 #include "base/text.h"
+#include "format/format.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -225,15 +226,16 @@ static const char *value(const configuring *c, const char *key) {
 
 static double number(const configuring *c, const char *key, double missing) {
   const char *text = value(c, key);
-  return text ? strtod(text, NULL) : missing;
+  return text ? hd_decimal_read(text, strlen(text), NULL, hd_binary_f64) : missing;
 }
 
 static hd_status write_members(configuring *c) {
   for (size_t i = 0; i < N_MEMBERS; i++) {
-    char room[HD_NAME_ROOM], *end;
+    char room[HD_NAME_ROOM];
     const char *text = value(c, members[i].gguf);
+    size_t n = text ? strlen(text) : 0, n_number = 0;
     if (!text && !members[i].needed) continue;
-    bool finite = text && isfinite(strtod(text, &end)) && end != text && *end == '\0';
+    bool finite = n && isfinite(hd_decimal_read(text, n, &n_number, hd_binary_f64)) && n_number == n;
     if (!finite)
       return hd_fail(c->err, text ? HD_UNSUPPORTED : HD_BAD_FILE, "GGUF: %s.%s: expected one number, found %s", c->architecture->name, members[i].gguf,
                      text ? hd_short_name(room, text) : "none");

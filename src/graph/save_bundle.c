@@ -1,8 +1,8 @@
 /* save_bundle.c: a model as a one-model bundle, its weights in any of the three forms (format/bundle_weights.c). */
 #include "base/memory.h"
 #include "base/status.h"
-#include "format/bundle.h"
 #include "base/text.h"
+#include "format/bundle.h"
 #include "graph/graph.h"
 
 #include <math.h>

@@ -4,8 +4,8 @@
 #include "base/base64.h"
 #include "base/memory.h"
 #include "base/status.h"
-#include "format/bundle.h"
 #include "base/text.h"
+#include "format/bundle.h"
 #include "test.h"
 
 #include <dirent.h>

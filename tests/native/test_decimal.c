@@ -122,3 +122,79 @@ TEST(decimals_have_signs_points_and_exponents_as_go_and_javascript_write_them) {
     CHECK_EQ_TEXT(text, cases[i].text);
   }
 }
+
+/* ---- Reading ---- */
+
+static void check_read(const char *text) {
+  size_t n_read, n = strlen(text);
+  const double wide = hd_decimal_read(text, n, &n_read, hd_binary_f64), should = strtod(text, NULL);
+  const float narrow = (float)hd_decimal_read(text, n, NULL, hd_binary_f32), should_narrow = strtof(text, NULL);
+  if (!CHECK(n_read == n && memcmp(&wide, &should, sizeof wide) == 0)) printf("# %.60s: %a, not %a\n", text, wide, should);
+  if (!CHECK(memcmp(&narrow, &should_narrow, sizeof narrow) == 0)) printf("# %.60s: %a, not %a\n", text, (double)narrow, (double)should_narrow);
+}
+
+TEST(decimals_of_any_digits_and_exponent_are_read_as_the_nearest) {
+  char text[64];
+  for (int i = 0; i < 60000; i++) {
+    const int exponent = (int)(test_random() % 700) - 350;
+    const uint64_t digits = test_random() >> (test_random() % 60);
+    if (i % 3 == 0) snprintf(text, sizeof text, "%" PRIu64 "e%d", digits, exponent);
+    else if (i % 3 == 1) snprintf(text, sizeof text, "-%" PRIu64 ".%" PRIu64 "e%d", test_random() % 10, digits, exponent / 8);
+    else snprintf(text, sizeof text, "0.%0*d%" PRIu64, (int)(test_random() % 30), 0, digits);
+    check_read(text);
+  }
+}
+
+/* Between two float32 lies a float64, all of whose digits are written: the even one; with a digit more, whatever its place, the upper one; a little
+ * less, the lower one. */
+TEST(decimals_half_way_between_two_numbers_are_read_as_the_even_one) {
+  char text[400], less[400];
+  for (uint32_t i = 0; i < 4000; i++) {
+    const uint32_t bits = i < 400 ? i : (uint32_t)test_random() % 0x7F7FFFFF;
+    const double middle = ((double)hd_f32_of_bits(bits) + (double)hd_f32_of_bits(bits + 1)) / 2;
+    const int n = snprintf(text, sizeof text, "%.160f", middle);
+    const float even = hd_f32_of_bits(bits + bits % 2);
+    CHECK((float)hd_decimal_read(text, (size_t)n, NULL, hd_binary_f32) == even);
+    check_read(text);
+    memset(text + n, '0', 100);
+    memcpy(text + n + 100, "1", 2);
+    CHECK((float)hd_decimal_read(text, strlen(text), NULL, hd_binary_f32) == hd_f32_of_bits(bits + 1));
+    snprintf(less, sizeof less, "%.160f", nextafter(middle, 0));
+    CHECK((float)hd_decimal_read(less, strlen(less), NULL, hd_binary_f32) == hd_f32_of_bits(bits));
+  }
+}
+
+/* 2^-1075 is half of the smallest float64: 0 by itself, and that with anything behind it, be it the thousandth digit. */
+TEST(decimals_of_a_thousand_digits_are_read_to_the_last) {
+  char text[4000];
+  const int n = snprintf(text, sizeof text, "%.1074f", 0x1p-1074); /* its half ends one digit later, in …5/2 */
+  uint32_t carry = 0;
+  for (int i = 2; i < n; i++) {
+    const uint32_t digit = carry * 10 + (uint32_t)(text[i] - '0');
+    text[i] = (char)('0' + digit / 2);
+    carry = digit % 2;
+  }
+  text[n] = '5';
+  text[n + 1] = '\0';
+  CHECK(hd_decimal_read(text, (size_t)n + 1, NULL, hd_binary_f64) == 0);
+  memset(text + n + 1, '0', 1000);
+  memcpy(text + n + 1001, "1", 2);
+  CHECK(hd_decimal_read(text, strlen(text), NULL, hd_binary_f64) == 0x1p-1074);
+  text[n] = '4';
+  CHECK(hd_decimal_read(text, strlen(text), NULL, hd_binary_f64) == 0);
+}
+
+TEST(decimals_are_read_as_far_as_they_go) {
+  static const struct {
+    const char *text;
+    size_t n;
+    double value;
+  } cases[] = {{"1.5,2", 3, 1.5}, {"", 0, 0}, {"-", 0, 0}, {".", 0, 0}, {".5", 2, 0.5}, {"5.", 2, 5}, {"1e", 1, 1}, {"1e+", 1, 1}, {"1e5x", 3, 1e5}, {"+2", 2, 2},
+               {"1.2.3", 3, 1.2}, {"e5", 0, 0}, {"0e99999999999999999999", 22, 0}, {"1e99999999999999999999", 22, INFINITY}, {"-1e-99999999999999999999", 24, 0},
+               {"nan", 0, 0}, {"0x10", 1, 0}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    size_t n_read;
+    const double value = hd_decimal_read(cases[i].text, strlen(cases[i].text), &n_read, hd_binary_f64);
+    if (!CHECK(n_read == cases[i].n && value == cases[i].value)) printf("# \"%s\": %zu, %g\n", cases[i].text, n_read, value);
+  }
+}
