@@ -118,15 +118,16 @@ static part part_of(const part_config *c, const hd_shape *shorter, const hd_shap
   return p;
 }
 
-/* Copies, or adds, one side's values to the other's. */
+/* Copies, or adds, one side's values to the other's. One after another they are one run. */
 static void move(const part *p, direction way, float *to, const float *from, bool adds) {
+  const size_t n_runs = p->step == 1 ? 1 : p->n_short, run = p->n_short / n_runs * p->inner;
   for (size_t o = 0; o < p->outer; o++)
-    for (size_t i = 0; i < p->n_short; i++) {
-      size_t in_short = (o * p->n_short + i) * p->inner, in_long = (o * p->n_long + p->first + i * p->step) * p->inner;
+    for (size_t i = 0; i < n_runs; i++) {
+      size_t in_short = o * p->n_short * p->inner + i * run, in_long = (o * p->n_long + p->first + i * p->step) * p->inner;
       float *y = to + (way == FROM_LONG ? in_short : in_long);
       const float *x = from + (way == FROM_LONG ? in_long : in_short);
-      if (adds) k_axpy_f32(y, 1, x, p->inner);
-      else memcpy(y, x, p->inner * sizeof *y);
+      if (adds) k_axpy_f32(y, 1, x, run);
+      else memcpy(y, x, run * sizeof *y);
     }
 }
 
