@@ -297,7 +297,7 @@ describe('the demo', { skip }, () => {
   test('everything can be done by keyboard alone', () =>
     onDemo({}, async (page) => {
       const focused = () => page.evaluate(() => document.activeElement.id || document.activeElement.name || document.activeElement.textContent.trim());
-      for (const expected of ['prompt', 'temperature', 'length', 'seed', 'tell', 'pace', 'tale', 'dtype', 'choose']) {
+      for (const expected of ['prompt', 'temperature', 'length', 'seed', 'tell', 'pace', 'tale', 'dtype', 'choose', 'address', 'fetch']) {
         await page.keyboard.press('Tab');
         assert.equal(await focused(), expected);
         assert.notEqual(await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle), 'none', `${expected} shows that it has the focus`);
@@ -399,11 +399,12 @@ describe('the demo', { skip }, () => {
       }));
   }
 
-  test('asks the browser for WebAssembly and nothing else', () =>
+  test('asks the browser for WebAssembly, models from servers with HTTPS, and nothing else', () =>
     onDemo({}, async (page) => {
       const policy = await page.locator('meta[http-equiv="Content-Security-Policy"]').getAttribute('content');
       assert.match(policy, /script-src 'self' 'wasm-unsafe-eval';/);
-      assert.doesNotMatch(policy, /unsafe-inline|'unsafe-eval'|\*|https?:/);
+      assert.match(policy, /connect-src 'self' https:;/);
+      assert.doesNotMatch(policy.replace("connect-src 'self' https:;", ''), /unsafe-inline|'unsafe-eval'|\*|https?:/);
       assert.equal(await page.locator('script:not([src]), [style], style').evaluateAll((all) => all.filter((one) => !one.closest('.cloth')).length), 0);
     }));
 });
