@@ -143,6 +143,7 @@ function startTalking() {
 /** Shows a message and its answer; both go, and the words come back to their field, when there is none. */
 async function takeTurn(said, turn) {
   setTalking(true);
+  showSpeed({});
   status.textContent = '';
   say.value = '';
   byId('talk-live').replaceChildren();
