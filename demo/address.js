@@ -46,8 +46,10 @@ export async function agreeOn(runtime, address, chosen, signal, ask) {
   // What fits in no way is refused by the load itself, which says why, before anything is fetched.
   if (!fitting || fitting.length === 0) return chosen;
   const answer = choice(address, much, fitting, chosen, signal);
+  const focused = document.activeElement;
   ask();
-  return answer;
+  byId('estimate-ways').querySelector('.primary, button').focus();
+  return answer.finally(() => focused?.focus({ preventScroll: true }));
 }
 
 /** How many bytes come and what they take; undefined for little, and for bundles, whose weights are text. */

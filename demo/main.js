@@ -91,6 +91,7 @@ function showLoading(title, isRunning) {
   byId('cancel').hidden = !isRunning;
   weave(byId('loading-bar'), isRunning ? 0 : undefined);
   showStage('loading');
+  if (isRunning) byId('loading').scrollIntoView({ block: 'nearest' }); // on a phone it is far above what was pressed
 }
 
 /** The card asks how to load, and waits. */

@@ -269,6 +269,22 @@ describe('the demo with models of one\'s own', { skip }, () => {
       assert.equal(await figure(page, 'parameters'), (matrices + norms).toLocaleString('en'));
     }));
 
+  test('on a phone the question comes into view, and the keyboard goes to its answer and back', () =>
+    onDemo({ viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true, deviceScaleFactor: 2 }, async (page) => {
+      await page.locator('#address').fill('brought/large/');
+      await page.keyboard.press('Enter');
+      await page.locator('#estimate').waitFor();
+      const focused = page.locator('*:focus');
+      assert.equal(await focused.getAttribute('aria-label'), 'Load: as in the file');
+      const { y } = await focused.boundingBox();
+      assert.ok(y > 0 && y < 800, `it is at ${y}`);
+      assert.equal(await overflow(page), 0);
+      await screenshot(page, 'phone-estimate');
+      await page.keyboard.press('Escape');
+      await page.locator('#story').waitFor();
+      assert.equal(await focused.getAttribute('id'), 'address');
+    }));
+
   test('a download is cancelled in its midst, and what was there comes back', () => {
     // The server's answers past the header wait until the test has cancelled.
     const prepare = (page) => page.route('**/brought/large/model.safetensors', (route) => (/bytes=0-8191|^$/.test(route.request().headers().range ?? '') ? route.continue() : undefined));
