@@ -2,7 +2,7 @@
  * Batched decode: tokens a second of n generations that run at the same time, over those of one. In Node, one thread, Qwen2.5-0.5B's shape with seeded weights.
  * The peer is ourselves with the same generations one after the other: no WebAssembly runtime of the peers decodes several sequences in a call.
  *
- *   node tests/bench/together.mjs [module] [dtype] [layers]     after `node tools/build.mjs`; a Node with relaxed SIMD for `relaxed`
+ *   node tests/bench/together.mjs [module] [dtype] [layers] [threads]     after `node tools/build.mjs`; a Node with relaxed SIMD for `relaxed`
  */
 import { init } from '../../dist/index.js';
 import { checkpointOf, published } from '../node/published-shapes.mjs';
@@ -22,7 +22,7 @@ function streamed() {
   return { stream: new ReadableStream({ pull }, { highWaterMark: 1 }), size };
 }
 
-const runtime = await init({ variant, threads: 1 });
+const runtime = await init({ variant, threads: Number(process.argv[5] ?? 1) });
 const model = await runtime.loadModel({ 'config.json': JSON.stringify(config), 'model.safetensors': streamed() }, { dtype, context: 256 });
 const nTokens = 24;
 
