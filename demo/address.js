@@ -48,8 +48,12 @@ export async function agreeOn(runtime, address, chosen, signal, ask) {
   const answer = choice(address, much, fitting, chosen, signal);
   const focused = document.activeElement;
   ask();
+  byId('types').disabled = true; // the question is the same one
   byId('estimate-ways').querySelector('.primary, button').focus();
-  return answer.finally(() => focused?.focus({ preventScroll: true }));
+  return answer.finally(() => {
+    byId('types').disabled = false;
+    focused?.focus({ preventScroll: true });
+  });
 }
 
 /** How many bytes come and what they take; undefined for little, and for bundles, whose weights are text. */

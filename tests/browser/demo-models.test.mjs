@@ -257,6 +257,7 @@ describe('the demo with models of one\'s own', { skip }, () => {
         `As in the file: ${megabytes(2)} MB of memory, and room for 2,048 tokens of text`, `In 8 bits: ${megabytes(9.5 / 8)} MB of memory, and room for 2,048 tokens of text`]);
       assert.ok(asked.every((each) => !each.startsWith('large/model.safetensors') || each.endsWith('bytes=0-8191')), asked.join('\n'));
       assert.deepEqual(await page.evaluate(findFaults), []);
+      assert.equal(await page.getByLabel('in 8 bits', { exact: true }).isEnabled(), false);
       await screenshot(page, 'desktop-estimate');
       await page.locator('#cancel').click();
       await page.locator('#story').waitFor();
@@ -266,6 +267,7 @@ describe('the demo with models of one\'s own', { skip }, () => {
       await page.getByRole('button', { name: 'Load: in 8 bits' }).click();
       await page.locator('#story-title').filter({ hasText: 'Continue a text' }).waitFor();
       assert.equal(await page.getByLabel('in 8 bits', { exact: true }).isChecked(), true);
+      assert.equal(await page.getByLabel('in 8 bits', { exact: true }).isEnabled(), true);
       assert.equal(await figure(page, 'parameters'), (matrices + norms).toLocaleString('en'));
     }));
 
