@@ -106,18 +106,13 @@ static hd_status describe_unknown(hd_loader *loader, const hd_directory *directo
 
 /* ---- Directories ---- */
 
-/* A parameter in parts that a file has whole is stacked there: [parts, rows, columns]. */
-static bool is_stacked(const hd_parameter *p, const hd_entry *e) {
-  return p->slot.n_parts && e->n_dims == 3 && e->shape[0] == p->slot.n_parts && e->shape[1] == p->slot.shape[0] / p->slot.n_parts && e->shape[2] == p->slot.shape[1];
-}
-
 static hd_status check_shape(const hd_parameter *p, const hd_entry *e, bool in_parts, hd_error *err) {
   size_t want[HD_MAX_DIMS];
   hd_parameter_file_shape(p, want);
   if (in_parts) want[0] /= p->slot.n_parts;
   bool same = p->slot.n_dims == e->n_dims;
   for (int d = 0; same && d < e->n_dims; d++) same = want[d] == e->shape[d];
-  if (same || (!in_parts && is_stacked(p, e))) return HD_OK;
+  if (same || (!in_parts && hd_entry_is_stacked(p, e))) return HD_OK;
   char room[HD_NAME_ROOM], room_a[HD_SHAPE_ROOM], room_b[HD_SHAPE_ROOM];
   return hd_fail(err, HD_BAD_FILE, "tensor %s: the model wants shape %s, the file has %s", hd_short_name(room, e->name),
                  hd_shape_text(room_a, p->slot.n_dims, want), hd_shape_text(room_b, e->n_dims, e->shape));

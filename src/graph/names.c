@@ -97,25 +97,11 @@ static int find_named(const hd_loader *loader, const char *name) {
   return index;
 }
 
-/* The number that stands in a tensor's name for the '*' in a parameter's, with `plain` the name that has the star again; −1: none does. */
-static int part_number(char *plain, size_t room, const char *tensor) {
-  static const char before[] = "experts.";
-  const char *at = strstr(tensor, before);
-  char *end;
-  if (!at) return -1;
-  at += sizeof before - 1;
-  if (*at < '0' || *at > '9') return -1;
-  unsigned long number = strtoul(at, &end, 10);
-  if (*end != '.' || number > 65535) return -1;
-  snprintf(plain, room, "%.*s*%s", (int)(at - tensor), tensor, end);
-  return (int)number;
-}
-
 hd_wanted hd_names_wanted(const hd_loader *loader, const hd_entry *entry) {
   hd_wanted w = {.entry = entry, .parameter = find_named(loader, entry->name), .part = -1, .role = HD_N_PARTS};
   if (w.parameter < 0 && loader->names.architecture) w.parameter = hd_gguf_find(&w.order, &loader->names, loader->model, entry->name);
   if (w.parameter >= 0) return w;
-  w.part = part_number(loader->made[OF_PART], loader->name_room, entry->name);
+  w.part = hd_piece_part(loader->made[OF_PART], loader->name_room, entry->name);
   if (w.part >= 0) w.parameter = find(loader, loader->made[OF_PART]);
   return w;
 }

@@ -10,6 +10,7 @@ import './chat.test.mjs';
 import './checklist-layers.test.mjs';
 import './embeddings.test.mjs';
 import './entries.test.mjs';
+import './experts.test.mjs';
 import './estimate.test.mjs';
 import './families.test.mjs';
 import './generate.test.mjs';
