@@ -131,11 +131,11 @@ bool hd_directory_metadata_is_json(const hd_directory *directory, size_t index);
 const char *hd_directory_format(const hd_directory *directory);
 
 /* A config.json of what the file itself says of its model, for hd_loader_describe: a GGUF's metadata in the words of the family. NULL (and HD_OK) where
- * files of that format say nothing (SafeTensors); unsupported where the architecture is none of ours. `tensor`: the n bytes of
- * hd_directory_config_tensor, when it is not NULL. The caller frees *json with hd_text_free. */
-hd_status hd_directory_config(char **json, const hd_directory *directory, const void *tensor, size_t n, hd_error *err);
-/* The tensor that is part of the description: Llama 3.1's rotary factors in GGUF. NULL: none. */
-const hd_entry *hd_directory_config_tensor(const hd_directory *directory);
+ * files of that format say nothing (SafeTensors); unsupported where the architecture is none of ours. `tensors`: the n bytes of all that
+ * hd_directory_config_tensor gives, one behind the other. The caller frees *json with hd_text_free. */
+hd_status hd_directory_config(char **json, const hd_directory *directory, const void *tensors, size_t n, hd_error *err);
+/* The tensors that are part of the description: rotary factors in GGUF (Llama 3.1's, or a longrope's two lists). NULL past the last. */
+const hd_entry *hd_directory_config_tensor(const hd_directory *directory, size_t index);
 
 /* What Loom's generic loader takes the tensors for, as JSON: "detected", its list; "layers", what it would build; "input_size"; "parameters"; and
  * "network", a spec for hd_loader_describe, with "warnings", texts of what it assumes, lacks or leaves out; or null where names and shapes do not say

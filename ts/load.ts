@@ -292,13 +292,22 @@ async function describeItself(core: Core, files: ModelFiles, directory: number, 
   if (files.metadata.has('tokenizer.ggml.model')) files.tokenizer ??= { files: { gguf: files.metadata } };
   if (!files.sentence?.settings) files.sentence = { settings: sentenceOfGguf(files.metadata), ...files.sentence };
   if (files.config !== undefined) return;
-  let tensor: Uint8Array = new Uint8Array(0);
-  if (core.call((x) => x.w_directory_config_tensor(directory)) !== 0) {
-    const { begin, end } = entry(core);
-    if (!file.seekable) await file.spool?.(); // others before it are read later
-    tensor = await readRange(file, begin, end);
+  const tensors = await configTensors(core, directory, file);
+  files.config = core.heap.with(tensors, (p, n) => core.text((x) => x.w_directory_config(directory, p, n)));
+}
+
+/** The bytes of the tensors that are part of a file's description, one behind the other. */
+async function configTensors(core: Core, directory: number, file: ByteSource): Promise<Uint8Array> {
+  const ranges: { begin: number; end: number }[] = [];
+  while (core.call((x) => x.w_directory_config_tensor(directory, ranges.length)) !== 0) ranges.push(entry(core));
+  if (ranges.length > 0 && !file.seekable) await file.spool?.(); // others before them are read later
+  const bytes = new Uint8Array(ranges.reduce((sum, { begin, end }) => sum + end - begin, 0));
+  let at = 0;
+  for (const { begin, end } of ranges) {
+    bytes.set(await readRange(file, begin, end), at);
+    at += end - begin;
   }
-  files.config = core.heap.with(tensor, (p, n) => core.text((x) => x.w_directory_config(directory, p, n)));
+  return bytes;
 }
 
 /** Tensors of all files, and the values in them. */

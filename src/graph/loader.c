@@ -106,9 +106,12 @@ static hd_status describe_unknown(hd_loader *loader, const hd_directory *directo
 
 /* ---- Directories ---- */
 
-static hd_status check_shape(const hd_parameter *p, const hd_entry *e, bool in_parts, hd_error *err) {
+static hd_status check_shape(const hd_parameter *p, const hd_wanted *w, hd_error *err) {
+  const hd_entry *e = w->entry;
+  const bool in_parts = w->part >= 0;
   size_t want[HD_MAX_DIMS];
   hd_parameter_file_shape(p, want);
+  if (w->order.out_in) memcpy(want, p->slot.shape, sizeof want);
   if (in_parts) want[0] /= p->slot.n_parts;
   bool same = p->slot.n_dims == e->n_dims;
   for (int d = 0; same && d < e->n_dims; d++) same = want[d] == e->shape[d];
@@ -161,7 +164,7 @@ static hd_status match_whole(hd_loader *loader, const hd_wanted *w, hd_error *er
   char room[HD_NAME_ROOM];
   if (w->part >= 0 && (size_t)w->part >= p->slot.n_parts)
     return hd_fail(err, HD_BAD_FILE, "tensor %s: the model has %zu of them", hd_short_name(room, entry->name), p->slot.n_parts);
-  HD_TRY(check_shape(p, entry, w->part >= 0, err));
+  HD_TRY(check_shape(p, w, err));
   if (w->order.heads && entry->shape[0] % (2 * w->order.heads) != 0)
     return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %zu heads of an even size, found %zu rows", hd_short_name(room, entry->name), w->order.heads, entry->shape[0]);
   HD_TRY(hd_dtype_decodes(entry->dtype, entry->name, err));

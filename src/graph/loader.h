@@ -27,6 +27,7 @@ typedef struct hd_writer {
   hd_wanted *wanted;
   hd_packed *packed;     /* that it belongs to; NULL: to none */
   hd_gguf_order order;
+  bool in_out;           /* a matrix that lies [in][out], and has no rows then */
   uint8_t *buffer;       /* unit bytes of the file */
   uint8_t *turned;       /* where they get the parameter's order; NULL when they have it */
   float *wide;           /* the same as float32; NULL when the layout takes the file's bytes */

@@ -99,7 +99,9 @@ static int find_named(const hd_loader *loader, const char *name) {
 
 hd_wanted hd_names_wanted(const hd_loader *loader, const hd_entry *entry) {
   hd_wanted w = {.entry = entry, .parameter = find_named(loader, entry->name), .part = -1, .role = HD_N_PARTS};
-  if (w.parameter < 0 && loader->names.architecture) w.parameter = hd_gguf_find(&w.order, &loader->names, loader->model, entry->name);
+  if (w.parameter >= 0) return w;
+  if (loader->names.architecture) w.parameter = hd_gguf_find(&w.order, &loader->names, loader->model, entry->name);
+  if (w.parameter >= 0) w.part = w.order.part;
   if (w.parameter >= 0) return w;
   w.part = hd_piece_part(loader->made[OF_PART], loader->name_room, entry->name);
   if (w.part >= 0) w.parameter = find(loader, loader->made[OF_PART]);

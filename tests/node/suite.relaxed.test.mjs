@@ -16,6 +16,7 @@ import './families.test.mjs';
 import './generate.test.mjs';
 import './generic-parts.test.mjs';
 import './generic.test.mjs';
+import './gguf-families.test.mjs';
 import './gguf-write.test.mjs';
 import './gguf.test.mjs';
 import './hostile.test.mjs';
