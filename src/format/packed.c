@@ -96,20 +96,29 @@ static hd_status fail_part(const hd_entry *e, const char *problem, hd_error *err
                  hd_shape_text(shape, e->n_dims, e->shape));
 }
 
+/* A matrix, or several below each other ([experts, rows, columns]), as rows of one; false: neither, or more than there can be. */
+static bool as_rows(const hd_entry *e, size_t *rows, size_t *cols) {
+  *rows = e->n_dims > 0 ? e->shape[0] : 0;
+  *cols = e->n_dims > 1 ? e->shape[e->n_dims - 1] : 0;
+  return e->n_dims == 2 || (e->n_dims == 3 && hd_mul_size(e->shape[0], e->shape[1], rows));
+}
+
 /* By the dtypes, and of 4 and 8 bits by the words that a scale has. */
 static const hd_packed_mode *mode_of(const hd_entry *weight, const hd_entry *scales) {
   if (weight->dtype == HD_I8) return find_mode("sym8");
   if (weight->dtype == HD_U8) return find_mode("fp8_e4m3");
   if (is_float(scales->dtype)) return find_mode("affine");
-  size_t groups = scales->n_dims == 2 ? scales->shape[1] : 0;
-  for (size_t i = 0; i < N_MODES && groups; i++)
-    if (modes[i].scale != HD_DTYPE_COUNT && weight->shape[1] == groups * modes[i].group_size * modes[i].bits / WORD_BITS) return &modes[i];
+  size_t rows, words, groups;
+  bool fits = as_rows(weight, &rows, &words) && as_rows(scales, &rows, &groups);
+  for (size_t i = 0; i < N_MODES && fits && groups; i++)
+    if (modes[i].scale != HD_DTYPE_COUNT && words == groups * modes[i].group_size * modes[i].bits / WORD_BITS) return &modes[i];
   return NULL;
 }
 
 static hd_status find_modes(hd_packed *p, const hd_packing *said, hd_error *err) {
   const hd_entry *weight = p->entry[HD_PART_WEIGHT], *scales = p->entry[HD_PART_SCALES];
-  if (weight->n_dims != 2 || !hd_packed_dtype(weight->dtype)) return fail_part(weight, "expected a matrix of codes (U32, U8 or I8)", err);
+  size_t words;
+  if (!as_rows(weight, &p->rows, &words) || !hd_packed_dtype(weight->dtype)) return fail_part(weight, "expected a matrix of codes (U32, U8 or I8)", err);
   if (!scales) return fail_part(weight, "expected .scales beside it", err);
   p->mode = said->mode ? said->mode : mode_of(weight, scales);
   if (!p->mode) return fail_part(scales, "expected scales that fit the weight by mxfp4, mxfp8 or nvfp4", err);
@@ -128,7 +137,7 @@ static hd_status find_cols(hd_packed *p, const hd_packing *said, size_t cols, si
   const hd_entry *weight = p->entry[HD_PART_WEIGHT];
   p->bits = p->mode->bits ? p->mode->bits : said->bits;
   p->group_size = p->mode->group_size ? p->mode->group_size : said->group_size;
-  if (cols == 0 && p->mode->whole_rows) cols = weight->shape[1];
+  if (cols == 0 && p->mode->whole_rows) cols = weight->shape[weight->n_dims - 1];
   if (cols == 0 && p->group_size <= MOST_GROUP) cols = p->group_size * groups;
   if (cols == 0 && p->bits) cols = row_bits / p->bits;
   p->cols = cols;
@@ -150,10 +159,13 @@ static hd_status check_cols(const hd_packed *p, size_t row_bits, size_t groups, 
                  hd_shape_text(scales, s->n_dims, s->shape));
 }
 
-/* [N, groups], and [N] too where that is all. */
+/* [N, groups], and [N] too where that is all; of several matrices [experts, N, groups] and [experts, N]. */
 static bool is_per_group(const hd_packed *p, const hd_entry *e, size_t groups) {
-  if (e->n_dims == 1) return p->mode->whole_rows && e->shape[0] == p->rows;
-  return e->n_dims == 2 && e->shape[0] == p->rows && e->shape[1] == groups;
+  const hd_entry *weight = p->entry[HD_PART_WEIGHT];
+  for (int d = 0; d < weight->n_dims - 1; d++)
+    if (d >= e->n_dims || e->shape[d] != weight->shape[d]) return false;
+  if (e->n_dims == weight->n_dims - 1) return p->mode->whole_rows;
+  return e->n_dims == weight->n_dims && e->shape[e->n_dims - 1] == groups;
 }
 
 static hd_status check_sides(const hd_packed *p, const hd_packing *said, size_t groups, hd_error *err) {
@@ -172,9 +184,9 @@ hd_status hd_packed_open(hd_packed *packed, const hd_entry *const parts[HD_N_PAR
   memcpy(packed->entry, parts, sizeof packed->entry);
   HD_TRY(find_modes(packed, said, err));
   const hd_entry *weight = parts[HD_PART_WEIGHT], *scales = parts[HD_PART_SCALES];
-  size_t groups = packed->mode->whole_rows ? 1 : scales->n_dims == 2 ? scales->shape[1] : 0, row_bits, count;
-  packed->rows = weight->shape[0];
-  if (!hd_dtype_bytes(weight->dtype, weight->shape[1], &packed->row_bytes) || !hd_mul_size(packed->row_bytes, 8, &row_bits)) return fail_part(weight, "rows too long", err);
+  size_t groups = 1, rows, row_bits, count;
+  if (!packed->mode->whole_rows && !as_rows(scales, &rows, &groups)) groups = 0;
+  if (!hd_dtype_bytes(weight->dtype, weight->shape[weight->n_dims - 1], &packed->row_bytes) || !hd_mul_size(packed->row_bytes, 8, &row_bits)) return fail_part(weight, "rows too long", err);
   HD_TRY(find_cols(packed, said, cols, row_bits, groups, err));
   HD_TRY(check_cols(packed, row_bits, groups, err));
   if (!hd_mul_size(packed->rows, packed->cols, &count) || !hd_mul_size(count, sizeof(float), &count)) return fail_part(weight, "too many values", err);

@@ -97,8 +97,31 @@ static int find_named(const hd_loader *loader, const char *name) {
   return index;
 }
 
+/* A mixture's stacked experts by MLX's names: "…mlp.switch_mlp.up_proj.weight" is "…mlp.experts.*.up_proj.weight", Mixtral's "…experts.*.w3.weight". */
+static int find_switched(const hd_loader *loader, const char *name) {
+  static const char before[] = "switch_mlp.";
+  static const char *const roles[][2] = {{"gate_proj.", "w1."}, {"up_proj.", "w3."}, {"down_proj.", "w2."}};
+  const char *at = strstr(name, before), *rest = at ? at + sizeof before - 1 : NULL;
+  if (!at) return -1;
+  snprintf(loader->made[OF_MLX], loader->name_room, "%.*sexperts.*.%s", (int)(at - name), name, rest);
+  int index = find(loader, loader->made[OF_MLX]);
+  for (int i = 0; i < 3 && index < 0; i++) {
+    size_t n = strlen(roles[i][0]);
+    if (strncmp(rest, roles[i][0], n) != 0) continue;
+    snprintf(loader->made[OF_MLX], loader->name_room, "%.*sexperts.*.%s%s", (int)(at - name), name, roles[i][1], rest + n);
+    index = find(loader, loader->made[OF_MLX]);
+  }
+  return index;
+}
+
+/* Of any name that all of a parameter has. */
+static int find_whole(const hd_loader *loader, const char *name) {
+  int index = find_named(loader, name);
+  return index >= 0 ? index : find_switched(loader, name);
+}
+
 hd_wanted hd_names_wanted(const hd_loader *loader, const hd_entry *entry) {
-  hd_wanted w = {.entry = entry, .parameter = find_named(loader, entry->name), .part = -1, .role = HD_N_PARTS};
+  hd_wanted w = {.entry = entry, .parameter = find_whole(loader, entry->name), .part = -1, .role = HD_N_PARTS};
   if (w.parameter >= 0) return w;
   if (loader->names.architecture) w.parameter = hd_gguf_find(&w.order, &loader->names, loader->model, entry->name);
   if (w.parameter >= 0) w.part = w.order.part;
@@ -113,7 +136,7 @@ int hd_names_packed(const hd_loader *loader, const hd_entry *entry, hd_part *rol
   *role = hd_part_of(entry->name, &n);
   if (*role == HD_N_PARTS || (*role == HD_PART_WEIGHT && !hd_packed_dtype(entry->dtype))) return -1;
   snprintf(loader->made[OF_PART], loader->name_room, "%.*s%s", (int)n, entry->name, hd_part_suffix(HD_PART_WEIGHT));
-  int index = find_named(loader, loader->made[OF_PART]);
+  int index = find_whole(loader, loader->made[OF_PART]);
   const hd_slot *slot = index >= 0 ? &loader->model->parameters[index].slot : NULL;
-  return slot && slot->matrix && !slot->in_out && slot->n_parts == 0 ? index : -1;
+  return slot && slot->matrix && !slot->in_out ? index : -1;
 }
