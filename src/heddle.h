@@ -100,7 +100,7 @@ typedef struct hd_entry {
   size_t strides[HD_MAX_DIMS];
 } hd_entry;
 
-/* Reads a weight file's directory (SafeTensors, GGUF, PyTorch's .pt, NumPy's .npy), with full validation: nothing is believed before it is checked against file_bytes. Formats keep
+/* Reads a weight file's directory (SafeTensors, GGUF, PyTorch's .pt, NumPy's .npy, llama2.c's .bin), with full validation: nothing is believed before it is checked against file_bytes. Formats keep
  * it in different places, so the reader says which bytes it wants next. Bytes it has been given are not asked for again where the directory is at the
  * file's begin. Fails when the first bytes start no known weight file, and when a directory is larger than its format allows (100 MB) or than the file. */
 typedef struct hd_reader hd_reader;

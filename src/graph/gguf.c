@@ -126,9 +126,14 @@ bool hd_gguf_says_experts(const hd_directory *d, const char *architecture) {
   return count && strtod(count, NULL) > 0;
 }
 
+bool hd_gguf_is_spoken(const hd_directory *d) {
+  const char *format = hd_directory_format(d);
+  return strcmp(format, "GGUF") == 0 || strcmp(format, "llama2.c") == 0;
+}
+
 /* Of the rows with one name, the one that has experts or has none as the file. */
 const hd_gguf_architecture *hd_gguf_architecture_of(const hd_directory *d) {
-  const char *text = strcmp(hd_directory_format(d), "GGUF") == 0 ? hd_directory_value(d, "general.architecture") : NULL;
+  const char *text = hd_gguf_is_spoken(d) ? hd_directory_value(d, "general.architecture") : NULL;
   const hd_gguf_architecture *found = NULL;
   size_t n = text ? strlen(text) : 0;
   for (size_t i = 0; i < N_ARCHITECTURES && n > 2; i++) {

@@ -39,7 +39,9 @@ typedef struct hd_gguf_architecture {
 /* What architectures with experts have besides. */
 extern const hd_gguf_member hd_gguf_expert_members[];
 
-/* Of a GGUF file; NULL: none that is known, or no GGUF. */
+/* Whether a directory has GGUF's names and metadata: a GGUF's, and a llama2.c checkpoint's. */
+bool hd_gguf_is_spoken(const hd_directory *directory);
+/* Of such a directory; NULL: none that is known. */
 const hd_gguf_architecture *hd_gguf_architecture_of(const hd_directory *directory);
 const hd_gguf_architecture *hd_gguf_architecture_for(const char *model_type); /* NULL: GGUF has none */
 bool hd_gguf_says_experts(const hd_directory *directory, const char *architecture);

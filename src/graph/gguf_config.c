@@ -233,7 +233,7 @@ static hd_status refuse_architecture(const hd_directory *directory, hd_error *er
 hd_status hd_directory_config(char **json, const hd_directory *directory, const void *tensor, size_t n, hd_error *err) {
   configuring c = {.directory = directory, .architecture = hd_gguf_architecture_of(directory), .err = err};
   *json = NULL;
-  if (strcmp(hd_directory_format(directory), "GGUF") != 0) return HD_OK;
+  if (!hd_gguf_is_spoken(directory)) return HD_OK;
   if (!c.architecture) return refuse_architecture(directory, err);
   hd_status status = write_config(&c, tensor, n);
   if (status == HD_OK) *json = c.text.data;
