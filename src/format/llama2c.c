@@ -1,7 +1,8 @@
-/* format/llama2c.c: the checkpoints of llama2.c (karpathy/llama2.c, export.py), a Llama's float32 weights behind seven numbers. All little-endian:
+/* format/llama2c.c: the checkpoints of llama2.c (karpathy/llama2.c, export.py), a Llama's weights behind seven numbers. All little-endian, floats of 32 bits:
  *
  *   version 0   7 × int32, then the weights                       there is no magic: the numbers have to make exactly the file's size
  *   version 1   "24ka", int32 1, 7 × int32, a byte, zeros to byte 256, then the weights
+ *   version 2   the same with an int32 behind the byte, g: of each matrix its int8 codes, then a float32 for every g of them; value = scale · code
  *
  * The numbers are dim, hidden_dim, layers, heads, kv heads, vocabulary and context. Whether the head is the embedding the byte says, or in version
  * 0 the vocabulary's sign: below 0 it is not. Weights have no names: their order is below, each layer's of one kind behind the other. Rotary positions
@@ -17,13 +18,13 @@
 
 /* More than any model has. They keep products of three sizes, four bytes each, inside 64 bits. */
 enum { MOST_WIDTH = 1 << 20, MOST_LAYERS = 4096, MOST_TOKENS = 1 << 24 };
-enum { N_NUMBERS = 7, HEADER_0 = 4 * N_NUMBERS, HEADER_1 = 256, SHARED_AT = 36 };
+enum { N_NUMBERS = 7, HEADER_0 = 4 * N_NUMBERS, HEADER_1 = 256, SHARED_AT = 36, GROUP_AT = 37 };
 
 typedef enum size_of { ONE, DIM, KV, HIDDEN, VOCABULARY, CONTEXT, HALF, N_SIZES } size_of;
 
 typedef struct model {
   int version;
-  uint64_t sizes[N_SIZES], n_layers, heads, kv_heads;
+  uint64_t sizes[N_SIZES], n_layers, heads, kv_heads, group; /* group 0: floats */
   bool own_head;
 } model;
 
@@ -86,7 +87,12 @@ static bool read_numbers(model *m, const uint8_t *at) {
   return true;
 }
 
-static uint64_t bytes_of(const model *m, const row *r) { return m->sizes[r->rows] * m->sizes[r->cols] * sizeof(float); }
+static bool has_codes(const model *m, const row *r) { return m->group && r->rows != ONE; }
+
+static uint64_t bytes_of(const model *m, const row *r) {
+  uint64_t n = m->sizes[r->rows] * m->sizes[r->cols];
+  return has_codes(m, r) ? n + n / m->group * sizeof(float) : n * sizeof(float);
+}
 
 static uint64_t file_bytes_of(const model *m) {
   size_t n;
@@ -103,37 +109,55 @@ static bool detect(const uint8_t *first, size_t n, uint64_t file_bytes) {
   return has_magic(first, n) || (n >= HEADER_0 && read_numbers(&m, first) && file_bytes_of(&m) == file_bytes);
 }
 
+/* Groups that go on from one row into the next are not read: no published file has them. */
+static hd_status read_group(model *m, const uint8_t *first, hd_error *err) {
+  int32_t group = number_at(first, GROUP_AT);
+  if (group > 0 && m->sizes[DIM] % (uint64_t)group == 0 && m->sizes[HIDDEN] % (uint64_t)group == 0) {
+    m->group = (uint64_t)group;
+    return HD_OK;
+  }
+  return hd_fail(err, group > 0 ? HD_UNSUPPORTED : HD_BAD_FILE, "llama2.c: byte %d: expected groups that rows of %" PRIu64 " and %" PRIu64 " are made of, found %d", GROUP_AT, m->sizes[DIM], m->sizes[HIDDEN], group);
+}
+
 static hd_status read_header(model *m, const hd_reader *reader, hd_error *err) {
   const uint8_t *first = reader->window;
   *m = (model){.version = has_magic(first, reader->held) ? number_at(first, 4) : 0};
   if (!has_magic(first, reader->held)) return read_numbers(m, first) ? HD_OK : hd_fail(err, HD_BAD_FILE, "llama2.c: its seven numbers are no Llama's");
-  if (m->version != 1) return hd_fail(err, HD_UNSUPPORTED, "llama2.c: byte 4: expected version 1, found %d%s", m->version, m->version == 2 ? " (int8 in groups)" : "");
+  if (m->version != 1 && m->version != 2) return hd_fail(err, HD_UNSUPPORTED, "llama2.c: byte 4: expected version 1 or 2, found %d", m->version);
   if (reader->held < HEADER_1) return hd_fail(err, HD_BAD_FILE, "llama2.c: expected a header of %d bytes, found a file of %zu", HEADER_1, reader->held);
   if (!read_numbers(m, first + 8)) return hd_fail(err, HD_BAD_FILE, "llama2.c: byte 8: expected a Llama's sizes, found %d wide, %d hidden, %d layers, %d heads, %d of them for keys, %d tokens, %d positions",
                                                   number_at(first, 8), number_at(first, 12), number_at(first, 16), number_at(first, 20), number_at(first, 24), number_at(first, 28), number_at(first, 32));
   m->own_head = first[SHARED_AT] == 0;
-  return HD_OK;
+  return m->version == 2 ? read_group(m, first, err) : HD_OK;
 }
 
 /* ---- The directory ---- */
 
-static hd_status append(hd_directory *d, const model *m, const row *r, const char *name, uint64_t *at, hd_error *err) {
-  hd_entry e = {.name = name, .dtype = HD_F32, .begin = *at};
-  if (r->rows != ONE) e.shape[e.n_dims++] = (size_t)m->sizes[r->rows];
-  e.shape[e.n_dims++] = (size_t)m->sizes[r->cols];
-  e.end = *at += bytes_of(m, r);
-  return hd_directory_append(d, &e, err);
+/* One tensor, or codes and their scales. */
+static hd_status append(hd_directory *d, const model *m, const row *r, const char *base, uint64_t *at, hd_error *err) {
+  char name[80];
+  uint64_t rows = m->sizes[r->rows], cols = m->sizes[r->cols];
+  bool codes = has_codes(m, r);
+  hd_entry e = {.name = name, .dtype = codes ? HD_I8 : HD_F32, .begin = *at, .end = *at + rows * cols * (codes ? 1 : sizeof(float))};
+  if (r->rows != ONE) e.shape[e.n_dims++] = (size_t)rows;
+  e.shape[e.n_dims++] = (size_t)cols;
+  snprintf(name, sizeof name, "%s.weight", base);
+  HD_TRY(hd_directory_append(d, &e, err));
+  *at += bytes_of(m, r);
+  if (!codes) return HD_OK;
+  hd_entry scales = {.name = name, .dtype = HD_F32, .n_dims = 2, .shape = {(size_t)rows, (size_t)(cols / m->group)}, .begin = e.end, .end = *at};
+  snprintf(name, sizeof name, "%s.scales", base);
+  return hd_directory_append(d, &scales, err);
 }
 
 static hd_status append_row(hd_directory *d, const model *m, const row *r, uint64_t *at, hd_error *err) {
   char name[64];
   for (uint64_t i = 0; r->in_layers && i < m->n_layers; i++) {
-    snprintf(name, sizeof name, "blk.%" PRIu64 ".%s.weight", i, r->name);
+    snprintf(name, sizeof name, "blk.%" PRIu64 ".%s", i, r->name);
     HD_TRY(append(d, m, r, name, at, err));
   }
   if (r->in_layers) return HD_OK;
-  snprintf(name, sizeof name, "%s.weight", r->name ? r->name : "");
-  if (r->name) return append(d, m, r, name, at, err);
+  if (r->name) return append(d, m, r, r->name, at, err);
   *at += bytes_of(m, r);
   return HD_OK;
 }

@@ -30,6 +30,7 @@ static const hd_packed_mode modes[] = {
   {.name = "nvfp4", .weight = HD_U32, .code = HD_F4, .scale = HD_F8_E4M3, .bits = 4, .group_size = 16, .global = true, .kept = HD_Q8_0},
   {.name = "fp8_e4m3", .weight = HD_U8, .code = HD_F8_E4M3, .scale = HD_DTYPE_COUNT, .bits = 8, .whole_rows = true, .kept = HD_F16},
   {.name = "sym8", .weight = HD_I8, .code = HD_I8, .scale = HD_DTYPE_COUNT, .bits = 8, .whole_rows = true, .kept = HD_INT8},
+  {.name = "sym8_groups", .weight = HD_I8, .code = HD_I8, .scale = HD_DTYPE_COUNT, .bits = 8, .kept = HD_Q8_0},
 };
 enum { N_MODES = sizeof modes / sizeof modes[0], WORD_BITS = 32, MOST_GROUP = 1024 };
 
@@ -73,7 +74,7 @@ static void read_packing(hd_packing *said, const hd_json *j) {
   if (!mode) return;
   said->mode = find_mode(mode);
   if (said->mode) return;
-  hd_json_refuse(j, "mode", HD_UNSUPPORTED, "'%s' is not built; known: affine, mxfp4, mxfp8, nvfp4, fp8_e4m3, sym8", hd_short_name(room, mode));
+  hd_json_refuse(j, "mode", HD_UNSUPPORTED, "'%s' is not built; known: affine, mxfp4, mxfp8, nvfp4, fp8_e4m3, sym8, sym8_groups", hd_short_name(room, mode));
 }
 
 /* An exception says all of its own mode: what it leaves out is not the others'. */
@@ -105,7 +106,7 @@ static bool as_rows(const hd_entry *e, size_t *rows, size_t *cols) {
 
 /* By the dtypes, and of 4 and 8 bits by the words that a scale has. */
 static const hd_packed_mode *mode_of(const hd_entry *weight, const hd_entry *scales) {
-  if (weight->dtype == HD_I8) return find_mode("sym8");
+  if (weight->dtype == HD_I8) return find_mode(scales->n_dims == weight->n_dims && scales->shape[scales->n_dims - 1] > 1 ? "sym8_groups" : "sym8");
   if (weight->dtype == HD_U8) return find_mode("fp8_e4m3");
   if (is_float(scales->dtype)) return find_mode("affine");
   size_t rows, words, groups;
@@ -279,4 +280,4 @@ const char *hd_packed_text(char room[HD_PACKED_ROOM], const hd_packed *p) {
 
 hd_dtype hd_packed_kept(const hd_packed *p) { return p->mode->kept; }
 
-bool hd_packed_fits(const hd_packed *p, hd_dtype dtype) { return dtype == HD_F32 || (dtype == HD_INT8 && p->mode->code == HD_I8); }
+bool hd_packed_fits(const hd_packed *p, hd_dtype dtype) { return dtype == HD_F32 || (dtype == HD_INT8 && p->mode->code == HD_I8 && p->mode->whole_rows); }

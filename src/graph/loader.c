@@ -157,6 +157,14 @@ static size_t pack_of(const hd_loader *loader, int parameter) {
   return SIZE_MAX;
 }
 
+/* Rows that get another order are whole heads, whose halves are as long. */
+static hd_status check_heads(const hd_wanted *w, hd_error *err) {
+  char room[HD_NAME_ROOM];
+  size_t rows = w->entry->shape[0];
+  if (w->order.heads == 0 || rows % (2 * w->order.heads) == 0) return HD_OK;
+  return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %zu heads of an even size, found %zu rows", hd_short_name(room, w->entry->name), w->order.heads, rows);
+}
+
 /* Room for the parameter that a tensor fills, all of it or in part. */
 static hd_status match_whole(hd_loader *loader, const hd_wanted *w, hd_error *err) {
   const hd_entry *entry = w->entry;
@@ -165,23 +173,22 @@ static hd_status match_whole(hd_loader *loader, const hd_wanted *w, hd_error *er
   if (w->part >= 0 && (size_t)w->part >= p->slot.n_parts)
     return hd_fail(err, HD_BAD_FILE, "tensor %s: the model has %zu of them", hd_short_name(room, entry->name), p->slot.n_parts);
   HD_TRY(check_shape(p, w, err));
-  if (w->order.heads && entry->shape[0] % (2 * w->order.heads) != 0)
-    return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %zu heads of an even size, found %zu rows", hd_short_name(room, entry->name), w->order.heads, entry->shape[0]);
+  HD_TRY(check_heads(w, err));
   HD_TRY(hd_dtype_decodes(entry->dtype, entry->name, err));
   return p->value.data ? HD_OK : prepare_parameter(loader, p, entry, NULL, err);
 }
 
 static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
   hd_wanted w = hd_names_wanted(loader, entry);
-  hd_part role;
+  hd_wanted packed = hd_names_packed(loader, entry);
   char room[HD_NAME_ROOM];
-  int packed = hd_names_packed(loader, entry, &role);
   bool taken = w.parameter >= 0 && is_taken(loader, &w);
   size_t number = loader->n_tensors++;
-  if (packed >= 0 && (w.parameter < 0 || role == HD_PART_WEIGHT)) {
-    loader->tensors[number] = (hd_wanted){.entry = entry, .parameter = packed, .part = -1, .role = role, .pack = pack_of(loader, packed)};
+  if (packed.parameter >= 0 && (w.parameter < 0 || packed.role == HD_PART_WEIGHT)) {
+    packed.pack = pack_of(loader, packed.parameter);
+    loader->tensors[number] = packed;
     note_latest(loader, number);
-    return hd_packs_add(&loader->tensors[number].pack, &loader->packs, packed, role, entry, number, err);
+    return hd_packs_add(&loader->tensors[number].pack, &loader->packs, packed.parameter, packed.role, entry, number, err);
   }
   loader->tensors[number] = w;
   if (w.parameter >= 0) note_latest(loader, number);
@@ -247,7 +254,7 @@ static hd_status unpack(hd_loader *loader, const hd_pack *pack, hd_error *err) {
   const hd_entry *weight = pack->entry[HD_PART_WEIGHT];
   if (!weight) return HD_OK;
   hd_wanted *w = &loader->tensors[pack->tensor[HD_PART_WEIGHT]];
-  *w = (hd_wanted){.entry = weight, .parameter = pack->parameter, .part = -1, .role = HD_N_PARTS, .earlier = w->earlier};
+  *w = (hd_wanted){.entry = weight, .parameter = pack->parameter, .order = w->order, .part = -1, .role = HD_N_PARTS, .earlier = w->earlier};
   return match_whole(loader, w, err);
 }
 
@@ -256,6 +263,7 @@ static hd_status settle_pack(hd_loader *loader, hd_pack *pack, hd_error *err) {
   char room[HD_NAME_ROOM];
   HD_TRY(hd_packs_open(&loader->packs, pack, p, err));
   if (!pack->open) return unpack(loader, pack, err);
+  HD_TRY(check_heads(&loader->tensors[pack->tensor[HD_PART_WEIGHT]], err));
   const hd_entry *weight = pack->entry[HD_PART_WEIGHT];
   if (p->value.data) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, weight->name));
   return prepare_parameter(loader, p, weight, &pack->packed, err);

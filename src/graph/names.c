@@ -131,12 +131,14 @@ hd_wanted hd_names_wanted(const hd_loader *loader, const hd_entry *entry) {
   return w;
 }
 
-int hd_names_packed(const hd_loader *loader, const hd_entry *entry, hd_part *role) {
+hd_wanted hd_names_packed(const hd_loader *loader, const hd_entry *entry) {
   size_t n;
-  *role = hd_part_of(entry->name, &n);
-  if (*role == HD_N_PARTS || (*role == HD_PART_WEIGHT && !hd_packed_dtype(entry->dtype))) return -1;
+  hd_wanted w = {.entry = entry, .parameter = -1, .order = {.part = -1}, .part = -1, .role = hd_part_of(entry->name, &n)};
+  if (w.role == HD_N_PARTS || (w.role == HD_PART_WEIGHT && !hd_packed_dtype(entry->dtype))) return w;
   snprintf(loader->made[OF_PART], loader->name_room, "%.*s%s", (int)n, entry->name, hd_part_suffix(HD_PART_WEIGHT));
   int index = find_whole(loader, loader->made[OF_PART]);
+  if (index < 0 && loader->names.architecture) index = hd_gguf_find(&w.order, &loader->names, loader->model, loader->made[OF_PART]);
   const hd_slot *slot = index >= 0 ? &loader->model->parameters[index].slot : NULL;
-  return slot && slot->matrix && !slot->in_out ? index : -1;
+  if (slot && slot->matrix && !slot->in_out && w.order.part < 0) w.parameter = index;
+  return w;
 }

@@ -47,14 +47,14 @@ static size_t unit_values(const hd_writer *w) {
 /* A part of a pack: scales are taken whole, codes by rows. */
 static hd_status prepare_part(hd_writer *w, hd_error *err) {
   const hd_packed *packed = w->packed;
-  const hd_matrix *m = &w->parameter->value;
-  size_t rows = m->layout->row_block < packed->rows ? m->layout->row_block : packed->rows, wide;
+  size_t rows = unit_rows(w) < packed->rows ? unit_rows(w) : packed->rows, wide;
   bool codes = w->wanted->role == HD_PART_WEIGHT;
   w->unit_values = rows * packed->cols;
   w->unit = codes ? rows * packed->row_bytes : (size_t)(w->entry->end - w->entry->begin);
   if (!hd_mul_size(rows, packed->cols + 1, &wide) || !hd_mul_size(wide, sizeof(float), &wide)) return no_memory(err);
   w->buffer = hd_alloc(w->unit);
   if (codes) w->wide = hd_alloc(wide); /* values, or an INT8 row's scale and codes */
+  if (codes && w->order.heads && !(w->turned = hd_alloc(wide))) return no_memory(err);
   return w->buffer && (w->wide || !codes) ? HD_OK : no_memory(err);
 }
 
@@ -127,6 +127,14 @@ static void part_halves(hd_writer *w, size_t n) {
   w->buffer = turned;
 }
 
+/* The decoded rows in the parameter's order. */
+static const float *turned_values(const hd_writer *w, size_t rows) {
+  const hd_matrix *m = &w->parameter->value;
+  if (!w->turned) return w->wide;
+  hd_gguf_part_halves(w->turned, (const uint8_t *)w->wide, rows, m->rows / w->order.heads, m->cols * sizeof(float));
+  return (const float *)(const void *)w->turned;
+}
+
 /* n values of codes. */
 static void flush_packed(hd_writer *w, size_t n) {
   const hd_matrix *m = &w->parameter->value;
@@ -136,7 +144,7 @@ static void flush_packed(hd_writer *w, size_t n) {
     m->layout->pack(m, first, rows, w->wide);
   } else {
     hd_packed_rows(w->packed, first, rows, w->buffer, w->wide);
-    m->layout->from_f32(m, first, rows, w->wide);
+    m->layout->from_f32(m, first, rows, turned_values(w, rows));
   }
 }
 
@@ -146,7 +154,7 @@ static hd_status flush(hd_writer *w, hd_error *err) {
   size_t n = w->unit_values, row = w->first_row + w->done / m->cols;
   if (w->done + n > w->all) n = w->all - w->done;
   w->held = 0;
-  if (w->order.heads) part_halves(w, n);
+  if (w->order.heads && !w->packed) part_halves(w, n);
   if (w->packed) {
     flush_packed(w, n);
   } else if (is_packed(w)) {

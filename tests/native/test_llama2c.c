@@ -82,6 +82,21 @@ TEST(version_1_has_norms_first_and_no_tables) {
   }
 }
 
+/* Codes, a float for each group of two behind them. */
+TEST(version_2_has_codes_and_scales) {
+  hd_directory *d = NULL;
+  version_1(2, 0);
+  put(37, 2);
+  size_t n = 256 + 160 + 3 * ((size_t)WEIGHTS + VOCABULARY * DIM - 40); /* 40 of the weights are in norms */
+  CHECK(hd_directory_read(&d, file, n, n, NULL) == HD_OK);
+  check_tensor(d, "output_norm.weight", 0, DIM, 256 + 128);
+  const hd_entry *codes = hd_directory_find(d, "blk.1.attn_k.weight");
+  CHECK(codes && codes->dtype == HD_I8 && codes->n_dims == 2 && codes->shape[0] == 4 && codes->shape[1] == 8 && codes->end == codes->begin + 32 && codes->begin == 256 + 160 + 120 + 384 + 96);
+  check_tensor(d, "blk.1.attn_k.scales", 4, 4, 256 + 160 + 120 + 384 + 96 + 32);
+  check_tensor(d, "output.scales", VOCABULARY, 4, n - 80);
+  hd_directory_free(d);
+}
+
 TEST(it_describes_itself_as_a_llama) {
   hd_directory *d;
   hd_error err = {0};
@@ -110,10 +125,16 @@ TEST(what_is_broken_is_refused_with_what_was_expected) {
   check_refused(n + 1, n, HD_BAD_FILE, "llama2.c: expected 3264 bytes by the sizes in its header, found 3265");
   check_refused(n - 1, n - 1, HD_BAD_FILE, "llama2.c: expected 3264 bytes by the sizes in its header, found 3263");
   check_refused(200, 200, HD_BAD_FILE, "llama2.c: expected a header of 256 bytes, found a file of 200");
-  version_1(2, 1);
-  check_refused(n, n, HD_UNSUPPORTED, "llama2.c: byte 4: expected version 1, found 2 (int8 in groups)");
+  version_1(3, 1);
+  check_refused(n, n, HD_UNSUPPORTED, "llama2.c: byte 4: expected version 1 or 2, found 3");
   version_1(-7, 1);
-  check_refused(n, n, HD_UNSUPPORTED, "llama2.c: byte 4: expected version 1, found -7");
+  check_refused(n, n, HD_UNSUPPORTED, "llama2.c: byte 4: expected version 1 or 2, found -7");
+  version_1(2, 1);
+  check_refused(n, n, HD_BAD_FILE, "llama2.c: byte 37: expected groups that rows of 8 and 6 are made of, found 0");
+  put(37, 4);
+  check_refused(n, n, HD_UNSUPPORTED, "llama2.c: byte 37: expected groups that rows of 8 and 6 are made of, found 4");
+  put(37, -2);
+  check_refused(n, n, HD_BAD_FILE, "llama2.c: byte 37: expected groups that rows of 8 and 6 are made of, found -2");
   static const struct { size_t number; int32_t value; } broken[] = {{0, 0}, {0, -8}, {0, 1 << 21}, {0, 9}, {1, 0}, {1, INT32_MAX}, {2, 0}, {2, 4097}, {3, 3}, {3, 0}, {3, 8}, {4, 0}, {4, 3}, {4, 8}, {5, -5}, {5, INT32_MIN}, {6, 0}, {6, INT32_MAX}};
   for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
     char want[200];

@@ -25,6 +25,7 @@ import './inspect.test.mjs';
 import './json-schema.test.mjs';
 import './lazy.test.mjs';
 import './lifetimes.test.mjs';
+import './llama2c.test.mjs';
 import './loom-lacking.test.mjs';
 import './loom-reader.test.mjs';
 import './mlx.test.mjs';
