@@ -243,7 +243,7 @@ void hd_text_free(char *text);
 hd_status hd_model_save_weights(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, hd_error *err);
 /* Sets the weights that the file has, by name and shape, and leaves the rest; reads what hd_model_save_weights writes and, in the loom
  * dialect, Loom's own files. Nothing is changed when it fails: on a shape that does not fit, on a file without any weight of the model, and
- * (bad_state) while sessions are open. `n_set` may be NULL. */
+ * (bad_state) while sessions are open. `n_set`, how many tensors were set (each expert's are its own), may be NULL. */
 hd_status hd_model_load_weights(hd_model *model, const void *file, size_t n, size_t *n_set, hd_error *err);
 /* The same into what PyTorch calls load_state_dict: the file's names less `prefix` ("model_state_dict."; NULL: none), of which only those with it
  * count; `strict`: names that only the file or only the model has are an error, which lists the first of them. */
