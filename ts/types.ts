@@ -482,6 +482,7 @@ export interface TokenClassification extends Classification {
 }
 
 export interface WeightInfo {
+  /** As weight files have it: of a mixture each expert's matrices are weights of their own. */
   name: string;
   shape: number[];
   /** What it is kept as: "F32", "Q8_0", "INT8". */

@@ -3,8 +3,14 @@
  * llama.cpp's names; as MLX packs them. What they compute is in families.test.mjs.
  */
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
 import { assertClose, assertSameBits, largest, readSafetensors, writeSafetensors } from './golden.mjs';
-import { golden, heddle, heddleError, readJson, testOnEveryModule } from './heddle.mjs';
+import { golden, heddle, heddleError, modules, packageFolder, readJson, runtimeWith, testOnEveryModule } from './heddle.mjs';
+import { asLlamaCpp, writeGguf } from './llamacpp.mjs';
 
 const mixtures = ['mixtral', 'qwen3-moe'];
 const part = (name, file) => golden(`transformers/${name}/${file}`);
@@ -90,4 +96,30 @@ testOnEveryModule('an expert that is not there is named, and its values are coun
   await assert.rejects(model.readWeight('model.layers.0.block_sparse_moe.experts.4.w1.weight'), heddleError('bad_argument', /no weight is called 'model\.layers\.0\.block_sparse_moe\.experts\.4\.w1\.weight'/));
   await assert.rejects(model.writeWeight('model.layers.0.block_sparse_moe.experts.3.w1.weight', [1]), heddleError('bad_argument', /experts\.3\.w1\.weight: expected 2304 values, found 1/));
   await model.free();
+});
+
+// ---- The command line ----
+
+test('C1 T12 a mixture is converted between GGUF, a folder and PyTorch with its experts one by one, by the command line', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'heddle-experts-'));
+  const program = join(packageFolder, readJson(join(packageFolder, 'package.json')).bin.heddle);
+  const run = (...args) => execFileSync(process.execPath, [program, ...args], { encoding: 'utf8' });
+  const runtime = await runtimeWith(modules[0]);
+  try {
+    for (const name of mixtures) {
+      const at = (file) => join(folder, `${name}${file}`);
+      const { metadata, tensors } = asLlamaCpp(name);
+      writeFileSync(at('.gguf'), writeGguf(metadata, tensors));
+      run('convert', at('.gguf'), at(''), '--to', 'hf');
+      assertTensors(await tensorsOf(runtime, at('/model.safetensors')), own(name), 'a folder');
+      run('convert', at(''), at('.pt'));
+      assertTensors(await tensorsOf(runtime, at('.pt')), own(name), 'PyTorch');
+      run('convert', at(''), at('-again.gguf'));
+      const again = await runtime.loadModel(at('-again.gguf'));
+      await assertLogits(again, name);
+      await again.free();
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 });
