@@ -76,7 +76,8 @@ static bool read_numbers(model *m, const uint8_t *at) {
     m->own_head = true;
     n[5] = -n[5];
   }
-  bool sized = within(n[0], MOST_WIDTH) && within(n[1], MOST_WIDTH) && within(n[2], MOST_LAYERS) && within(n[3], n[0]) && within(n[4], n[3]) && within(n[5], MOST_TOKENS) && within(n[6], MOST_TOKENS);
+  bool sized = within(n[0], MOST_WIDTH) && within(n[1], MOST_WIDTH) && within(n[2], MOST_LAYERS) && within(n[3], n[0]) && within(n[4], n[3]) &&
+               within(n[5], MOST_TOKENS) && within(n[6], MOST_TOKENS);
   if (!sized || n[0] % (2 * n[3]) != 0 || n[3] % n[4] != 0) return false;
   const uint64_t dim = (uint64_t)n[0], head = dim / (uint64_t)n[3];
   const uint64_t sizes[N_SIZES] = {1, dim, head * (uint64_t)n[4], (uint64_t)n[1], (uint64_t)n[5], (uint64_t)n[6], head / 2};
@@ -109,14 +110,20 @@ static bool detect(const uint8_t *first, size_t n, uint64_t file_bytes) {
   return has_magic(first, n) || (n >= HEADER_0 && read_numbers(&m, first) && file_bytes_of(&m) == file_bytes);
 }
 
-/* Groups that go on from one row into the next are not read: no published file has them. */
+/* Groups that go on from one row into the next are not read. */
 static hd_status read_group(model *m, const uint8_t *first, hd_error *err) {
   int32_t group = number_at(first, GROUP_AT);
   if (group > 0 && m->sizes[DIM] % (uint64_t)group == 0 && m->sizes[HIDDEN] % (uint64_t)group == 0) {
     m->group = (uint64_t)group;
     return HD_OK;
   }
-  return hd_fail(err, group > 0 ? HD_UNSUPPORTED : HD_BAD_FILE, "llama2.c: byte %d: expected groups that rows of %" PRIu64 " and %" PRIu64 " are made of, found %d", GROUP_AT, m->sizes[DIM], m->sizes[HIDDEN], group);
+  return hd_fail(err, group > 0 ? HD_UNSUPPORTED : HD_BAD_FILE, "llama2.c: byte %d: expected groups that rows of %" PRIu64 " and %" PRIu64 " are made of, found %d",
+                 GROUP_AT, m->sizes[DIM], m->sizes[HIDDEN], group);
+}
+
+static hd_status refuse_numbers(const uint8_t *at, hd_error *err) {
+  return hd_fail(err, HD_BAD_FILE, "llama2.c: byte 8: expected a Llama's sizes, found %d wide, %d hidden, %d layers, %d heads, %d of them for keys, %d tokens, %d positions",
+                 number_at(at, 0), number_at(at, 4), number_at(at, 8), number_at(at, 12), number_at(at, 16), number_at(at, 20), number_at(at, 24));
 }
 
 static hd_status read_header(model *m, const hd_reader *reader, hd_error *err) {
@@ -125,8 +132,7 @@ static hd_status read_header(model *m, const hd_reader *reader, hd_error *err) {
   if (!has_magic(first, reader->held)) return read_numbers(m, first) ? HD_OK : hd_fail(err, HD_BAD_FILE, "llama2.c: its seven numbers are no Llama's");
   if (m->version != 1 && m->version != 2) return hd_fail(err, HD_UNSUPPORTED, "llama2.c: byte 4: expected version 1 or 2, found %d", m->version);
   if (reader->held < HEADER_1) return hd_fail(err, HD_BAD_FILE, "llama2.c: expected a header of %d bytes, found a file of %zu", HEADER_1, reader->held);
-  if (!read_numbers(m, first + 8)) return hd_fail(err, HD_BAD_FILE, "llama2.c: byte 8: expected a Llama's sizes, found %d wide, %d hidden, %d layers, %d heads, %d of them for keys, %d tokens, %d positions",
-                                                  number_at(first, 8), number_at(first, 12), number_at(first, 16), number_at(first, 20), number_at(first, 24), number_at(first, 28), number_at(first, 32));
+  if (!read_numbers(m, first + 8)) return refuse_numbers(first + 8, err);
   m->own_head = first[SHARED_AT] == 0;
   return m->version == 2 ? read_group(m, first, err) : HD_OK;
 }

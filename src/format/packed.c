@@ -187,7 +187,8 @@ hd_status hd_packed_open(hd_packed *packed, const hd_entry *const parts[HD_N_PAR
   const hd_entry *weight = parts[HD_PART_WEIGHT], *scales = parts[HD_PART_SCALES];
   size_t groups = 1, rows, row_bits, count;
   if (!packed->mode->whole_rows && !as_rows(scales, &rows, &groups)) groups = 0;
-  if (!hd_dtype_bytes(weight->dtype, weight->shape[weight->n_dims - 1], &packed->row_bytes) || !hd_mul_size(packed->row_bytes, 8, &row_bits)) return fail_part(weight, "rows too long", err);
+  bool fits = hd_dtype_bytes(weight->dtype, weight->shape[weight->n_dims - 1], &packed->row_bytes) && hd_mul_size(packed->row_bytes, 8, &row_bits);
+  if (!fits) return fail_part(weight, "rows too long", err);
   HD_TRY(find_cols(packed, said, cols, row_bits, groups, err));
   HD_TRY(check_cols(packed, row_bits, groups, err));
   if (!hd_mul_size(packed->rows, packed->cols, &count) || !hd_mul_size(count, sizeof(float), &count)) return fail_part(weight, "too many values", err);

@@ -190,8 +190,9 @@ static hd_status write_rope(configuring *c, const void *tensor, size_t n) {
 
 /* What would be left out without a word. */
 static hd_status refuse_unread(const configuring *c) {
-  static const char *const parts[][2] = {{"blk.0.ffn_gate_inp_shexp.weight", "experts that all rows share are not built"}, {"blk.0.ffn_gate_shexp.weight", "experts that all rows share are not built"},
-                                         {"cls.weight", "classifiers are not read from GGUF files"}, {"cls.output.weight", "classifiers are not read from GGUF files"}};
+  static const char shared[] = "experts that all rows share are not built", classifier[] = "classifiers are not read from GGUF files";
+  static const char *const parts[][2] = {{"blk.0.ffn_gate_inp_shexp.weight", shared}, {"blk.0.ffn_gate_shexp.weight", shared},
+                                         {"cls.weight", classifier}, {"cls.output.weight", classifier}};
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
     if (hd_directory_find(c->directory, parts[i][0])) return hd_fail(c->err, HD_UNSUPPORTED, "GGUF: tensor \"%s\": %s", parts[i][0], parts[i][1]);
   double keys = number(c, "attention.key_length", 0), values = number(c, "attention.value_length", keys);

@@ -39,7 +39,8 @@ static void check_tensor(const hd_directory *d, const char *name, size_t rows, s
   const hd_entry *e = hd_directory_find(d, name);
   if (!CHECK(e != NULL)) printf("# %s\n", name);
   if (!e) return;
-  bool same = e->dtype == HD_F32 && e->n_dims == (rows ? 2 : 1) && e->shape[0] == (rows ? rows : cols) && (!rows || e->shape[1] == cols) && e->begin == begin && e->end == begin + 4 * (rows ? rows : 1) * cols;
+  bool shaped = e->dtype == HD_F32 && e->n_dims == (rows ? 2 : 1) && e->shape[0] == (rows ? rows : cols) && (!rows || e->shape[1] == cols);
+  bool same = shaped && e->begin == begin && e->end == begin + 4 * (rows ? rows : 1) * cols;
   if (!CHECK(same)) printf("# %s at %" PRIu64 ", expected %" PRIu64 "\n", name, e->begin, begin);
 }
 
@@ -135,15 +136,16 @@ TEST(what_is_broken_is_refused_with_what_was_expected) {
   check_refused(n, n, HD_UNSUPPORTED, "llama2.c: byte 37: expected groups that rows of 8 and 6 are made of, found 4");
   put(37, -2);
   check_refused(n, n, HD_BAD_FILE, "llama2.c: byte 37: expected groups that rows of 8 and 6 are made of, found -2");
-  static const struct { size_t number; int32_t value; } broken[] = {{0, 0}, {0, -8}, {0, 1 << 21}, {0, 9}, {1, 0}, {1, INT32_MAX}, {2, 0}, {2, 4097}, {3, 3}, {3, 0}, {3, 8}, {4, 0}, {4, 3}, {4, 8}, {5, -5}, {5, INT32_MIN}, {6, 0}, {6, INT32_MAX}};
+  static const struct { size_t number; int32_t value; } broken[] = {
+      {0, 0}, {0, -8}, {0, 1 << 21}, {0, 9}, {1, 0}, {1, INT32_MAX}, {2, 0}, {2, 4097}, {3, 3}, {3, 0}, {3, 8}, {4, 0}, {4, 3}, {4, 8}, {5, -5}, {5, INT32_MIN}, {6, 0}, {6, INT32_MAX}};
   for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
     char want[200];
     int32_t numbers[] = {DIM, HIDDEN, LAYERS, HEADS, KV_HEADS, VOCABULARY, CONTEXT};
     numbers[broken[i].number] = broken[i].value;
     version_1(1, 1);
     put(8 + 4 * broken[i].number, broken[i].value);
-    snprintf(want, sizeof want, "llama2.c: byte 8: expected a Llama's sizes, found %d wide, %d hidden, %d layers, %d heads, %d of them for keys, %d tokens, %d positions", numbers[0], numbers[1], numbers[2],
-             numbers[3], numbers[4], numbers[5], numbers[6]);
+    snprintf(want, sizeof want, "llama2.c: byte 8: expected a Llama's sizes, found %d wide, %d hidden, %d layers, %d heads, %d of them for keys, %d tokens, %d positions",
+             numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]);
     check_refused(n, n, HD_BAD_FILE, want);
   }
 }
