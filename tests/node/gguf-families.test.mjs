@@ -123,6 +123,22 @@ testOnEveryModule('GGUF experts in blocks keep their blocks, stacked and one by 
   }
 });
 
+testOnEveryModule('GGUF GPT-2 with a head of its own, as older files have it, is the same model; its blocks are kept, [out, in] as they lie', async (runtime) => {
+  const { metadata, tensors } = asLlamaCpp('gpt2');
+  const own = await runtime.loadModel(writeGguf(metadata, { ...tensors, 'output.weight': tensors['token_embd.weight'] }));
+  assert.ok(own.weights.some(({ name }) => name === 'lm_head.weight'));
+  await assertRuns(own, 'gpt2');
+  const down = tensors['blk.1.ffn_down.weight'];
+  const blocks = q8Blocks(down.bytes);
+  const model = await runtime.loadModel(writeGguf(metadata, { ...tensors, 'blk.1.ffn_down.weight': { ...down, type: 'Q8_0', bytes: blocks } }));
+  const { dtype, shape, lossy } = model.report.weights.find(({ name }) => name === 'transformer.h.1.mlp.c_proj.weight');
+  assert.deepEqual([dtype, shape, lossy], ['Q8_0', [48, 192], false]);
+  const file = await model.saveGguf({ dtype: 'Q8_0' });
+  const { begin, end } = (await runtime.inspect(file)).tensors.find(({ name }) => name === 'blk.1.ffn_down.weight');
+  assert.deepEqual(Buffer.from(file.subarray(begin, end)), Buffer.from(blocks));
+  await Promise.all([own.free(), model.free()]);
+});
+
 for (const name of encoders) {
   testOnEveryModule(`GGUF ${name}: each row alone is the padded batch's, and it is written as it was`, async (runtime) => {
     const expected = expectedOf(name);
