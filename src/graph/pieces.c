@@ -85,25 +85,27 @@ bool hd_entry_is_stacked(const hd_parameter *p, const hd_entry *e) {
 
 /* ---- Values ---- */
 
-static float at(const float *values, bool in_out, size_t rows, size_t cols, size_t r, size_t c) {
-  return in_out ? values[c * rows + r] : values[r * cols + c];
-}
-
 static hd_status no_memory(const hd_piece *piece, hd_error *err) {
   return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the values of weight %s", piece->parameter->name);
+}
+
+/* Rows first … first + n of what comes as [in][out]. */
+static void turn(float *wide, const float *values, const hd_piece *piece, size_t first, size_t n) {
+  const size_t cols = piece->parameter->value.cols;
+  for (size_t r = 0; r < n; r++)
+    for (size_t c = 0; c < cols; c++) wide[r * cols + c] = values[c * piece->rows + first + r];
 }
 
 /* Packs row blocks from float32. Blocks are small; the buffer lives for the call. */
 hd_status hd_piece_set(const hd_piece *piece, const float *values, bool in_out, hd_error *err) {
   const hd_matrix *m = &piece->parameter->value;
-  size_t block = m->layout->row_block;
-  float *wide = hd_alloc(block * m->cols * sizeof *wide);
-  if (!wide) return no_memory(piece, err);
+  const size_t block = m->layout->row_block;
+  float *wide = in_out ? hd_alloc(block * m->cols * sizeof *wide) : NULL;
+  if (in_out && !wide) return no_memory(piece, err);
   for (size_t first = 0; first < piece->rows; first += block) {
-    size_t n = piece->rows - first < block ? piece->rows - first : block;
-    for (size_t r = 0; r < n; r++)
-      for (size_t c = 0; c < m->cols; c++) wide[r * m->cols + c] = at(values, in_out, piece->rows, m->cols, first + r, c);
-    m->layout->from_f32(m, piece->first + first, n, wide);
+    const size_t n = piece->rows - first < block ? piece->rows - first : block;
+    if (in_out) turn(wide, values, piece, first, n);
+    m->layout->from_f32(m, piece->first + first, n, in_out ? wide : values + first * m->cols);
   }
   hd_free(wide);
   return HD_OK;
@@ -111,11 +113,11 @@ hd_status hd_piece_set(const hd_piece *piece, const float *values, bool in_out, 
 
 hd_status hd_piece_get(const hd_piece *piece, float *values, bool in_out, hd_error *err) {
   const hd_matrix *m = &piece->parameter->value;
-  float *row = hd_alloc(m->cols * sizeof *row);
-  if (!row) return no_memory(piece, err);
+  float *row = in_out ? hd_alloc(m->cols * sizeof *row) : NULL;
+  if (in_out && !row) return no_memory(piece, err);
   for (size_t r = 0; r < piece->rows; r++) {
-    m->layout->row(m, piece->first + r, row);
-    for (size_t c = 0; c < m->cols; c++) values[in_out ? c * piece->rows + r : r * m->cols + c] = row[c];
+    m->layout->row(m, piece->first + r, in_out ? row : values + r * m->cols);
+    for (size_t c = 0; in_out && c < m->cols; c++) values[c * piece->rows + r] = row[c];
   }
   hd_free(row);
   return HD_OK;
