@@ -1,12 +1,12 @@
-/* base/decimal.c: both ways by exact whole numbers. Digits are found after Steele and White, "How to print floating-point numbers accurately" (1990), with the bounds of
- * Burger and Dybvig, "Printing floating-point numbers quickly and accurately" (1996).
+/* base/decimal.c: both ways by exact whole numbers. Digits are found after Steele and White, "How to print floating-point numbers accurately"
+ * (1990), with the bounds of Burger and Dybvig, "Printing floating-point numbers quickly and accurately" (1996).
  *
- * A number reads back from whatever lies between it and the middles to its two neighbours. With the number, the distances and the place of the next
- * digit as whole numbers (`rest`, `below`, `unit`), a digit is rest / unit; the first one after which what is left out is less than a distance is the
- * last. float32 needs numbers of 160 bits at most, float64 of some 1120.
+ * A number reads back from whatever lies between it and the middles to its two neighbours. With the number, the distances and the place of the
+ * next digit as whole numbers (`rest`, `below`, `unit`), a digit is rest / unit; the first one after which what is left out is less than a
+ * distance is the last. float32 needs numbers of 160 bits at most, float64 of some 1120.
  *
- * To read one, its digits times or over a power of ten are divided to 55 bits, of which the format keeps the first. Decimals of more than 800 digits
- * are as near to whatever they are near to as their first 800 and something. */
+ * To read one, its digits times or over a power of ten are divided to 55 bits, of which the format keeps the first. Decimals of more than 800
+ * digits are as near to whatever they are near to as their first 800 and something. */
 #include "base/decimal.h"
 
 #include <math.h>
@@ -145,7 +145,8 @@ static void next_place(writing *w) {
   w->exponent--;
 }
 
-/* Measured in halves of the step to the next number; below a power of two the numbers lie twice as close, unless they are subnormal: in quarters. */
+/* Measured in halves of the step to the next number; below a power of two the numbers lie twice as close, unless they are subnormal: in
+ * quarters. */
 static void set_distances(writing *w, double value, int two, hd_binary format) {
   const int step = two - format.bits > format.smallest ? two - format.bits : format.smallest;
   const uint64_t steps = (uint64_t)ldexp(value, -step);
@@ -310,7 +311,7 @@ static void shift_left(whole *a, int bits) {
 static double round_to(hd_binary format, uint64_t quotient, int exponent, bool more) {
   int bits = 0;
   while (quotient >> bits) bits++;
-  const int last = exponent + bits - format.bits > format.smallest ? exponent + bits - format.bits : format.smallest, dropped = last - exponent;
+  const int usual = exponent + bits - format.bits, last = usual > format.smallest ? usual : format.smallest, dropped = last - exponent;
   if (dropped > 63) return 0;
   const uint64_t rest = quotient & ((UINT64_C(1) << dropped) - 1), half = UINT64_C(1) << (dropped - 1);
   uint64_t kept = quotient >> dropped;
