@@ -1,38 +1,17 @@
 /**
- * The command line as a user has it: the packed package's bin, run as a program. Converted values are compared with the fixtures' bytes, read here without
- * the package where the format is simple (SafeTensors, MLX JSON; PyTorch's by Python), and by it where its readers have tests of their own (GGUF).
+ * The command line's inspect, convert, trace, generate, tokenize and cache; cli-texts.test.mjs has chat and embed. Converted values are compared with the
+ * fixtures' bytes, read here without the package where the format is simple (SafeTensors, MLX JSON; PyTorch's by Python), and by it where its readers have
+ * tests of their own (GGUF).
  */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { closeSync, ftruncateSync, mkdirSync, mkdtempSync, openSync, readFileSync, readdirSync, rmSync, writeFileSync, writeSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { closeSync, ftruncateSync, mkdirSync, openSync, readFileSync, readdirSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
+import { folder, heddle, json, ok, out, version } from './command-line.mjs';
 import { assertClose, writeEncoded } from './golden.mjs';
-import { golden, needs, packageFolder, readJson, runtimeWith, shared } from './heddle.mjs';
+import { golden, needs, readJson, runtimeWith, shared } from './heddle.mjs';
 import { serverFor } from './range-server.mjs';
-
-const { bin, version } = readJson(join(packageFolder, 'package.json'));
-const program = join(packageFolder, bin.heddle);
-const folder = mkdtempSync(join(tmpdir(), 'heddle-cli-'));
-after(() => rmSync(folder, { recursive: true, force: true }));
-const out = (name) => join(folder, name);
-
-/** Runs it: { code, stdout, stderr }. */
-function heddle(args, { env = {}, input } = {}) {
-  return new Promise((done) => {
-    const child = execFile(process.execPath, [program, ...args], { env: { ...process.env, ...env }, maxBuffer: 1 << 26 }, (error, stdout, stderr) => done({ code: error ? error.code : 0, stdout, stderr }));
-    child.stdin.end(input ?? '');
-  });
-}
-
-async function ok(args, options) {
-  const result = await heddle(args, options);
-  assert.equal(result.code, 0, result.stderr);
-  return result;
-}
-
-const json = async (args, options) => JSON.parse((await ok([...args, '--json'], options)).stdout);
 
 /** A SafeTensors file's tensors by name: { dtype, shape, bytes }. */
 function tensorsOf(path) {
@@ -60,7 +39,7 @@ const weights = join(mild, 'model.safetensors');
 test('C1: help, version and usage: exit codes 0 and 2, and what was wrong on stderr', async () => {
   assert.equal((await ok(['--version'])).stdout.trim(), version);
   const overview = (await ok(['--help'])).stdout;
-  for (const command of ['inspect', 'convert', 'trace', 'generate', 'tokenize', 'cache']) {
+  for (const command of ['inspect', 'convert', 'trace', 'generate', 'chat', 'embed', 'tokenize', 'cache']) {
     assert.match(overview, new RegExp(`^  ${command} `, 'm'));
     assert.match((await ok([command, '--help'])).stdout, new RegExp(`usage: heddle ${command} `));
   }
