@@ -722,9 +722,12 @@ export interface Model {
   loadWeights(file: FileInput, options?: LoadWeightsOptions): Promise<number>;
   /** A PEFT adapter: adapter_config.json and adapter_model.safetensors. */
   loadAdapter(config: FileInput | object, weights: FileInput): Promise<Adapter>;
-  /** W += scale · B · A for good. Weights that are not float32 need `dequantize`, which makes them so. */
+  /**
+   * W += scale · B · A for good; a second call changes nothing. A merged adapter is not attached besides (`bad_state`). A weight that was written since is
+   * without it until the next call. Weights that are not float32 need `dequantize`, which makes them so.
+   */
   mergeAdapter(adapter: Adapter, options?: { dequantize?: boolean }): Promise<void>;
-  /** Takes a merged adapter away again. */
+  /** Takes a merged adapter away again. Throws `bad_state` where it is not merged. */
   unmergeAdapter(adapter: Adapter, options?: { dequantize?: boolean }): Promise<void>;
   /**
    * Names weights that have NaN, infinite or only zero values (biases may rightly be zero), and values that an input of zeros makes so. Empty: nothing

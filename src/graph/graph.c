@@ -370,6 +370,7 @@ hd_status hd_parameter_set(hd_parameter *p, const float *values, bool in_out, hd
   hd_free(wide);
   hd_matrix_settle(m);
   p->filled = true;
+  p->n_sets++;
   return HD_OK;
 }
 
