@@ -131,7 +131,9 @@ async function fileMap(files: Map<string, FileInput>, options: OpenOptions): Pro
     where: 'among the files given',
     open: async (name, whole = false) => {
       const input = files.get(prefix + name);
-      return input === undefined ? undefined : openFile(input, { ...each, whole }, name);
+      return input === undefined ? undefined : openFile(input, { ...each, whole }, name).catch((error: unknown) => {
+        throw error instanceof HeddleError && !error.message.includes(name) ? new HeddleError(error.code, `${name}: ${error.message}`) : error;
+      });
     },
     list: async () => [...files.keys()].filter((name) => name.startsWith(prefix)).map((name) => name.slice(prefix.length)),
   };
@@ -170,6 +172,18 @@ async function openPath(path: string, options: OpenOptions): Promise<FileSet | B
   throw new HeddleError('bad_file', `cannot open ${path}: there is no such file or folder, nor ${cached} (fetch https://huggingface.co/${path} by its address)`);
 }
 
+/** One file at an address. A last name without an ending is a folder's more often than not, and folders end in a slash. */
+async function openFileOrSay(address: URL, options: OpenOptions): Promise<ByteSource> {
+  const isFolderLike = /^https?:$/.test(address.protocol) && !/\.[^/]*$/.test(address.pathname);
+  const asFolder = `if this is a folder, its address ends in a slash: ${address.href}/`;
+  const file = await openFile(address, options).catch((error: unknown) => {
+    throw isFolderLike && error instanceof HeddleError && error.code === 'bad_file' ? new HeddleError('bad_file', `${error.message} (${asFolder})`, { cause: error }) : error;
+  });
+  if (!isFolderLike || !/^\s*<(!doctype|html)/i.test(new TextDecoder('latin1').decode(await file.peek(512)))) return file;
+  await file.close();
+  throw new HeddleError('bad_file', `${address.href}: this is a web page, not a model (${asFolder})`);
+}
+
 /** Opens what the caller gave as a model: several files, or a single one. */
 export async function openSource(input: SourceInput, options: OpenOptions = {}): Promise<FileSet | ByteSource> {
   if (typeof input === 'string' || input instanceof URL) {
@@ -179,7 +193,7 @@ export async function openSource(input: SourceInput, options: OpenOptions = {}):
     if (isNode() && !isUrl(text)) return openPath(text, options);
     const address = hubAddress(baseUrl(text), options.revision);
     const { revision: _, ...rest } = options;
-    return address.pathname.endsWith('/') ? folderUrl(address, rest) : openFile(address, rest);
+    return address.pathname.endsWith('/') ? folderUrl(address, rest) : openFileOrSay(address, rest);
   }
   if (Array.isArray(input)) {
     checkFiles(input, 'source');

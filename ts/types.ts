@@ -415,7 +415,7 @@ export interface GenerateUsage {
   stoppedBy?: number | string;
 }
 
-/** Tokens as they are made, and how it went. */
+/** Tokens as they are made, and how it went. Whatever is wrong, a wrong option or a freed model, rejects where they are awaited. */
 export interface Generation extends AsyncIterableIterator<GeneratedToken> {
   /** There once the generation has ended. */
   readonly usage: GenerateUsage | undefined;

@@ -110,9 +110,11 @@ static void check_value(hd_json_reader *r, tree_check *check) {
   }
 }
 
-hd_status hd_json_parse(cJSON **out, const char *text, size_t n, hd_error *err) {
+hd_status hd_json_parse(cJSON **out, const char *text, size_t n, hd_error *err) { return hd_json_parse_file(out, text, n, "JSON", err); }
+
+hd_status hd_json_parse_file(cJSON **out, const char *text, size_t n, const char *name, hd_error *err) {
   *out = NULL;
-  hd_json_reader r = hd_json_open(text, n, "JSON", err);
+  hd_json_reader r = hd_json_open(text, n, name, err);
   tree_check check = {0};
   check_value(&r, &check);
   hd_json_finish(&r);
@@ -121,7 +123,7 @@ hd_status hd_json_parse(cJSON **out, const char *text, size_t n, hd_error *err) 
   if (r.status != HD_OK) return r.status;
   *out = cJSON_ParseWithLengthOpts(text, n, NULL, false);
   /* The text is right, so only memory can have been missing. */
-  return *out ? HD_OK : hd_fail(err, HD_OUT_OF_MEMORY, "JSON: no memory for a tree of %zu values", check.n_nodes);
+  return *out ? HD_OK : hd_fail(err, HD_OUT_OF_MEMORY, "%s: no memory for a tree of %zu values", name, check.n_nodes);
 }
 
 /* ---- Getters ---- */

@@ -19,7 +19,7 @@ typedef struct peft_config {
 
 static hd_status read_config(peft_config *c, const char *text, size_t n, hd_error *err) {
   cJSON *json = NULL;
-  HD_TRY(hd_json_parse(&json, text, n, err));
+  HD_TRY(hd_json_parse_file(&json, text, n, "adapter_config.json", err));
   hd_status status = HD_OK;
   hd_json j = hd_json_root(json, "adapter_config.json", &status, err);
   c->rank = hd_json_get_size(&j, "r", 0);
