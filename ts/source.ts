@@ -175,13 +175,10 @@ async function openPath(path: string, options: OpenOptions): Promise<FileSet | B
 /** One file at an address. A last name without an ending is a folder's more often than not, and folders end in a slash. */
 async function openFileOrSay(address: URL, options: OpenOptions): Promise<ByteSource> {
   const isFolderLike = /^https?:$/.test(address.protocol) && !/\.[^/]*$/.test(address.pathname);
-  const asFolder = `if this is a folder, its address ends in a slash: ${address.href}/`;
-  const file = await openFile(address, options).catch((error: unknown) => {
-    throw isFolderLike && error instanceof HeddleError && error.code === 'bad_file' ? new HeddleError('bad_file', `${error.message} (${asFolder})`, { cause: error }) : error;
+  return openFile(address, options).catch((error: unknown) => {
+    if (!isFolderLike || !(error instanceof HeddleError) || error.code !== 'bad_file') throw error;
+    throw new HeddleError('bad_file', `${error.message} (if this is a folder, its address ends in a slash: ${address.origin}${address.pathname}/)`, { cause: error });
   });
-  if (!isFolderLike || !/^\s*<(!doctype|html)/i.test(new TextDecoder('latin1').decode(await file.peek(512)))) return file;
-  await file.close();
-  throw new HeddleError('bad_file', `${address.href}: this is a web page, not a model (${asFolder})`);
 }
 
 /** Opens what the caller gave as a model: several files, or a single one. */
