@@ -66,7 +66,7 @@ function isSizedStream(input: object): input is SizedStream {
   return 'stream' in input && input.stream instanceof ReadableStream && 'size' in input && typeof input.size === 'number';
 }
 
-function isSharedBuffer(input: unknown): input is SharedArrayBuffer {
+export function isSharedBuffer(input: unknown): input is SharedArrayBuffer {
   return typeof SharedArrayBuffer !== 'undefined' && input instanceof SharedArrayBuffer;
 }
 

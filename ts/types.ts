@@ -14,7 +14,7 @@ import type { TokenizerFiles } from './tokenizer-files.js';
 // ---- Where bytes come from ----
 
 /** One file. A string is a URL, in Node also a path, or the text itself when it begins with `{`. */
-export type FileInput = string | URL | ArrayBuffer | ArrayBufferView | Blob | Response | ReadableStream<Uint8Array> | SizedStream;
+export type FileInput = string | URL | ArrayBuffer | SharedArrayBuffer | ArrayBufferView | Blob | Response | ReadableStream<Uint8Array> | SizedStream;
 
 /** A stream of a known length: the header of a weight file is checked against the file's size before anything is loaded. */
 export interface SizedStream {
@@ -263,7 +263,8 @@ export interface SessionOptions {
   outputRows?: number;
 }
 
-export type NumbersInput = readonly number[] | Float32Array | Int32Array;
+/** Numbers in an array of any kind but BigInt's; a view of shared memory is read as any other. What the model computes with is float32 or int32: others are rounded. */
+export type NumbersInput = readonly number[] | Float32Array | Float64Array | Int32Array | Uint32Array | Int16Array | Uint16Array | Int8Array | Uint8Array | Uint8ClampedArray;
 
 export type Loss = 'mse' | 'cross_entropy';
 

@@ -285,6 +285,45 @@ test('C1: convert sharded folder → one file → shards again', async () => {
   for (const [name, file] of Object.entries(map)) assert.ok(name in tensorsOf(join(out('split'), file)), name);
 });
 
+test('C1: a convert to a folder that fails leaves no folder, and one that was there as it was', async () => {
+  for (const [args, said] of [[['--dtype', 'q9_9'], /q9_9/i], [['--shard-size', '100KB', '--dtype', 'q8_0'], /q8_0/i]]) {
+    const { code, stderr } = await heddle(['convert', mild, out('deep/er/model'), '--to', 'hf', ...args]);
+    assert.equal(code, 3, stderr);
+    assert.match(stderr, said);
+    assert.ok(!readdirSync(folder).includes('deep'));
+  }
+  mkdirSync(out('mine'));
+  writeFileSync(join(out('mine'), 'notes.txt'), 'mine');
+  assert.equal((await heddle(['convert', mild, out('mine'), '--to', 'mlx', '--dtype', 'q8_0'])).code, 3);
+  assert.deepEqual(readdirSync(out('mine')), ['notes.txt']);
+});
+
+test('C1: a config.json that is no JSON is refused by its name, whatever is converted', async () => {
+  mkdirSync(out('broken'));
+  writeFileSync(join(out('broken'), 'model.safetensors'), readFileSync(weights));
+  writeFileSync(join(out('broken'), 'config.json'), '{"model_type": "llama",}');
+  for (const to of ['x.gguf', 'x.mlx', 'x-folder']) {
+    const { code, stderr } = await heddle(['convert', out('broken'), out(to)]);
+    assert.equal(code, 3, stderr);
+    assert.match(stderr, /^heddle: config\.json: /);
+  }
+  assert.ok(!readdirSync(folder).some((name) => name.startsWith('x')));
+  assert.match((await heddle(['generate', out('broken'), '--prompt', 'x'])).stderr, /^heddle: config\.json: byte 23/);
+});
+
+test("C1: convert a training's checkpoint → GGUF: metadata that GGUF has no type for is kept as text, and the optimizer's state is named", needs('fixtures/torch/pt/checkpoint.pt'), async () => {
+  const { tensors, warnings } = await json(['convert', shared('fixtures/torch/pt/checkpoint.pt'), out('checkpoint.gguf')]);
+  assert.equal(tensors.length, 28);
+  assert.ok(warnings.includes("metadata that GGUF has no type for, kept as JSON's text: optimizer.param_groups, scheduler, config"), warnings.join('; '));
+  assert.ok(warnings.some((text) => /18 of its 28 tensors are an optimizer's state \(optimizer\.state\.0\.step first\)/.test(text)), warnings.join('; '));
+  const { metadata } = await json(['inspect', out('checkpoint.gguf')]);
+  assert.deepEqual([metadata.epoch, JSON.parse(metadata.config)], [3, { hidden: 5, name: 'net', lr: 0.01, flags: [true, null] }]);
+  await ok(['convert', out('checkpoint.gguf'), out('checkpoint.safetensors')]);
+  const want = tensorsOf(shared('fixtures/torch/pt/checkpoint.safetensors'));
+  const got = tensorsOf(out('checkpoint.safetensors'));
+  for (const [name, { dtype, bytes }] of Object.entries(want)) if (dtype === 'F32') assert.ok(Buffer.compare(got[name].bytes, bytes) === 0, name);
+});
+
 test('C1: convert SafeTensors → F16 and back says that precision was lost, once', async () => {
   const { stderr } = await ok(['convert', weights, out('half.safetensors'), '--dtype', 'f16']);
   assert.match(stderr, /warning: F32 → F16, rounded: .* and 28 more/);
