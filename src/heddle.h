@@ -353,6 +353,41 @@ hd_status hd_session_value(const hd_session *session, const char *name, hd_tenso
 /* Names of all values in the order they are computed; NULL past the last. */
 const char *hd_session_value_name(const hd_session *session, size_t index);
 
+/* ---- Batches ------------------------------------------------------------------------------------------------ */
+
+/* Several sequences of one model in one call: their rows lie one after the other, so that every weight is read once for all of them. A batch has the
+ * memory of its calls and no timeline: the sequences are sessions', or begin and end with the call. For networks of the standard dialect that read
+ * rows one after the other (token ids above all). Of more than one sequence, a layer that would mix them is refused when the batch is made
+ * (unsupported). */
+typedef struct hd_batch hd_batch;
+
+typedef struct hd_batch_options {
+  hd_tensor input;     /* as in hd_session_options: the largest input, the rows of all sequences together */
+  size_t sequences;    /* most sequences of a call, at least 1 */
+  size_t context;      /* most positions one of them may reach; 0: as in hd_session_options */
+  size_t output_rows;  /* rows of logits to compute for each sequence, counted from its last; 0: all */
+  const char *output;  /* the value to compute, by its name in traces, and what it needs; NULL: the model's output */
+} hd_batch_options;
+
+/* A sequence's rows in a call. */
+typedef struct hd_batch_part {
+  hd_session *session; /* whose state they continue, made for inference over the same model; NULL: they begin a sequence that is forgotten */
+  size_t rows;
+} hd_batch_part;
+
+/* Plans and allocates. The model must outlive the batch. */
+hd_status hd_batch_new(hd_batch **out, hd_model *model, const hd_batch_options *options, hd_error *err);
+void hd_batch_free(hd_batch *batch);
+/* Where the next input may be written, as hd_session_input. */
+hd_status hd_batch_input(const hd_batch *batch, hd_tensor *out, hd_error *err);
+/* One call: the input is the parts' rows, in order. Sessions go on as after hd_decode: their positions advance, and where the batch computes the
+ * model's output its last row of each becomes that session's output. They need room reserved (hd_session_reserve), and one adapter for all. Nothing
+ * has advanced when it fails. */
+hd_status hd_batch_forward(hd_batch *batch, const hd_tensor *input, const hd_batch_part *parts, size_t n_parts, hd_error *err);
+/* The value of all parts, one after the other. How many rows a part has of it depends on the layers: as many as it had in the input, the last
+ * output_rows of them, or one. */
+hd_status hd_batch_output(const hd_batch *batch, hd_tensor *out, hd_error *err);
+
 /* ---- Training (HD_TRAIN) ------------------------------------------------------------------------------------ */
 
 typedef enum hd_loss_kind {

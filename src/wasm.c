@@ -367,12 +367,15 @@ int w_model_write_weight(hd_model *model, const char *name, const float *values,
 
 /* ---- Sessions ---- */
 
+static hd_tensor wanted_input(int dtype, int n_dims, const uint32_t *dims) {
+  hd_tensor t = {.dtype = (hd_dtype)dtype, .n_dims = n_dims > HD_MAX_DIMS ? HD_MAX_DIMS : n_dims};
+  for (int i = 0; i < t.n_dims; i++) t.shape[i] = dims[i];
+  return t;
+}
+
 /* n_dims 0: the model's own input. transfer: [session] */
 int w_session_new(hd_model *model, int mode, int dtype, int n_dims, const uint32_t *dims, size_t context, size_t output_rows) {
-  hd_session_options options = {.mode = (hd_mode)mode, .context = context, .output_rows = output_rows};
-  options.input.dtype = (hd_dtype)dtype;
-  options.input.n_dims = n_dims > HD_MAX_DIMS ? HD_MAX_DIMS : n_dims;
-  for (int i = 0; i < options.input.n_dims; i++) options.input.shape[i] = dims[i];
+  hd_session_options options = {.mode = (hd_mode)mode, .input = wanted_input(dtype, n_dims, dims), .context = context, .output_rows = output_rows};
   hd_session *session = NULL;
   hd_status status = hd_session_new(&session, model, &options, &error);
   put(0, session);
@@ -430,6 +433,44 @@ void w_session_memory(const hd_session *session) {
   transfer[1] = (double)report.arena;
   transfer[2] = (double)report.state;
   transfer[3] = (double)report.other;
+}
+
+/* ---- Batches ---- */
+
+/* n_dims 0: the model's own input; output may be NULL. transfer: [batch] */
+int w_batch_new(hd_model *model, int dtype, int n_dims, const uint32_t *dims, size_t sequences, size_t context, size_t output_rows, const char *output) {
+  hd_batch_options options = {.input = wanted_input(dtype, n_dims, dims), .sequences = sequences, .context = context, .output_rows = output_rows, .output = output};
+  hd_batch *batch = NULL;
+  hd_status status = hd_batch_new(&batch, model, &options, &error);
+  put(0, batch);
+  return (int)status;
+}
+
+void w_batch_free(hd_batch *batch) { hd_batch_free(batch); }
+
+/* transfer: tensor */
+int w_batch_input(const hd_batch *batch) {
+  hd_tensor t = {0};
+  hd_status status = hd_batch_input(batch, &t, &error);
+  put_tensor(&t);
+  return (int)status;
+}
+
+/* The input lies in the batch's input buffer, `rows` of its outermost dimension. parts: session (or 0) and rows of each, one after the other. */
+int w_batch_forward(hd_batch *batch, size_t rows, const hd_batch_part *parts, size_t n_parts) {
+  hd_tensor t = {0};
+  hd_status status = hd_batch_input(batch, &t, &error);
+  if (status != HD_OK) return (int)status;
+  if (t.n_dims > 0) t.shape[0] = rows;
+  return (int)hd_batch_forward(batch, &t, parts, n_parts, &error);
+}
+
+/* transfer: tensor */
+int w_batch_output(const hd_batch *batch) {
+  hd_tensor t = {0};
+  hd_status status = hd_batch_output(batch, &t, &error);
+  put_tensor(&t);
+  return (int)status;
 }
 
 /* ---- Training ---- */

@@ -106,6 +106,17 @@ export function checkWholeNumbers(values: unknown, name: string): asserts values
   for (const value of values) if (value !== (value | 0)) throw expected(name, 'whole numbers of 32 bits', value);
 }
 
+/** Sessions, and as many lists of token ids, none of them empty. */
+export function checkTogether(sessions: unknown, tokens: unknown): void {
+  if (!Array.isArray(sessions) || sessions.length === 0) throw expected('sessions', 'an array of sessions', sessions);
+  if (!Array.isArray(tokens)) throw expected('tokens', 'an array of token ids for each session', tokens);
+  if (tokens.length !== sessions.length) throw new HeddleError('bad_argument', `tokens: ${tokens.length} lists for ${sessions.length} sessions`);
+  for (const [i, ids] of (tokens as unknown[]).entries()) {
+    checkWholeNumbers(ids, `tokens[${i}]`);
+    if (ids.length === 0) throw new HeddleError('bad_argument', `tokens[${i}]: expected at least one token`);
+  }
+}
+
 export function checkShape(shape: unknown, name = 'shape'): void {
   if (!Array.isArray(shape)) throw expected(name, 'an array of sizes', shape);
   if (shape.length > 8) throw new HeddleError('bad_argument', `${name}: ${shape.length} dimensions; at most 8`);

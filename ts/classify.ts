@@ -2,7 +2,7 @@
  * classify.ts: labels of texts, of pairs of texts (rerankers) and of tokens, by the head a model was saved with. docs/embeddings.md.
  */
 import { checkOptions, classifyOptions, expected } from './arguments.js';
-import { configOf, encodeInputs, hasHead, runEach } from './encode.js';
+import { configOf, encodeInputs, hasHead, runTexts } from './encode.js';
 import type { EncoderConfig, EncoderModel } from './encode.js';
 import { HeddleError } from './errors.js';
 import type { EncodedInput } from './text-input.js';
@@ -18,10 +18,7 @@ export async function classifyTexts(
   const { config, inputs } = await prepare(model, texts, options, ofTexts);
   const activation = options.activation ?? activationOf(config);
   // A decoder has a row of scores for each position; the last is the text's.
-  const found = await runEach(model, inputs, { outputRows: 1, signal: options.signal }, (session, output) => {
-    const width = session.outputShape.at(-1) ?? 1;
-    return scored(config, output.slice(output.length - width), activation);
-  });
+  const found = await runTexts(model, inputs, { outputRows: 1, signal: options.signal }, ({ data, width }) => scored(config, data.slice(data.length - width), activation));
   return typeof texts === 'string' ? (found[0] as Classification) : found;
 }
 
@@ -30,10 +27,9 @@ export async function classifyTokens(
 ): Promise<TokenClassification[] | TokenClassification[][]> {
   const { config, inputs } = await prepare(model, texts, options, ofTokens);
   const activation = options.activation ?? 'softmax';
-  const found = await runEach(model, inputs, { signal: options.signal }, (session, output, input) => {
-    const width = session.outputShape.at(-1) ?? 1;
+  const found = await runTexts(model, inputs, { signal: options.signal }, ({ data, width }, input) => {
     const places = placesOf(model, input, config);
-    return input.ids.map((id, i) => ({ token: '', ...places[i], id: plainId(id, config), ...scored(config, output.slice(i * width, (i + 1) * width), activation) }));
+    return input.ids.map((id, i) => ({ token: '', ...places[i], id: plainId(id, config), ...scored(config, data.slice(i * width, (i + 1) * width), activation) }));
   });
   return typeof texts === 'string' ? (found[0] as TokenClassification[]) : found;
 }

@@ -7,52 +7,105 @@
 import { HeddleError } from './errors.js';
 import { Grammar } from './grammar.js';
 import type { State } from './grammar.js';
-import { schemaRule } from './json-schema.js';
+import { plain, schemaRule } from './json-schema.js';
 import type { JsonSchema } from './json-schema.js';
 
-/** A vocabulary's texts as a tree: equal beginnings are walked once. Tokens without text (special ones) are not in it. */
+/** Plain characters of a token that are counted. */
+const mostPlain = 128;
+const notPlain = 0xffff;
+
+/**
+ * A vocabulary's texts as a tree: equal beginnings are walked once. Its nodes lie in the order of the texts, each before what begins with it, so that a walk is one
+ * pass that jumps over what does not fit. Tokens without text (special ones) are not in it.
+ */
 export class TokenTree {
   readonly texts: readonly string[];
-  /** Node by node: its tokens, and its children by character. */
-  readonly #tokens: number[][] = [[]];
-  readonly #children: Map<number, number>[] = [new Map()];
+  /** Node by node: its last character, how many characters it has, the node behind all that begin with it. */
+  readonly #unit: Uint16Array;
+  readonly #length: Uint16Array;
+  readonly #end: Int32Array;
+  /** Node by node: the most characters from it on, itself included, where all of them are plain; else `notPlain`. */
+  readonly #plainDepth: Uint16Array;
+  /** The tokens in the order of their texts; those whose text ends at node n are from #first[n] to #first[n + 1]. */
+  readonly #tokens: Int32Array;
+  readonly #first: Int32Array;
 
   constructor(texts: readonly string[]) {
     this.texts = texts;
-    for (let id = 0; id < texts.length; id++) this.#add(texts[id] ?? '', id);
+    const order = [...texts.keys()].filter((id) => texts[id] !== '').sort((a, b) => compare(texts[a] ?? '', texts[b] ?? ''));
+    const most = order.reduce((sum, id) => sum + (texts[id] ?? '').length, 0);
+    const [unit, length, end, first] = [new Uint16Array(most), new Uint16Array(most), new Int32Array(most), new Int32Array(most + 1)];
+    const open: number[] = []; // the nodes of the last text, from its first character on
+    let n = 0;
+    let before = '';
+    order.forEach((id, i) => {
+      const characters = texts[id] ?? '';
+      const same = commonLength(before, characters);
+      for (const node of open.splice(same)) end[node] = n;
+      for (let at = same; at < characters.length; at++) {
+        open.push(n);
+        unit[n] = characters.charCodeAt(at);
+        length[n] = at + 1;
+        first[n++] = i;
+      }
+      before = characters;
+    });
+    for (const node of open) end[node] = n;
+    first[n] = order.length;
+    this.#unit = unit.slice(0, n);
+    this.#length = length.slice(0, n);
+    this.#end = end.slice(0, n);
+    this.#first = first.slice(0, n + 1);
+    this.#tokens = Int32Array.from(order);
+    this.#plainDepth = new Uint16Array(n);
+    for (let node = n - 1; node >= 0; node--) this.#plainDepth[node] = this.#depthFrom(node);
   }
 
-  #add(characters: string, id: number): void {
-    if (characters === '') return;
-    let node = 0;
-    for (let i = 0; i < characters.length; i++) {
-      const unit = characters.charCodeAt(i);
-      let child = this.#children[node]?.get(unit);
-      if (child === undefined) {
-        child = this.#children.length;
-        this.#children.push(new Map());
-        this.#tokens.push([]);
-        this.#children[node]?.set(unit, child);
-      }
-      node = child;
-    }
-    this.#tokens[node]?.push(id);
+  /** Of a node whose children's are known. */
+  #depthFrom(node: number): number {
+    if (!plain.fits(this.#unit[node] ?? 0)) return notPlain;
+    let most = 0;
+    for (let child = node + 1, end = this.#end[node] ?? 0; child < end; child = this.#end[child] ?? end) most = Math.max(most, this.#plainDepth[child] ?? 0);
+    return Math.min(most + 1, notPlain);
   }
 
   /** Marks the tokens that may follow. */
-  mark(state: State, allowed: Uint8Array): void {
-    const nodes: number[] = [0];
-    const states: State[] = [state];
-    for (let node = nodes.pop(), at = states.pop(); node !== undefined && at; node = nodes.pop(), at = states.pop()) {
-      for (const [unit, child] of this.#children[node] ?? []) {
-        const after = at.after(unit);
-        if (!after) continue;
-        for (const id of this.#tokens[child] ?? []) allowed[id] = 1;
-        nodes.push(child);
-        states.push(after);
+  mark(start: State, allowed: Uint8Array): void {
+    const states = [start]; // after so many characters
+    const reaches = [start.reach(plain, mostPlain)];
+    for (let node = 0; node < this.#unit.length; ) {
+      const at = (this.#length[node] ?? 1) - 1;
+      const end = this.#end[node] ?? node + 1;
+      if ((this.#plainDepth[node] ?? notPlain) <= (reaches[at] ?? 0)) {
+        this.#allow(node, end, allowed); // whatever begins with it
+        node = end;
+        continue;
       }
+      const after = states[at]?.after(this.#unit[node] ?? 0);
+      if (after) {
+        states[at + 1] = after;
+        reaches[at + 1] = after === states[at] ? (reaches[at] ?? 0) : after.reach(plain, mostPlain);
+        this.#allow(node, node + 1, allowed);
+      }
+      node = after ? node + 1 : end;
     }
   }
+
+  /** Marks the tokens of the nodes from one to before another. */
+  #allow(from: number, to: number, allowed: Uint8Array): void {
+    const end = this.#first[to] ?? 0;
+    for (let i = this.#first[from] ?? 0; i < end; i++) allowed[this.#tokens[i] ?? 0] = 1;
+  }
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}
+
+function commonLength(a: string, b: string): number {
+  let n = 0;
+  while (n < a.length && n < b.length && a.charCodeAt(n) === b.charCodeAt(n)) n++;
+  return n;
 }
 
 /** Masks that are kept: a byte a token each. */
@@ -90,11 +143,13 @@ export class JsonConstraint {
   /** Bans every token that does not fit. */
   mask(logits: Float32Array): void {
     const allowed = this.#allowed();
-    let any = false;
+    const ends = [...this.#ends].filter((id) => id < logits.length).map((id) => [id, this.#state.ends ? (logits[id] ?? 0) : -Infinity] as const);
+    let any = ends.length > 0 && this.#state.ends;
     for (let id = 0; id < logits.length; id++) {
-      if (this.#ends.has(id) ? this.#state.ends : allowed[id] === 1) any = true;
+      if (allowed[id] === 1) any = true;
       else logits[id] = -Infinity;
     }
+    for (const [id, logit] of ends) logits[id] = logit;
     if (!any) throw new HeddleError('unsupported', 'no token of the vocabulary can continue the JSON the schema asks for');
   }
 

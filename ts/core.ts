@@ -88,6 +88,12 @@ export interface CoreExports extends HeapExports {
   w_session_value_name(session: Pointer, index: number): Pointer;
   w_session_memory(session: Pointer): void;
 
+  w_batch_new(model: Pointer, dtype: number, nDims: number, dims: Pointer, sequences: number, context: number, outputRows: number, output: Pointer): Status;
+  w_batch_free(batch: Pointer): void;
+  w_batch_input(batch: Pointer): Status;
+  w_batch_forward(batch: Pointer, rows: number, parts: Pointer, nParts: number): Status;
+  w_batch_output(batch: Pointer): Status;
+
   w_loss(session: Pointer, kind: number, targets: Pointer, n: number): Status;
   w_backward(session: Pointer): Status;
   w_step_sgd(session: Pointer, lr: number): Status;

@@ -2,7 +2,7 @@
  * embed.ts: a vector for each text: the last layer's rows, pooled. docs/embeddings.md.
  */
 import { checkOptions, embedOptions, expected } from './arguments.js';
-import { configOf, encodeInputs, hasHead, runEach } from './encode.js';
+import { configOf, encodeInputs, hasHead, runTexts } from './encode.js';
 import type { EncoderModel } from './encode.js';
 import { HeddleError } from './errors.js';
 import type { SentenceSettings } from './sentence.js';
@@ -16,10 +16,9 @@ export async function embedTexts(model: EncoderModel, texts: string | readonly T
   const pooling = poolingFor(options, settings);
   const normalize = options.normalize ?? settings.normalize ?? false;
   const inputs = encodeInputs(model, typeof texts === 'string' ? [texts] : texts, options, settings);
-  const value = pooling === 'pooler' ? poolerOf(model) : hiddenOf(model);
-  const vectors = await runEach(model, inputs, { signal: options.signal, ...(value !== undefined && { mode: 'trace' }) }, async (session, output) => {
-    const { data, shape } = value === undefined ? { data: output, shape: session.outputShape } : await session.value(value);
-    const vector = pool(data, shape.at(-1) ?? 1, pooling);
+  const output = pooling === 'pooler' ? poolerOf(model) : hiddenOf(model);
+  const vectors = await runTexts(model, inputs, { signal: options.signal, output }, ({ data, width }) => {
+    const vector = pool(data, width, pooling);
     return Float32Array.from(normalize ? normalized(vector) : vector);
   });
   return typeof texts === 'string' ? (vectors[0] as Float32Array) : vectors;
@@ -51,9 +50,7 @@ function poolerOf(model: EncoderModel): string {
 
 // ---- Pooling ----
 
-type Rows = Float32Array | Int32Array;
-
-function pool(rows: Rows, width: number, pooling: Pooling): Float64Array {
+function pool(rows: Float32Array, width: number, pooling: Pooling): Float64Array {
   switch (pooling) {
     case 'mean':
       return columns(rows, width, 0, (sum, x) => sum + x).map((sum) => sum / (rows.length / width));
@@ -67,7 +64,7 @@ function pool(rows: Rows, width: number, pooling: Pooling): Float64Array {
   }
 }
 
-function columns(rows: Rows, width: number, start: number, join: (sofar: number, x: number) => number): Float64Array {
+function columns(rows: Float32Array, width: number, start: number, join: (sofar: number, x: number) => number): Float64Array {
   const out = new Float64Array(width).fill(start);
   rows.forEach((x, i) => (out[i % width] = join(out[i % width] ?? start, x)));
   return out;

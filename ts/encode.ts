@@ -1,19 +1,19 @@
 /**
- * encode.ts: texts through a model that reads them whole: what embeddings (embed.ts) and classifiers (classify.ts) share. Each text is a call of its
- * own in one session, without padding, so a row of a batch is to the bit what it is alone.
+ * encode.ts: texts through a model that reads them whole: what embeddings (embed.ts) and classifiers (classify.ts) share. Texts go into one call as
+ * they are, one after the other and without padding (batch.ts): what a text comes to does not depend on its neighbours, to within rounding.
  */
+import type { BatchOptions, LocalBatch, PartRows } from './batch.js';
 import { HeddleError } from './errors.js';
 import { Breather } from './host.js';
 import type { SentenceSettings } from './sentence.js';
-import type { LocalSession } from './session.js';
 import { encodeInput } from './text-input.js';
 import type { EncodedInput } from './text-input.js';
 import type { Tokenizer } from './tokenizer.js';
-import type { ModelDescription, PairInput, SessionOptions, TextBatchOptions, TextInput } from './types.js';
+import type { ModelDescription, PairInput, TextBatchOptions, TextInput } from './types.js';
 
 /** What these tasks need of a model. */
 export interface EncoderModel {
-  createSessionSync(options: SessionOptions): LocalSession;
+  createBatchSync(options: BatchOptions): LocalBatch;
   describeSync(): ModelDescription;
   readonly tokenizer: Tokenizer | undefined;
   readonly maxContext: number;
@@ -69,27 +69,68 @@ function needTokenizer({ tokenizer }: EncoderModel): Tokenizer {
   return tokenizer;
 }
 
-/** Runs the inputs one after another; `read` takes what it needs of the session after each. */
-export async function runEach<T>(
+// ---- Running ----
+
+/** A call's most rows where no text is longer, and most texts. */
+const callRows = 512;
+const callTexts = 64;
+
+/** Runs the inputs, as many in a call as fit; `read` makes a result of what each came to: rows of the output, or of the value of that name. */
+export async function runTexts<T>(
   model: EncoderModel,
   inputs: readonly EncodedInput[],
-  { signal, ...options }: Pick<SessionOptions, 'mode' | 'outputRows'> & { signal?: AbortSignal | undefined },
-  read: (session: LocalSession, output: Float32Array, input: EncodedInput) => T | Promise<T>,
+  { signal, outputRows, output }: { signal: AbortSignal | undefined; outputRows?: number; output?: string | undefined },
+  read: (rows: PartRows, input: EncodedInput) => T,
 ): Promise<T[]> {
   const results: T[] = [];
   const longest = inputs.reduce((most, { ids }) => Math.max(most, ids.length), 0);
   if (longest === 0) return results;
-  const session = model.createSessionSync({ ...options, context: longest, input: { dtype: 'i32', shape: [longest] } });
+  const calls = callsOf(inputs, longest);
+  const batch = batchFor(model, { rows: most(calls.map(rowsOf)), sequences: most(calls.map((call) => call.length)), context: longest, outputRows: outputRows ?? 0, output });
   const breather = new Breather();
   try {
-    for (const input of inputs) {
+    for (const call of batch.options.sequences === 1 ? inputs.map((input) => [input]) : calls) {
       await breather.breathe();
       signal?.throwIfAborted();
-      if (session.position > 0) session.resetSync();
-      results.push(await read(session, session.forwardSync(input.ids), input));
+      const parts = call.map(({ ids }) => ({ session: 0, ids }));
+      batch.forwardSync(parts);
+      batch.rowsSync(parts).forEach((rows, i) => results.push(read(rows, call[i] as EncodedInput)));
     }
     return results;
   } finally {
-    session.freeSync();
+    batch.freeSync();
   }
+}
+
+/** Layers that take one text at a time get one at a time. */
+function batchFor(model: EncoderModel, options: BatchOptions): LocalBatch {
+  try {
+    return model.createBatchSync(options);
+  } catch (error) {
+    const isOneByOne = error instanceof HeddleError && error.code === 'unsupported' && options.sequences > 1;
+    if (!isOneByOne) throw error;
+    return model.createBatchSync({ ...options, sequences: 1, rows: options.context ?? options.rows });
+  }
+}
+
+/** The inputs in order, cut where the next would not fit. */
+function callsOf(inputs: readonly EncodedInput[], longest: number): EncodedInput[][] {
+  const calls: EncodedInput[][] = [];
+  let rows = 0;
+  for (const input of inputs) {
+    const last = calls.at(-1);
+    const fits = last && last.length < callTexts && rows + input.ids.length <= Math.max(callRows, longest);
+    rows = input.ids.length + (fits ? rows : 0);
+    if (fits) last.push(input);
+    else calls.push([input]);
+  }
+  return calls;
+}
+
+function rowsOf(call: readonly EncodedInput[]): number {
+  return call.reduce((sum, { ids }) => sum + ids.length, 0);
+}
+
+function most(numbers: readonly number[]): number {
+  return numbers.reduce((a, b) => Math.max(a, b), 0);
 }

@@ -12,6 +12,7 @@ import type { History } from './sampling.js';
 import type { LocalSession } from './session.js';
 import { StopStrings } from './stops.js';
 import type { TextStream } from './text-stream.js';
+import type { Together } from './together.js';
 import type { Tokenizer } from './tokenizer.js';
 import type { GeneratedToken, GenerateOptions, GenerateUsage, NumbersInput, SessionGenerateOptions, SessionOptions } from './types.js';
 
@@ -27,6 +28,8 @@ export interface TextModel {
   /** Positions asked for when it was loaded, and those it is made for; 0: neither says. */
   readonly context: number;
   readonly maxContext: number;
+  /** Where generations that run at the same time share calls. */
+  readonly together: Together;
 }
 
 type Tokens = AsyncGenerator<GeneratedToken, GenerateUsage, void>;
@@ -72,6 +75,7 @@ function commonLength(a: readonly number[], b: readonly number[]): number {
 
 /** One text being written into a session that holds the first `held` of its ids. */
 class Writing {
+  readonly #together: Together;
   readonly #session: LocalSession;
   readonly #options: SessionGenerateOptions;
   readonly #text: TextStream | undefined;
@@ -90,6 +94,7 @@ class Writing {
   constructor(model: TextModel, session: LocalSession, ids: readonly number[], held: number, options: SessionGenerateOptions) {
     const stops = typeof options.stop === 'string' ? [options.stop] : (options.stop ?? []);
     if (stops.length > 0 && !model.tokenizer) throw new HeddleError('bad_state', 'stop: the model has no tokenizer, so there is no text to find strings in');
+    this.#together = model.together;
     this.#session = session;
     this.#options = options;
     this.#ids = [...ids];
@@ -101,12 +106,22 @@ class Writing {
     if (options.jsonSchema !== undefined) this.#constraint = new JsonConstraint(options.jsonSchema, treeFinder(model, session), this.#ends);
     this.#choose = chooser(options, this.#constraint);
     this.#usage = {
-      tokens: 0, tokensPerSecond: 0, prefillTokens: ids.length - held, reusedTokens: held, prefillSeconds: 0, firstTokenSeconds: 0, stop: 'max_tokens',
+      tokens: 0, sharedTokens: 0, tokensPerSecond: 0, prefillTokens: ids.length - held, reusedTokens: held, prefillSeconds: 0, firstTokenSeconds: 0,
+      stop: 'max_tokens',
     };
   }
 
   /** `goesOn`: the session is wanted afterwards, so it gets the last token too, which nothing here needs. */
   async *run(goesOn: boolean): Tokens {
+    this.#together.enter();
+    try {
+      return yield* this.#write(goesOn);
+    } finally {
+      this.#together.leave();
+    }
+  }
+
+  async *#write(goesOn: boolean): Tokens {
     const { maxTokens = Infinity, onToken } = this.#options;
     const usage = this.#usage;
     await this.#prefill();
@@ -122,7 +137,7 @@ class Writing {
       yield made;
       waited += seconds() - given;
       const ended = usage.stop !== 'max_tokens' || usage.tokens >= maxTokens;
-      if (ended && goesOn) this.#append(made.token);
+      if (ended && goesOn) await this.#append(made.token);
       if (ended || !(await this.#decode(made.token))) break;
       await this.#pause();
     }
@@ -170,9 +185,9 @@ class Writing {
   }
 
   /** Adds the last token to the session; false when there is no position left for it. */
-  #append(token: number): boolean {
+  async #append(token: number): Promise<boolean> {
     try {
-      this.#session.decodeSync([token]);
+      if (await this.#together.append(this.#session, token)) this.#usage.sharedTokens++;
       this.#held++;
       return true;
     } catch (error) {
@@ -183,7 +198,7 @@ class Writing {
 
   /** The same, and what is to be done when there is none; false when the text ends there. */
   async #decode(token: number): Promise<boolean> {
-    if (this.#append(token)) return true;
+    if (await this.#append(token)) return true;
     const { whenFull = 'stop' } = this.#options;
     if (whenFull === 'error') throw new HeddleError('bad_state', `the context of ${this.#session.position} tokens is full`);
     if (whenFull === 'slide') return this.#slide();

@@ -19,7 +19,7 @@ export const sequence = (...parts: Rule[]): Rule => ({ kind: 'sequence', parts }
 export const choice = (...rules: Rule[]): Rule => ({ kind: 'choice', rules });
 export const repeat = (rule: Rule, min: number, max = Infinity): Rule => ({ kind: 'repeat', rule, min, max });
 export const optional = (rule: Rule): Rule => repeat(rule, 0, 1);
-export const character = (name: string, fits: (unit: number) => boolean): Rule => ({ kind: 'character', name, fits });
+export const character = (name: string, fits: (unit: number) => boolean): Rule & { kind: 'character' } => ({ kind: 'character', name, fits });
 
 export function later(make: () => Rule): Rule {
   let made: Rule | undefined;
@@ -39,7 +39,10 @@ interface Rest {
 export class State {
   readonly #grammar: Grammar;
   readonly #rests: readonly Rest[];
+  /** By character: where it leads; what is not there was not asked yet. */
   readonly #next = new Map<number, State | null>();
+  /** By which of the rests it fits: characters are many, those that differ here few. */
+  readonly #byFit = new Map<string, State>();
   /** Whether the text may end here. */
   readonly ends: boolean;
   /** Whether it may go on. */
@@ -56,9 +59,32 @@ export class State {
   after(unit: number): State | null {
     let state = this.#next.get(unit);
     if (state === undefined) {
-      state = this.#grammar.step(this.#rests, unit);
+      state = this.#step(unit);
       this.#next.set(unit, state);
     }
+    return state;
+  }
+
+  /** How many characters of a rule fit in a row, whichever of them they are; counted up to `most`. */
+  reach(rule: Rule, most: number): number {
+    let n = 0;
+    for (let state: State | undefined = this; n < most && state; n++) {
+      const rest: Rest | undefined = state.#rests.find((each) => each.rule === rule);
+      if (!rest) break;
+      state = state.#behind([rest]);
+    }
+    return n;
+  }
+
+  #step(unit: number): State | null {
+    const fitting = this.#rests.filter(({ rule, done }) => (rule.kind === 'text' ? rule.text.charCodeAt(done) === unit : rule.kind === 'character' && rule.fits(unit)));
+    return fitting.length > 0 ? this.#behind(fitting) : null;
+  }
+
+  #behind(fitting: readonly Rest[]): State {
+    const key = fitting.map(({ id }) => id).join(' ');
+    let state = this.#byFit.get(key);
+    if (!state) this.#byFit.set(key, (state = this.#grammar.behind(fitting)));
     return state;
   }
 
@@ -80,14 +106,9 @@ export class Grammar {
     this.start = this.#stateOf([this.#rest(root, 0, null)]);
   }
 
-  step(rests: readonly Rest[], unit: number): State | null {
-    const after: (Rest | null)[] = [];
-    for (const rest of rests) {
-      const { rule, done, next } = rest;
-      if (rule.kind === 'text' && rule.text.charCodeAt(done) === unit) after.push(done + 1 < rule.text.length ? this.#rest(rule, done + 1, next) : next);
-      else if (rule.kind === 'character' && rule.fits(unit)) after.push(next);
-    }
-    return after.length > 0 ? this.#stateOf(after) : null;
+  /** The state once the character on top of each is there. */
+  behind(rests: readonly Rest[]): State {
+    return this.#stateOf(rests.map(({ rule, done, next }) => (rule.kind === 'text' && done + 1 < rule.text.length ? this.#rest(rule, done + 1, next) : next)));
   }
 
   /** Equal stacks are one object. */

@@ -39,7 +39,8 @@ const number = sequence(
   optional(sequence(text('.'), repeat(digit, 1, 16))),
   optional(sequence(choice(text('e'), text('E')), optional(choice(text('+'), text('-'))), repeat(digit, 1, 3))),
 );
-const plain = character('plain', (u) => u >= 0x20 && u !== 0x22 && u !== 0x5c && !(u >= 0xd800 && u < 0xe000));
+/** Most characters of most tokens, and all that a string takes as they are. */
+export const plain = character('plain', (u) => u >= 0x20 && u !== 0x22 && u !== 0x5c && !(u >= 0xd800 && u < 0xe000));
 const pair = sequence(character('high surrogate', (u) => u >= 0xd800 && u < 0xdc00), character('low surrogate', (u) => u >= 0xdc00 && u < 0xe000));
 const escape = sequence(
   text('\\'),

@@ -1,7 +1,9 @@
 /**
  * model.ts: graph and weights in this thread's instance. types.ts says what each call means.
  */
-import { checkNumbers, checkOptions, checkShape, checkText, checkWholeNumbers, isPlainObject, jsonText, loadWeightsOptions, mergeOptions, saveGgufOptions, saveOptions, saveTorchOptions, sessionOptions, validateOptions } from './arguments.js';
+import { checkNumbers, checkOptions, checkShape, checkText, checkTogether, checkWholeNumbers, isPlainObject, jsonText, loadWeightsOptions, mergeOptions, saveGgufOptions, saveOptions, saveTorchOptions, sessionOptions, validateOptions } from './arguments.js';
+import { LocalBatch } from './batch.js';
+import type { BatchOptions } from './batch.js';
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
 import { checkpointText } from './checkpoint.js';
 import { elements } from './core.js';
@@ -19,9 +21,10 @@ import { loadBundle } from './load.js';
 import type { TextSettings } from './load.js';
 import { reportOf } from './report.js';
 import type { FoundSentence, SentenceSettings } from './sentence.js';
-import { LocalAdapter, LocalSession, localHandle } from './session.js';
+import { LocalAdapter, LocalSession, localHandle, localSession } from './session.js';
 import { readAll, readText } from './bytes.js';
 import { openFile } from './source.js';
+import { Together } from './together.js';
 import { Tokenizer } from './tokenizer.js';
 import type { FoundTokenizer } from './tokenizer-files.js';
 import type {
@@ -44,6 +47,7 @@ import type {
   SaveGgufOptions,
   SaveTorchOptions,
   SaveWeightsOptions,
+  Session,
   SessionOptions,
   TextInput,
   TokenClassification,
@@ -81,6 +85,7 @@ export class LocalModel implements Model {
   #sentence: Promise<SentenceSettings> | undefined;
   /** The session `forward` keeps. */
   #kept: LocalSession | undefined;
+  readonly together: Together;
 
   /** `release` takes the instance back: it is called once, when the model is freed or collected. It is freed with its `owner`. */
   constructor(core: Core, handle: number, extras: ModelExtras, release: () => void, owner?: Lease) {
@@ -94,7 +99,9 @@ export class LocalModel implements Model {
     // Sessions end before adapters, whichever was made first: an adapter in use cannot be freed.
     const nothing = (): void => undefined;
     this.#adapters = new Lease('model', nothing, this.#lease);
-    this.#sessions = new Lease('model', nothing, this.#lease);
+    const sessions = new Lease('model', nothing, this.#lease);
+    this.#sessions = sessions;
+    this.together = new Together((options) => new LocalBatch(core, handle, sessions, options));
     endWithOwner(this, this.#lease);
     try {
       this.#description = this.#describe();
@@ -373,7 +380,6 @@ export class LocalModel implements Model {
     this.#lease.check();
     checkOptions(options, sessionOptions);
     this.#checkContext(options.context);
-    // The model's own session must not stand in the way of one that takes the model for itself.
     if (options.mode === 'train') this.#dropKept();
     const dtype: 'i32' | 'f32' = this.#description.inputDtype === 'I32' ? 'i32' : 'f32';
     const context = options.context ?? this.context;
@@ -386,6 +392,24 @@ export class LocalModel implements Model {
 
   async createSession(options?: SessionOptions): Promise<LocalSession> {
     return this.createSessionSync(options);
+  }
+
+  /** A batch of token ids, for a call or a few. */
+  createBatchSync(options: BatchOptions): LocalBatch {
+    this.#lease.check();
+    return new LocalBatch(this.#core, this.#handle, this.#sessions, options);
+  }
+
+  /** `decodeTogether`, at once. */
+  decodeTogetherSync(sessions: readonly Session[], tokens: readonly NumbersInput[]): void {
+    this.#lease.check();
+    checkTogether(sessions, tokens);
+    if (this.#description.inputDtype !== 'I32') throw new HeddleError('bad_argument', 'decodeTogether is for models that read token ids; this one reads numbers');
+    this.together.decodeSync(sessions.map((session, i) => localSession(session, this, `sessions[${i}]`)), tokens.map((ids) => Array.from(ids)));
+  }
+
+  async decodeTogether(sessions: readonly Session[], tokens: readonly NumbersInput[]): Promise<void> {
+    this.decodeTogetherSync(sessions, tokens);
   }
 
   /** `forward`, at once. State does not carry over: each call begins anew. */
@@ -424,9 +448,11 @@ export class LocalModel implements Model {
     return inputShape.length > 0 ? inputShape : undefined;
   }
 
+  /** What the model keeps for itself must not stand in the way of who takes it for himself. */
   #dropKept(): void {
     this.#kept?.freeSync();
     this.#kept = undefined;
+    this.together.drop();
   }
 
   embed(text: string, options?: EmbedOptions): Promise<Float32Array>;

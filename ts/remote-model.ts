@@ -1,7 +1,7 @@
 /**
  * remote-model.ts: models, sessions and adapters that live in a worker, under the same names and types as in this thread.
  */
-import { checkOptions, generateOptions, lossOptions, mergeOptions, sessionGenerateOptions, sessionOptions, shown, trainOptions, validateOptions } from './arguments.js';
+import { checkOptions, checkTogether, generateOptions, lossOptions, mergeOptions, sessionGenerateOptions, sessionOptions, shown, trainOptions, validateOptions } from './arguments.js';
 import type { Checks } from './arguments.js';
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
 import { Chat } from './chat.js';
@@ -171,6 +171,18 @@ export class RemoteSession implements Session {
     this.#remote = new Remote('session', owner.connection, made, owner);
   }
 
+  /** How it goes to the worker of `connection` as an argument. */
+  referenceIn(connection: Connection, name: string): Reference {
+    this.#remote.check();
+    if (connection !== this.#remote.connection) throw new HeddleError('bad_argument', `${name}: the session belongs to another model`);
+    return { heddle: this.#remote.handle };
+  }
+
+  /** What a call of the model's has made of it. */
+  became(state: ObjectState): void {
+    this.#remote.state = state;
+  }
+
   saveState(): Promise<Uint8Array> {
     return this.#remote.call('saveState');
   }
@@ -265,6 +277,12 @@ export class RemoteSession implements Session {
   }
 }
 
+function sessionReference(session: Session, connection: Connection, name: string): Reference {
+  if (session instanceof RemoteSession) return session.referenceIn(connection, name);
+  if (typeof (session as Session | null | undefined)?.decode !== 'function') throw new HeddleError('bad_argument', `${name}: expected a session, found ${shown(session)}`);
+  throw new HeddleError('bad_argument', `${name}: the session belongs to another model`);
+}
+
 export class RemoteModel implements Model {
   readonly #remote: Remote;
   readonly report: LoadReport;
@@ -298,6 +316,14 @@ export class RemoteModel implements Model {
     this.#remote.check();
     checkOptions(options, sessionOptions);
     return new RemoteSession(this.#remote, await this.#remote.make('createSession', [options]));
+  }
+
+  async decodeTogether(sessions: readonly Session[], tokens: readonly NumbersInput[]): Promise<void> {
+    this.#remote.check();
+    checkTogether(sessions, tokens);
+    const references = sessions.map((session, i) => sessionReference(session, this.#remote.connection, `sessions[${i}]`));
+    const states = await this.#remote.call<ObjectState[]>('decodeTogether', [references, tokens]);
+    sessions.forEach((session, i) => (session as RemoteSession).became(states[i] ?? {}));
   }
 
   forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array> {

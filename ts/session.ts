@@ -57,6 +57,13 @@ export function localHandle(adapter: Adapter, core: Core): number {
   throw new HeddleError('bad_argument', 'the adapter belongs to another runtime');
 }
 
+/** The session, which must be one of this model's in this thread. */
+export function localSession(session: Session, model: TextModel, name: string): LocalSession {
+  if (!(session instanceof LocalSession) && typeof (session as Session | null | undefined)?.decode !== 'function') throw new HeddleError('bad_argument', `${name}: expected a session, found ${shown(session)}`);
+  if (!(session instanceof LocalSession) || session.model !== model) throw new HeddleError('bad_argument', `${name}: the session belongs to another model`);
+  return session;
+}
+
 // ---- Saved states: the number of tokens, the tokens, and the core's bytes. Little-endian. ----
 
 function withTokens(tokens: readonly number[], bytes: Uint8Array): Uint8Array {
@@ -148,6 +155,21 @@ export class LocalSession implements Session {
     this.#core.check((x) => use(x, this.#handle));
   }
 
+  /** The core's handle; throws once freed. */
+  get handle(): number {
+    this.#lease.check();
+    return this.#handle;
+  }
+
+  get adapter(): Adapter | null {
+    return this.#adapter;
+  }
+
+  /** Most positions it may reach. */
+  get context(): number {
+    return this.#made.options.context || this.model.maxContext || this.inputRows;
+  }
+
   // ---- Forward ----
 
   /** Puts rows where the session reads them and runs the graph. */
@@ -198,13 +220,24 @@ export class LocalSession implements Session {
     if (!this.#input.ints) throw new HeddleError('bad_argument', 'decode is for models that read token ids; this one reads numbers');
     checkWholeNumbers(tokens, 'tokens');
     if (tokens.length === 0) throw new HeddleError('bad_argument', 'decode: expected at least one token');
-    this.#check((x, session) => x.w_session_reserve(session, this.position + tokens.length));
+    this.reserveSync(this.position + tokens.length);
     for (let i = 0; i < tokens.length; i += this.inputRows) this.#run(tokens.slice(i, i + this.inputRows), undefined);
     this.#outputShape = this.#outputTensor().shape;
   }
 
   async decode(tokens: NumbersInput): Promise<void> {
     this.decodeSync(tokens);
+  }
+
+  /** Makes room for so many positions in all; throws `bad_state` when they are more than its context. */
+  reserveSync(positions: number): void {
+    this.#check((x, session) => x.w_session_reserve(session, positions));
+  }
+
+  /** Notes tokens that a batch has computed in it. */
+  tookSync(tokens: readonly number[]): void {
+    for (const token of tokens) this.#tokens.push(token);
+    this.#outputShape = this.#outputTensor().shape;
   }
 
   #outputTensor(): { pointer: number; shape: number[] } {

@@ -403,6 +403,8 @@ export interface GeneratedToken {
 export interface GenerateUsage {
   /** Tokens made; a token that ended the text is not among them. */
   tokens: number;
+  /** Those of them that were computed in one call with tokens of other generations. */
+  sharedTokens: number;
   tokensPerSecond: number;
   /** Tokens of the prompt that were computed, and those that the session held already. */
   prefillTokens: number;
@@ -681,6 +683,12 @@ export interface Model {
   /** Throws `bad_state` while sessions are open. */
   writeWeight(name: string, values: NumbersInput): Promise<void>;
   createSession(options?: SessionOptions): Promise<Session>;
+  /**
+   * Appends tokens[i] to sessions[i], all in one call: every weight is read once for all of them, which takes little longer than for one session. The
+   * sessions are this model's, made for token ids; each has its logits afterwards. Throws `bad_state`, and changes nothing, when one has no room.
+   * `generate` does this by itself for generations that run at the same time.
+   */
+  decodeTogether(sessions: readonly Session[], tokens: readonly NumbersInput[]): Promise<void>;
   /** One forward in a session that the model keeps; planned anew when the length changes. */
   forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array>;
   generate(prompt: string | NumbersInput, options?: GenerateOptions): Generation;

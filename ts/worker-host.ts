@@ -111,9 +111,10 @@ function isObject(value: unknown): value is LocalModel | LocalSession | LocalAda
   return value instanceof LocalModel || value instanceof LocalWeights || value instanceof LocalSession || value instanceof LocalAdapter || value instanceof Pull;
 }
 
-/** References become objects, in arguments and one level into options. */
+/** References become objects, in arguments, in lists of them and one level into options. */
 function resolved(argument: unknown): unknown {
   if (isReference(argument)) return objects.get(argument.heddle);
+  if (Array.isArray(argument) && argument.some(isReference)) return argument.map(resolved);
   if (typeof argument !== 'object' || argument === null || Object.getPrototypeOf(argument) !== Object.prototype) return argument;
   return Object.fromEntries(Object.entries(argument).map(([key, value]) => [key, isReference(value) ? objects.get(value.heddle) : value]));
 }
@@ -129,6 +130,11 @@ async function perform(target: number, method: string, args: unknown[], extras: 
     const abort = new AbortController();
     const generation = object.generate(args[0] as string | number[], { ...(args[1] as object), signal: abort.signal });
     return new Pull(generation, abort, object instanceof LocalSession ? object : undefined);
+  }
+  if (object instanceof LocalModel && method === 'decodeTogether') {
+    const sessions = args[0] as LocalSession[];
+    await object.decodeTogether(sessions, args[1] as number[][]);
+    return sessions.map((session) => stateOf(session, method));
   }
   if (object instanceof LocalWeights) return method === 'free' ? object.close() : ownTensor(await object.tensor(args[0] as string, args[1] as object));
   if (takesSignal.has(method)) args[1] = { ...(args[1] as object), signal: extras.signal };

@@ -72,6 +72,7 @@ const hd_layer hd_layer_activation = {
   .parse = parse,
   .write = write,
   .infer = hd_infer_same,
+  .many_sequences = true,
   .in_place = true,
   .forward = forward,
   .backward = backward,

@@ -12,13 +12,24 @@
 
 /* ---- The primitive: context = softmax(q·kᵀ·scale)·v. Inputs q [.., n, heads·head_dim], k and v [.., n, kv_heads·head_dim] ---- */
 
-typedef struct sizes {
-  size_t batch, n;
-} sizes;
+/* What attends to itself and to nothing else: a sequence of the call, or one item of a batch in three dimensions, whose items all begin at 0. */
+typedef struct part {
+  size_t n, past;
+  size_t capacity;        /* positions in the block of its keys and values */
+  bool remembers;         /* which is its state; else scratch */
+} part;
 
-static sizes sizes_of(const hd_shape *q) {
+/* Parts of q [.., n, heads·head_dim]. */
+static size_t n_parts(const hd_run *run, const hd_shape *q) {
   size_t n = q->n_dims >= 2 ? q->dim[q->n_dims - 2] : 1;
-  return (sizes){n ? hd_shape_rows(q) / n : 0, n};
+  return run->n_sequences > 1 ? run->n_sequences : n ? hd_shape_rows(q) / n : 0;
+}
+
+static part part_of(const hd_attention_config *c, const hd_run *run, const hd_shape *q, size_t index) {
+  const hd_sequence *s = &run->sequences[run->n_sequences > 1 ? index : 0];
+  size_t n = run->n_sequences > 1 ? s->rows : q->n_dims >= 2 ? q->dim[q->n_dims - 2] : 1;
+  bool remembers = c->cache && s->context;
+  return (part){.n = n, .past = remembers ? s->past : 0, .capacity = remembers ? s->context : n, .remembers = remembers};
 }
 
 /* Keys and values of so many positions. SIZE_MAX: too many. */
@@ -29,23 +40,34 @@ static size_t cache_bytes(const hd_attention_config *c, size_t positions) {
 /* Of its keys alone, where the cache is there. */
 static size_t cache_floats(const hd_attention_config *c, size_t positions) { return c->kv_heads * positions * c->head_dim; }
 
-static hd_attention_shape kernel_shape(const hd_attention_config *c, size_t n, size_t past, size_t capacity) {
-  return (hd_attention_shape){.n = n, .past = past, .capacity = capacity, .heads = c->heads, .kv_heads = c->kv_heads,
+static hd_attention_shape kernel_shape(const hd_attention_config *c, const part *p) {
+  return (hd_attention_shape){.n = p->n, .past = p->past, .capacity = p->capacity, .heads = c->heads, .kv_heads = c->kv_heads,
                               .head_dim = c->head_dim, .scale = c->scale, .causal = c->causal, .window = c->window, .cap = c->cap};
+}
+
+/* Of one part, when its sequence is as long as it may get: the scores of its rows, and where it has no state, its keys and values. */
+static size_t scratch_bytes(const hd_attention_config *c, const part *p) {
+  size_t most = p->capacity > p->n ? p->capacity : p->n;
+  hd_attention_shape shape = kernel_shape(c, &(part){.n = p->n, .past = most - p->n, .capacity = most});
+  size_t bytes = k_attention_scratch_bytes(&shape);
+  return p->remembers ? bytes : hd_plus(bytes, hd_plus(cache_bytes(c, p->n), 64));
 }
 
 static hd_status infer(hd_infer *i, hd_error *err) {
   const hd_attention_config *c = i->config;
   const hd_shape *q = i->in[0];
-  sizes s = sizes_of(q);
-  if (c->cache && s.batch > 1) return hd_infer_fail(i, err, "a key/value cache holds one sequence, found a batch of %zu", s.batch);
-  size_t past = c->cache ? i->run->past : 0;
+  size_t parts = n_parts(i->run, q), n = 0, total = 0;
+  if (c->cache && i->run->n_sequences == 1 && parts > 1) return hd_infer_fail(i, err, "a key/value cache holds one sequence, found a batch of %zu", parts);
+  for (size_t k = 0; k < parts; k++) {
+    part p = part_of(c, i->run, q, k);
+    size_t bytes = scratch_bytes(c, &p);
+    if (bytes > i->scratch_bytes) i->scratch_bytes = bytes;
+    if (p.n > n) n = p.n;
+    if (p.past + p.n > total) total = p.past + p.n;
+    if (i->run->n_sequences == 1) break; /* a batch's are alike */
+  }
   i->out[0] = *q;
-  i->out[1] = (hd_shape){.dtype = HD_F32, .n_dims = 4, .dim = {s.batch, c->heads, s.n, past + s.n}};
-  size_t context = c->cache && i->run->context > s.n ? i->run->context : s.n;
-  hd_attention_shape shape = kernel_shape(c, s.n, context - s.n, context);
-  i->scratch_bytes = k_attention_scratch_bytes(&shape);
-  if (!c->cache) i->scratch_bytes = hd_plus(i->scratch_bytes, hd_plus(cache_bytes(c, s.n), 64));
+  i->out[1] = (hd_shape){.dtype = HD_F32, .n_dims = 4, .dim = {parts, c->heads, n, total}};
   return HD_OK;
 }
 
@@ -68,39 +90,50 @@ static void store(const hd_attention_config *c, float *to, size_t capacity, size
       memcpy(to + (h * capacity + past + t) * c->head_dim, rows + t * width + h * c->head_dim, c->head_dim * sizeof *to);
 }
 
+/* Row `row` of an input. */
+static float *row_of(const hd_view *view, size_t row) { return view->data + row * hd_shape_last(view->shape); }
+
+/* The part whose rows begin at `row`; state: of its sequence. */
+static void attend(const hd_call *call, const part *p, void *state, size_t row, float *probs) {
+  const hd_attention_config *c = call->config;
+  hd_attention_shape shape = kernel_shape(c, p);
+  float *keys = state, *scratch = call->scratch;
+  if (!p->remembers) {
+    keys = scratch;
+    scratch = (float *)(void *)((char *)call->scratch + hd_align(cache_bytes(c, p->n), 64));
+  }
+  float *values = keys + cache_floats(c, p->capacity);
+  store(c, keys, p->capacity, p->past, row_of(&call->in[1], row), p->n);
+  store(c, values, p->capacity, p->past, row_of(&call->in[2], row), p->n);
+  k_attention_f32(row_of(&call->out[0], row), probs, row_of(&call->in[0], row), keys, values, &shape, scratch);
+}
+
 static hd_status forward(const hd_call *call, hd_error *err) {
   (void)err;
   const hd_attention_config *c = call->config;
-  sizes s = sizes_of(call->in[0].shape);
-  size_t past = c->cache ? call->run->past : 0;
-  size_t capacity = c->cache ? call->run->context : s.n;
-  hd_attention_shape shape = kernel_shape(c, s.n, past, capacity);
-  float *keys = call->state, *scratch = call->scratch;
-  if (!c->cache) {
-    keys = call->scratch;
-    scratch = (float *)((char *)call->scratch + hd_align(cache_bytes(c, s.n), 64));
-  }
-  float *values = keys + cache_floats(c, capacity);
-  size_t q_size = s.n * c->heads * c->head_dim, kv_size = s.n * c->kv_heads * c->head_dim;
-  for (size_t b = 0; b < s.batch; b++) {
-    store(c, keys, capacity, past, call->in[1].data + b * kv_size, s.n);
-    store(c, values, capacity, past, call->in[2].data + b * kv_size, s.n);
-    float *probs = call->out[1].data ? call->out[1].data + b * c->heads * s.n * (past + s.n) : NULL;
-    k_attention_f32(call->out[0].data + b * q_size, probs, call->in[0].data + b * q_size, keys, values, &shape, scratch);
+  const hd_shape *q = call->in[0].shape;
+  float *probs = call->out[1].data;
+  size_t parts = n_parts(call->run, q);
+  for (size_t k = 0, row = 0; k < parts; k++) {
+    part p = part_of(c, call->run, q, k);
+    attend(call, &p, p.remembers ? hd_call_state(call, call->run->n_sequences > 1 ? k : 0) : NULL, row, probs);
+    row += p.n;
+    if (probs) probs += c->heads * p.n * (p.past + p.n);
   }
   return HD_OK;
 }
 
 static hd_status backward(const hd_call *call, hd_error *err) {
   const hd_attention_config *c = call->config;
-  sizes s = sizes_of(call->in[0].shape);
-  if (c->cache && call->run->past > 0)
-    return hd_fail(err, HD_BAD_STATE, "layer %s: training starts at position 0, the session is at %zu", call->name, call->run->past);
-  hd_attention_shape shape = kernel_shape(c, s.n, 0, s.n);
-  size_t q_size = s.n * c->heads * c->head_dim, kv_size = s.n * c->kv_heads * c->head_dim;
-  for (size_t b = 0; b < s.batch; b++)
+  const hd_shape *q = call->in[0].shape;
+  if (c->cache && call->run->sequences[0].past > 0)
+    return hd_fail(err, HD_BAD_STATE, "layer %s: training starts at position 0, the session is at %zu", call->name, call->run->sequences[0].past);
+  part p = part_of(c, call->run, q, 0);
+  hd_attention_shape shape = kernel_shape(c, &p);
+  size_t q_size = p.n * c->heads * c->head_dim, kv_size = p.n * c->kv_heads * c->head_dim, batch = n_parts(call->run, q);
+  for (size_t b = 0; b < batch; b++)
     k_attention_grad_f32(call->d_in[0] + b * q_size, call->d_in[1] + b * kv_size, call->d_in[2] + b * kv_size,
-                         call->d_out[0] + b * q_size, call->out[1].data + b * c->heads * s.n * s.n, call->in[0].data + b * q_size,
+                         call->d_out[0] + b * q_size, call->out[1].data + b * c->heads * p.n * p.n, call->in[0].data + b * q_size,
                          call->in[1].data + b * kv_size, call->in[2].data + b * kv_size, &shape);
   return HD_OK;
 }
@@ -117,6 +150,7 @@ const hd_layer hd_layer_attention = {
   .state_bytes = state_bytes,
   .move_state = move_state,
   .can_rewind = true,
+  .many_sequences = true,
   .forward = forward,
   .backward = backward,
 };

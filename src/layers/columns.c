@@ -39,7 +39,7 @@ static hd_status backward_join(const hd_call *call, hd_error *err) {
   return HD_OK;
 }
 
-const hd_layer hd_layer_join = {.name = "join", .infer = infer_join, .forward = forward_join, .backward = backward_join};
+const hd_layer hd_layer_join = {.name = "join", .infer = infer_join, .many_sequences = true, .forward = forward_join, .backward = backward_join};
 
 /* ---- columns ---- */
 
@@ -68,5 +68,5 @@ static hd_status backward_columns(const hd_call *call, hd_error *err) {
 }
 
 const hd_layer hd_layer_columns = {
-  .name = "columns", .config_bytes = sizeof(hd_columns_config), .infer = infer_columns, .forward = forward_columns, .backward = backward_columns,
+  .name = "columns", .config_bytes = sizeof(hd_columns_config), .infer = infer_columns, .many_sequences = true, .forward = forward_columns, .backward = backward_columns,
 };

@@ -187,6 +187,7 @@ const hd_layer hd_layer_embedding = {
   .write = write,
   .bundle_names = bundle_names,
   .infer = infer,
+  .many_sequences = true,
   .slots = slots,
   .forward = forward,
   .backward = backward,

@@ -295,6 +295,7 @@ const hd_layer hd_layer_experts = {
   .name = "experts",
   .config_bytes = sizeof(hd_experts_config),
   .infer = infer,
+  .many_sequences = true,
   .slots = slots,
   .forward = forward,
   .backward = backward,

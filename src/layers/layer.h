@@ -110,11 +110,19 @@ size_t hd_shape_size(const hd_shape *shape);     /* elements */
 size_t hd_shape_last(const hd_shape *shape);     /* innermost dimension; 1 for a scalar */
 size_t hd_shape_rows(const hd_shape *shape);     /* elements / innermost */
 
+/* A sequence that a call adds rows to. */
+typedef struct hd_sequence {
+  size_t rows;         /* of the call's input */
+  size_t past;         /* positions already in its state */
+  size_t context;      /* positions its state has room for; 0: it has no state, and nothing of it is remembered */
+  void **state;        /* per node of the graph: state_bytes of it; NULL while a plan is made */
+} hd_sequence;
+
 /* Facts that differ from call to call. */
 typedef struct hd_run {
-  size_t past;         /* positions already in the state */
-  size_t context;      /* positions the state has room for */
-  size_t output_rows;  /* rows of the last value wanted, from the end; 0: all */
+  const hd_sequence *sequences; /* n_sequences of them. Of several, a call's input is their rows one after the other, in two dimensions at most */
+  size_t n_sequences;
+  size_t output_rows;  /* rows of the last value wanted of each sequence, from its end; 0: all */
   bool keep;           /* every value keeps its place: also compute optional outputs (attention's probabilities) */
 } hd_run;
 
@@ -185,6 +193,7 @@ typedef struct hd_view {
 typedef struct hd_call {
   const void *config;
   const char *name;
+  size_t node;                              /* its index in the graph: hd_call_state finds its state by it */
   const hd_run *run;
   size_t n_in;
   const hd_view *in;                        /* n_in of them */
@@ -192,13 +201,18 @@ typedef struct hd_call {
   const hd_matrix *weight[HD_MAX_WEIGHTS];  /* vectors too: layout rows.f32, one row; NULL where absent */
   const hd_lora *lora[HD_MAX_WEIGHTS];      /* NULL: none active */
   float *lora_scratch;                      /* rows × rank */
-  void *state;                              /* state_bytes, the session's */
   void *scratch;                            /* scratch_bytes, 64-aligned, shared by all nodes */
   /* backward: gradients to add to; NULL where nobody wants them */
   float *const *d_in;
   const float *d_out[HD_MAX_OUTPUTS];
   float *d_weight[HD_MAX_WEIGHTS];
 } hd_call;
+
+/* The node's own state_bytes of a sequence; NULL: the sequence has no state. */
+static inline void *hd_call_state(const hd_call *call, size_t sequence) {
+  const hd_sequence *s = &call->run->sequences[sequence];
+  return s->context ? s->state[call->node] : NULL;
+}
 
 /* y[rows, out] = x[rows, in] · weight[slot]ᵀ, plus the active adapter's pairs. scratch: the call's. */
 void hd_linear(const hd_call *call, int slot, const float *x, size_t n_rows, float *y);
@@ -232,6 +246,7 @@ struct hd_layer {
   size_t n_outputs;       /* 0 means 1 */
   const char *const *output_names; /* of several outputs: "<node>.<output name>"; "" is the node's own */
   bool extra_outputs_optional;     /* outputs after the first are only computed where every value is kept */
+  bool many_sequences;    /* it may be given several at once, and such as have no state: it computes every row alone, or asks run->sequences */
   bool in_place;          /* the output may lie where the first input lay (elementwise) */
   size_t (*state_bytes)(const void *config, size_t context); /* 0: none; by hd_times: SIZE_MAX is more than there can be */
   /* Moves a state to a block for another context, keeping `used` positions. NULL: a plain copy does. */

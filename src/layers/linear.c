@@ -137,6 +137,7 @@ const hd_layer hd_layer_linear = {
   .write = write,
   .out_features = out_features,
   .infer = infer,
+  .many_sequences = true,
   .slots = slots,
   .forward = forward,
   .backward = backward,

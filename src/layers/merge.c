@@ -60,7 +60,7 @@ static hd_status backward_output(const hd_call *call, hd_error *err) {
 }
 
 const hd_layer hd_layer_output = {
-  .name = "output", .infer = hd_infer_same, .in_place = true, .forward = forward_output, .backward = backward_output,
+  .name = "output", .infer = hd_infer_same, .many_sequences = true, .in_place = true, .forward = forward_output, .backward = backward_output,
 };
 
 /* ---- Containers ---- */
@@ -129,7 +129,7 @@ static hd_status write_residual(const void *config, cJSON *json, hd_dialect dial
 }
 
 const hd_layer hd_layer_add = {
-  .name = "add", .infer = infer_same, .in_place = true, .forward = forward_add, .backward = backward_add,
+  .name = "add", .infer = infer_same, .many_sequences = true, .in_place = true, .forward = forward_add, .backward = backward_add,
 };
 
 /* Loom adds its hidden residual only where the lengths agree. */
@@ -152,7 +152,7 @@ const hd_layer hd_layer_add_carried = {
 };
 
 const hd_layer hd_layer_multiply = {
-  .name = "multiply", .infer = infer_same, .in_place = true, .forward = forward_multiply, .backward = backward_multiply,
+  .name = "multiply", .infer = infer_same, .many_sequences = true, .in_place = true, .forward = forward_multiply, .backward = backward_multiply,
 };
 
 const hd_layer hd_layer_sequential = {

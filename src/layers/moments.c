@@ -152,6 +152,8 @@ static hd_status infer(hd_infer *i, hd_error *err) {
     return hd_infer_fail(i, err, "expected %zu rows of %zu, found %zu values", c->rows, c->size, hd_shape_size(in));
   if (!c->rows && c->over == HD_OVER_ROWS && !row_fits(c, in))
     return hd_infer_fail(i, err, "expected rows of shape %s, found shape %s", hd_shape_text(room_row, c->n_dims, c->shape), hd_shape_text(room, in->n_dims, in->dim));
+  if (i->run->n_sequences > 1 && c->n_dims > 1)
+    return hd_infer_fail(i, err, "rows of shape %s are of one sequence alone, found %zu sequences", hd_shape_text(room_row, c->n_dims, c->shape), i->run->n_sequences);
   if (c->over != HD_OVER_ROWS && (in->n_dims < 2 || in->dim[1] != c->size))
     return hd_infer_fail(i, err, "expected a batch of %zu channels, found shape %s", c->size, hd_shape_text(room, in->n_dims, in->dim));
   i->out[0] = *in;
@@ -244,6 +246,7 @@ const hd_layer hd_layer_layer_norm = {
   .bundle_names = layer_bundle_names,
   .expand = expand_layer,
   .infer = infer,
+  .many_sequences = true,
   .slots = slots,
   .forward = forward,
   .backward = backward,

@@ -111,6 +111,7 @@ const hd_layer hd_layer_rms_norm = {
   .bundle_names = bundle_names,
   .expand = expand,
   .infer = infer,
+  .many_sequences = true,
   .slots = slots,
   .forward = forward,
   .backward = backward,

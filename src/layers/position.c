@@ -22,23 +22,31 @@ static hd_status infer_table(hd_infer *i, hd_error *err) {
   return HD_OK;
 }
 
-/* cos and sin are those of a double, rounded to float32. Angles are rounded too, as PyTorch's are, so that far positions agree with it; the
- * product of two floats is exact in double. */
+/* The rows of a sequence, from its position `past` on. cos and sin are those of a double, rounded to float32. Angles are rounded too, as PyTorch's are,
+ * so that far positions agree with it; the product of two floats is exact in double. */
+static void fill_table(const hd_rope_table_config *c, float *cosines, float *sines, size_t past, size_t n) {
+  size_t half = c->head_dim / 2;
+  float magnitude = c->magnitude > 0 ? (float)c->magnitude : 1;
+  for (size_t d = 0; d < half; d++) {
+    double frequency = hd_rope_frequency(c, d, past + n);
+    for (size_t t = 0; t < n; t++) {
+      double angle = (double)(past + t) * frequency;
+      if (!c->exact) angle = (double)(float)angle;
+      float *cos_row = cosines + t * c->head_dim, *sin_row = sines + t * c->head_dim;
+      cos_row[d] = cos_row[d + half] = (float)cos(angle) * magnitude;
+      sin_row[d] = sin_row[d + half] = (float)sin(angle) * magnitude;
+    }
+  }
+}
+
 static hd_status forward_table(const hd_call *call, hd_error *err) {
   (void)err;
   const hd_rope_table_config *c = call->config;
-  size_t half = c->head_dim / 2, n = call->out[0].shape->dim[0];
-  float magnitude = c->magnitude > 0 ? (float)c->magnitude : 1;
-  for (size_t d = 0; d < half; d++) {
-    double frequency = hd_rope_frequency(c, d, call->run->past + n);
-    for (size_t t = 0; t < n; t++) {
-      double angle = (double)(call->run->past + t) * frequency;
-      if (!c->exact) angle = (double)(float)angle;
-      float cosine = (float)cos(angle) * magnitude, sine = (float)sin(angle) * magnitude;
-      float *cos_row = call->out[0].data + t * c->head_dim, *sin_row = call->out[1].data + t * c->head_dim;
-      cos_row[d] = cos_row[d + half] = cosine;
-      sin_row[d] = sin_row[d + half] = sine;
-    }
+  const hd_run *run = call->run;
+  for (size_t k = 0, row = 0; k < run->n_sequences; k++) {
+    size_t n = run->n_sequences > 1 ? run->sequences[k].rows : call->out[0].shape->dim[0];
+    fill_table(c, call->out[0].data + row * c->head_dim, call->out[1].data + row * c->head_dim, run->sequences[k].past, n);
+    row += n;
   }
   return HD_OK;
 }
@@ -117,6 +125,7 @@ const hd_layer hd_layer_rope_table = {
   .infer = infer_table,
   .n_outputs = 2,
   .output_names = table_outputs,
+  .many_sequences = true,
   .forward = forward_table,
   .backward = backward_table,
 };
@@ -125,6 +134,7 @@ const hd_layer hd_layer_rope = {
   .name = "rope",
   .config_bytes = sizeof(hd_rope_config),
   .infer = infer_rope_with_scratch,
+  .many_sequences = true,
   .in_place = true,
   .forward = forward_rope,
   .backward = backward_rope,

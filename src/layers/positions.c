@@ -39,27 +39,39 @@ static hd_status write_learned(const void *config, cJSON *json, hd_dialect diale
   return write(config, json, "dim", dialect, err);
 }
 
+/* Positions that a call adds to a sequence. */
+static size_t positions_of(const hd_positions_config *c, const hd_run *run, const hd_shape *in, size_t sequence) {
+  if (run->n_sequences > 1) return run->sequences[sequence].rows;
+  return c->positions_first ? in->dim[0] : in->dim[in->n_dims - 2];
+}
+
 static hd_status infer(hd_infer *i, hd_error *err) {
   const hd_positions_config *c = i->config;
   const hd_shape *in = i->in[0];
   char room[HD_SHAPE_ROOM];
   if (in->n_dims < 2 || hd_shape_last(in) != c->width)
     return hd_infer_fail(i, err, "expected positions of width %zu, found shape %s", c->width, hd_shape_text(room, in->n_dims, in->dim));
-  size_t positions = c->positions_first ? in->dim[0] : in->dim[in->n_dims - 2];
-  if (c->most && i->run->past + positions > c->most)
-    return hd_infer_fail(i, err, "expected at most %zu positions, found %zu", c->most, i->run->past + positions);
+  for (size_t k = 0; k < i->run->n_sequences; k++) {
+    size_t end = i->run->sequences[k].past + positions_of(c, i->run, in, k);
+    if (c->most && end > c->most) return hd_infer_fail(i, err, "expected at most %zu positions, found %zu", c->most, end);
+  }
   i->out[0] = *in;
   i->scratch_bytes = hd_times(c->width, sizeof(float));
   return HD_OK;
 }
 
-/* The position of a row of the input. */
-static size_t position_of(const hd_call *call, size_t row) {
+/* The positions of the input's rows, asked one after the other. */
+typedef struct walk {
+  size_t sequence, row; /* the next row's */
+} walk;
+
+static size_t next_position(const hd_call *call, walk *w) {
   const hd_positions_config *c = call->config;
   const hd_shape *in = call->in[0].shape;
-  size_t n = c->positions_first ? in->dim[0] : in->dim[in->n_dims - 2];
-  size_t rows_apart = c->positions_first ? hd_shape_rows(in) / n : 1;
-  return call->run->past + row / rows_apart % n;
+  const hd_run *run = call->run;
+  if (run->n_sequences > 1 && w->row == run->sequences[w->sequence].rows) *w = (walk){.sequence = w->sequence + 1};
+  size_t n = positions_of(c, run, in, w->sequence), rows_apart = c->positions_first && run->n_sequences == 1 ? hd_shape_rows(in) / n : 1;
+  return run->sequences[w->sequence].past + w->row++ / rows_apart % n;
 }
 
 /* p[2i] = sin(position / 10000^(2i / width)), p[2i + 1] = cos of the same */
@@ -73,8 +85,9 @@ static void sinusoid(float *to, size_t position, size_t width) {
 static hd_status forward_sinusoidal(const hd_call *call, hd_error *err) {
   (void)err;
   size_t width = ((const hd_positions_config *)call->config)->width, rows = hd_shape_rows(call->in[0].shape);
+  walk w = {0};
   for (size_t r = 0; r < rows; r++) {
-    sinusoid(call->scratch, position_of(call, r), width);
+    sinusoid(call->scratch, next_position(call, &w), width);
     k_add_f32(call->out[0].data + r * width, call->in[0].data + r * width, call->scratch, width);
   }
   return HD_OK;
@@ -96,15 +109,17 @@ static hd_status forward_learned(const hd_call *call, hd_error *err) {
   (void)err;
   const float *weight = call->weight[0]->data;
   size_t width = ((const hd_positions_config *)call->config)->width, rows = hd_shape_rows(call->in[0].shape);
+  walk w = {0};
   for (size_t r = 0; r < rows; r++)
-    k_add_f32(call->out[0].data + r * width, call->in[0].data + r * width, weight + position_of(call, r) * width, width);
+    k_add_f32(call->out[0].data + r * width, call->in[0].data + r * width, weight + next_position(call, &w) * width, width);
   return HD_OK;
 }
 
 static hd_status backward_learned(const hd_call *call, hd_error *err) {
   size_t width = ((const hd_positions_config *)call->config)->width, rows = hd_shape_rows(call->in[0].shape);
+  walk w = {0};
   for (size_t r = 0; call->d_weight[0] && r < rows; r++)
-    k_axpy_f32(call->d_weight[0] + position_of(call, r) * width, 1, call->d_out[0] + r * width, width);
+    k_axpy_f32(call->d_weight[0] + next_position(call, &w) * width, 1, call->d_out[0] + r * width, width);
   return backward(call, err);
 }
 
@@ -146,6 +161,7 @@ const hd_layer hd_layer_sinusoidal_positions = {
   .parse = parse_sinusoidal,
   .write = write_sinusoidal,
   .infer = infer,
+  .many_sequences = true,
   .in_place = true,
   .forward = forward_sinusoidal,
   .backward = backward,
@@ -159,6 +175,7 @@ const hd_layer hd_layer_learned_positions = {
   .write = write_learned,
   .infer = infer,
   .slots = slots_learned,
+  .many_sequences = true,
   .in_place = true,
   .forward = forward_learned,
   .backward = backward_learned,

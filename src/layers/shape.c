@@ -161,6 +161,7 @@ const hd_layer hd_layer_dropout = {
   .parse = parse_dropout,
   .write = write_dropout,
   .infer = hd_infer_same,
+  .many_sequences = true,
   .in_place = true,
   .forward = forward_same,
   .backward = backward_same,

@@ -89,32 +89,47 @@ static hd_status backward_types(const hd_call *call, hd_error *err) {
 }
 
 const hd_layer hd_layer_token_types = {
-  .name = "token_types", .config_bytes = sizeof(hd_text_embeddings_config), .infer = infer_types, .slots = slots_types, .in_place = true,
+  .name = "token_types", .config_bytes = sizeof(hd_text_embeddings_config), .infer = infer_types, .slots = slots_types, .many_sequences = true, .in_place = true,
   .forward = forward_types, .backward = backward_types,
 };
 
-/* ---- first_row: [n, width] → [1, width] ---- */
+/* ---- first_row: [n, width] → [1, width], or a row for each sequence ---- */
 
 static hd_status infer_first(hd_infer *i, hd_error *err) {
   if (i->in[0]->n_dims != 2 || i->in[0]->dim[0] == 0) return hd_infer_fail(i, err, "expected rows × features, found %d dimensions", i->in[0]->n_dims);
   i->out[0] = *i->in[0];
-  i->out[0].dim[0] = 1;
+  i->out[0].dim[0] = i->run->n_sequences;
   return HD_OK;
+}
+
+/* Where each sequence's first row lies in the input; `from` is the last one's. */
+static size_t next_first(const hd_call *call, size_t sequence, size_t from) {
+  return sequence == 0 ? 0 : from + call->run->sequences[sequence - 1].rows * hd_shape_last(call->in[0].shape);
 }
 
 static hd_status forward_first(const hd_call *call, hd_error *err) {
   (void)err;
-  memcpy(call->out[0].data, call->in[0].data, hd_shape_size(call->out[0].shape) * sizeof(float));
+  size_t width = hd_shape_last(call->in[0].shape), from = 0;
+  for (size_t s = 0; s < call->run->n_sequences; s++) {
+    from = next_first(call, s, from);
+    memcpy(call->out[0].data + s * width, call->in[0].data + from, width * sizeof(float));
+  }
   return HD_OK;
 }
 
 static hd_status backward_first(const hd_call *call, hd_error *err) {
   (void)err;
-  if (call->d_in[0]) k_axpy_f32(call->d_in[0], 1, call->d_out[0], hd_shape_size(call->out[0].shape));
+  size_t width = hd_shape_last(call->in[0].shape), from = 0;
+  for (size_t s = 0; call->d_in[0] && s < call->run->n_sequences; s++) {
+    from = next_first(call, s, from);
+    k_axpy_f32(call->d_in[0] + from, 1, call->d_out[0] + s * width, width);
+  }
   return HD_OK;
 }
 
-const hd_layer hd_layer_first_row = {.name = "first_row", .infer = infer_first, .forward = forward_first, .backward = backward_first};
+const hd_layer hd_layer_first_row = {
+  .name = "first_row", .infer = infer_first, .many_sequences = true, .forward = forward_first, .backward = backward_first,
+};
 
 /* ---- pooler ---- */
 

@@ -27,7 +27,8 @@ static hd_status infer_node(hd_plan *plan, const hd_node *node, const hd_run *ru
 hd_status hd_plan_infer(hd_plan *plan, const hd_shape *input, const hd_run *run, hd_error *err) {
   plan->shapes[0] = *input;
   HD_TRY(hd_shape_check("input", input, err));
-  for (size_t n = 0; n < plan->model->n_nodes; n++) HD_TRY(infer_node(plan, &plan->model->nodes[n], run, err));
+  for (size_t n = 0; n < plan->model->n_nodes; n++)
+    if (plan->needed[n]) HD_TRY(infer_node(plan, &plan->model->nodes[n], run, err));
   return HD_OK;
 }
 
@@ -46,9 +47,9 @@ static void find_lifetimes(const hd_plan *plan, lifetime *life) {
   const hd_model *m = plan->model;
   for (size_t v = 0; v < m->n_values; v++) life[v] = (lifetime){.first = m->values[v].node, .last = m->values[v].node, .root = (int)v};
   for (size_t n = 0; n < m->n_nodes; n++)
-    for (size_t k = 0; k < m->nodes[n].n_in; k++) life[m->nodes[n].in[k]].last = (int)n;
+    for (size_t k = 0; plan->needed[n] && k < m->nodes[n].n_in; k++) life[m->nodes[n].in[k]].last = (int)n;
   life[0].last = (int)m->n_nodes; /* the caller may write the next input at any time */
-  life[m->output].last = (int)m->n_nodes;
+  life[plan->output].last = (int)m->n_nodes;
 }
 
 /* An elementwise node may write over its first input when nobody reads that later. */
@@ -56,7 +57,7 @@ static void share_in_place(const hd_plan *plan, lifetime *life) {
   const hd_model *m = plan->model;
   for (size_t n = 0; n < m->n_nodes; n++) {
     const hd_node *node = &m->nodes[n];
-    if (!node->layer->in_place) continue;
+    if (!node->layer->in_place || !plan->needed[n]) continue;
     int in = life[node->in[0]].root, out = node->out[0];
     if (in == 0 || life[in].last != (int)n) continue;
     if (hd_plan_value_bytes(plan, (size_t)in) != hd_plan_value_bytes(plan, (size_t)out)) continue;
@@ -146,13 +147,26 @@ static hd_status place_shared(hd_plan *plan, hd_error *err) {
 
 /* ---- The plan ---- */
 
-/* Optional outputs have a place only where every value is kept. */
+/* The nodes that the output comes from: where every value is kept, all of them. */
+static void mark_needed(hd_plan *plan, bool keep) {
+  const hd_model *m = plan->model;
+  int last = m->values[plan->output].node;
+  if (last >= 0) plan->needed[last] = true;
+  for (size_t n = m->n_nodes; n-- > 0;) {
+    plan->needed[n] |= keep;
+    for (size_t k = 0; plan->needed[n] && k < m->nodes[n].n_in; k++) {
+      int before = m->values[m->nodes[n].in[k]].node;
+      if (before >= 0) plan->needed[before] = true;
+    }
+  }
+}
+
 static void mark_present(hd_plan *plan, bool keep) {
   const hd_model *m = plan->model;
   for (size_t v = 0; v < m->n_values; v++) {
     const hd_value_info *info = &m->values[v];
     bool optional = info->node >= 0 && info->output > 0 && m->nodes[info->node].layer->extra_outputs_optional;
-    plan->present[v] = keep || !optional;
+    plan->present[v] = info->node < 0 || (plan->needed[info->node] && (keep || !optional));
   }
 }
 
@@ -165,17 +179,21 @@ static void note_maximum(hd_plan *plan) {
   }
 }
 
-hd_status hd_plan_make(hd_plan *plan, const hd_model *model, const hd_shape *input, const hd_run *run, hd_error *err) {
+hd_status hd_plan_make(hd_plan *plan, const hd_model *model, const hd_shape *input, hd_value output, const hd_run *run, hd_error *err) {
   size_t n = model->n_values;
-  *plan = (hd_plan){.model = model};
+  *plan = (hd_plan){.model = model, .output = output};
   plan->shapes = hd_alloc_zero(n * sizeof *plan->shapes);
   plan->offsets = hd_alloc_zero(n * sizeof *plan->offsets);
   plan->planned_bytes = hd_alloc_zero(n * sizeof *plan->planned_bytes);
   plan->present = hd_alloc_zero(n * sizeof *plan->present);
   plan->inputs = hd_alloc_zero(hd_graph_most_inputs(model) * sizeof *plan->inputs);
+  plan->needed = hd_alloc_zero(model->n_nodes * sizeof *plan->needed);
   hd_status status = HD_OK;
-  if (!plan->shapes || !plan->offsets || !plan->planned_bytes || !plan->present || !plan->inputs) status = hd_fail(err, HD_OUT_OF_MEMORY, "no memory to plan");
-  if (status == HD_OK) mark_present(plan, run->keep);
+  if (!plan->needed || !plan->shapes || !plan->offsets || !plan->planned_bytes || !plan->present || !plan->inputs) status = hd_fail(err, HD_OUT_OF_MEMORY, "no memory to plan");
+  if (status == HD_OK) {
+    mark_needed(plan, run->keep);
+    mark_present(plan, run->keep);
+  }
   if (status == HD_OK) status = hd_plan_infer(plan, input, run, err);
   if (status == HD_OK) {
     note_maximum(plan);
@@ -186,6 +204,7 @@ hd_status hd_plan_make(hd_plan *plan, const hd_model *model, const hd_shape *inp
 }
 
 void hd_plan_free(hd_plan *plan) {
+  hd_free(plan->needed);
   hd_free(plan->shapes);
   hd_free(plan->offsets);
   hd_free(plan->planned_bytes);

@@ -1,49 +1,42 @@
-/* run/session.h: a session's inside, for session.c, train.c. */
+/* run/session.h: a session's inside, for session.c, state.c, batch.c and train.c. */
 #ifndef HD_RUN_SESSION_H
 #define HD_RUN_SESSION_H
 
-#include "graph/adapters.h"
-#include "run/plan.h"
+#include "run/steps.h"
 
 struct hd_session {
   hd_model *model;
   hd_mode mode;
-  hd_shape planned_input;
-  hd_plan plan;
-  hd_run run;             /* run.past is the position; run.context the state's present room */
+  hd_steps steps;
+  hd_sequence sequence;   /* past is the position; context the state's present room; state: per node, NULL: stateless */
   size_t max_context;
-  char *arena;
-  void *scratch;
-  void **state;           /* per node; NULL: stateless */
-  hd_call *calls;         /* per node: the plan's steps, pointers filled in */
-  hd_view *inputs;        /* the steps' inputs, one node's after another's */
   bool has_state, can_rewind;
   bool has_output;        /* a forward has run */
-
   hd_adapter *adapter;
-  float *lora_scratch;
 
   char *gradients;        /* HD_TRAIN: as the arena */
-  float **d_inputs;       /* as `inputs` */
+  float **d_inputs;       /* as the steps' inputs */
   float **d_weights;      /* per parameter; NULL: not trained */
   bool has_loss;          /* hd_loss has seeded the output's gradient */
 };
 
-/* Where a value, and its gradient, lie. */
-static inline float *hd_session_data(const hd_session *s, hd_value v) { return (float *)(void *)(s->arena + s->plan.offsets[v]); }
-static inline float *hd_session_grad(const hd_session *s, hd_value v) { return (float *)(void *)(s->gradients + s->plan.offsets[v]); }
+/* Where a value's gradient lies. */
+static inline float *hd_session_grad(const hd_session *s, hd_value v) { return (float *)(void *)(s->gradients + s->steps.plan.offsets[v]); }
 
-/* All nodes' inputs. */
-static inline size_t hd_session_input_count(const hd_session *s) {
-  size_t count = 0;
-  for (size_t n = 0; n < s->model->n_nodes; n++) count += s->model->nodes[n].n_in;
-  return count;
-}
+/* session.c: planning, for sessions and batches alike. Opens the model for one more user: `exclusive` shuts out all others. */
+hd_status hd_model_open(hd_model *model, bool exclusive, hd_error *err);
+void hd_model_close(hd_model *model);
+/* The input that options mean, checked. */
+hd_status hd_input_shape(hd_shape *shape, const hd_model *model, const hd_tensor *wanted, hd_error *err);
+/* Whether there are positions after a call that must be reserved first; bad_state where they do not fit the context. */
+hd_status hd_session_room(const hd_session *s, size_t rows, hd_error *err);
 
 enum { HD_STATE_PAGE = 256 }; /* positions that a state grows by */
 
 /* state.c: bytes of a node's state for so many positions; 0: it has none. */
 size_t hd_state_bytes(const hd_node *node, size_t context);
+/* Whether any layer has a state. */
+bool hd_model_remembers(const hd_model *model);
 
 /* train.c */
 hd_status hd_train_prepare(hd_session *s, hd_error *err);

@@ -11,6 +11,12 @@ size_t hd_state_bytes(const hd_node *node, size_t context) {
   return node->layer->state_bytes ? node->layer->state_bytes(node->config, context) : 0;
 }
 
+bool hd_model_remembers(const hd_model *model) {
+  for (size_t n = 0; n < model->n_nodes; n++)
+    if (hd_state_bytes(&model->nodes[n], 1)) return true;
+  return false;
+}
+
 /* Copies a node's state between blocks for so many positions; `used` of them are there. */
 static void copy_state(const hd_node *node, void *to, size_t to_context, const void *from, size_t from_context, size_t used) {
   if (node->layer->move_state) node->layer->move_state(node->config, to, to_context, from, from_context, used);
@@ -19,10 +25,9 @@ static void copy_state(const hd_node *node, void *to, size_t to_context, const v
 
 /* The node's state moved to a block for `context` positions. */
 static void move_state(hd_session *s, size_t n, void *block, size_t context) {
-  if (s->state[n]) copy_state(&s->model->nodes[n], block, context, s->state[n], s->run.context, s->run.past);
-  hd_free(s->state[n]);
-  s->state[n] = block;
-  s->calls[n].state = block;
+  if (s->sequence.state[n]) copy_state(&s->model->nodes[n], block, context, s->sequence.state[n], s->sequence.context, s->sequence.past);
+  hd_free(s->sequence.state[n]);
+  s->sequence.state[n] = block;
 }
 
 /* All blocks are there before the first is used, so that a failure leaves the session as it was. */
@@ -41,7 +46,7 @@ static hd_status grow_states(hd_session *s, size_t context, hd_error *err) {
   }
   hd_free(blocks);
   if (!complete) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a session's state of %zu bytes", wanted);
-  s->run.context = context;
+  s->sequence.context = context;
   return HD_OK;
 }
 
@@ -49,19 +54,19 @@ hd_status hd_session_reserve(hd_session *s, size_t positions, hd_error *err) {
   if (!s->has_state) return HD_OK;
   if (positions > s->max_context)
     return hd_fail(err, HD_BAD_STATE, "%zu positions are more than the session's context of %zu", positions, s->max_context);
-  if (positions <= s->run.context) return HD_OK;
+  if (positions <= s->sequence.context) return HD_OK;
   size_t context = (positions + HD_STATE_PAGE - 1) / HD_STATE_PAGE * HD_STATE_PAGE;
   return grow_states(s, context < s->max_context ? context : s->max_context, err);
 }
 
-size_t hd_session_position(const hd_session *s) { return s->run.past; }
+size_t hd_session_position(const hd_session *s) { return s->sequence.past; }
 
 hd_status hd_session_rewind(hd_session *s, size_t position, hd_error *err) {
-  if (position > s->run.past) return hd_fail(err, HD_BAD_ARGUMENT, "cannot rewind to %zu, the session is at %zu", position, s->run.past);
+  if (position > s->sequence.past) return hd_fail(err, HD_BAD_ARGUMENT, "cannot rewind to %zu, the session is at %zu", position, s->sequence.past);
   if (position > 0 && !s->can_rewind) return hd_fail(err, HD_UNSUPPORTED, "recurrent state can only go back to 0");
   for (size_t n = 0; position == 0 && n < s->model->n_nodes; n++)
-    if (s->state[n] && !s->model->nodes[n].layer->can_rewind) memset(s->state[n], 0, hd_state_bytes(&s->model->nodes[n], s->run.context));
-  s->run.past = position;
+    if (s->sequence.state[n] && !s->model->nodes[n].layer->can_rewind) memset(s->sequence.state[n], 0, hd_state_bytes(&s->model->nodes[n], s->sequence.context));
+  s->sequence.past = position;
   return HD_OK;
 }
 
@@ -82,18 +87,18 @@ static uint64_t block_bytes(const hd_session *s, size_t position) {
   return bytes;
 }
 
-size_t hd_session_state_bytes(const hd_session *s) { return sizeof(saved_head) + (size_t)block_bytes(s, s->run.past); }
+size_t hd_session_state_bytes(const hd_session *s) { return sizeof(saved_head) + (size_t)block_bytes(s, s->sequence.past); }
 
 hd_status hd_session_save_state(const hd_session *s, void *to, size_t n, hd_error *err) {
   if (n != hd_session_state_bytes(s)) return hd_fail(err, HD_BAD_ARGUMENT, "the state takes %zu bytes, found room for %zu", hd_session_state_bytes(s), n);
-  saved_head head = {.position = s->run.past, .bytes = block_bytes(s, s->run.past)};
+  saved_head head = {.position = s->sequence.past, .bytes = block_bytes(s, s->sequence.past)};
   memcpy(head.magic, MAGIC, sizeof head.magic);
   memcpy(to, &head, sizeof head);
   char *at = (char *)to + sizeof head;
   for (size_t i = 0; i < s->model->n_nodes; i++) {
     const hd_node *node = &s->model->nodes[i];
-    size_t bytes = hd_state_bytes(node, s->run.past);
-    if (bytes && s->state[i]) copy_state(node, at, s->run.past, s->state[i], s->run.context, s->run.past);
+    size_t bytes = hd_state_bytes(node, s->sequence.past);
+    if (bytes && s->sequence.state[i]) copy_state(node, at, s->sequence.past, s->sequence.state[i], s->sequence.context, s->sequence.past);
     else memset(at, 0, bytes);
     at += bytes;
   }
@@ -124,10 +129,10 @@ hd_status hd_session_load_state(hd_session *s, const void *from, size_t n, hd_er
   for (size_t i = 0; i < s->model->n_nodes; i++) {
     const hd_node *node = &s->model->nodes[i];
     size_t bytes = hd_state_bytes(node, position);
-    if (bytes && s->state[i]) copy_state(node, s->state[i], s->run.context, at, position, position);
+    if (bytes && s->sequence.state[i]) copy_state(node, s->sequence.state[i], s->sequence.context, at, position, position);
     at += bytes;
   }
-  s->run.past = position;
+  s->sequence.past = position;
   s->has_output = s->has_loss = false;
   return HD_OK;
 }

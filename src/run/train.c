@@ -12,12 +12,12 @@ static hd_status no_memory(hd_error *err) { return hd_fail(err, HD_OUT_OF_MEMORY
 
 /* Which values have a gradient: float32 ones that are kept. */
 static float *value_gradient(const hd_session *s, hd_value v) {
-  return s->plan.present[v] && s->plan.shapes[v].dtype == HD_F32 ? hd_session_grad(s, v) : NULL;
+  return s->steps.plan.present[v] && s->steps.plan.shapes[v].dtype == HD_F32 ? hd_session_grad(s, v) : NULL;
 }
 
 static void fill_backward(hd_session *s, size_t n, float **d_in) {
   const hd_node *node = &s->model->nodes[n];
-  hd_call *c = &s->calls[n];
+  hd_call *c = &s->steps.calls[n];
   for (size_t k = 0; k < node->n_in; k++) d_in[k] = value_gradient(s, node->in[k]);
   c->d_in = d_in;
   for (size_t o = 0; o < node->n_out; o++) c->d_out[o] = value_gradient(s, node->out[o]);
@@ -36,9 +36,9 @@ hd_status hd_train_prepare(hd_session *s, hd_error *err) {
       return hd_fail(err, HD_UNSUPPORTED, "weight %s is %s: only F32 weights are trained; load the model with dtype f32", hd_short_name(room, p->name),
                      hd_dtype_name(p->value.layout->dtype));
   }
-  s->gradients = hd_alloc_zero(s->plan.arena_bytes);
+  s->gradients = hd_alloc_zero(s->steps.plan.arena_bytes);
   s->d_weights = hd_alloc_zero(m->n_parameters * sizeof *s->d_weights);
-  s->d_inputs = hd_alloc_zero(hd_session_input_count(s) * sizeof *s->d_inputs);
+  s->d_inputs = hd_alloc_zero(hd_steps_input_count(m) * sizeof *s->d_inputs);
   if (!s->gradients || !s->d_weights || !s->d_inputs) return no_memory(err);
   for (size_t i = 0; i < m->n_parameters; i++) {
     const hd_parameter *p = &m->parameters[i];
@@ -100,7 +100,7 @@ static hd_status check_ids(const int32_t *ids, size_t n, size_t n_classes, hd_er
 hd_status hd_loss(hd_session *s, hd_loss_kind kind, const hd_tensor *targets, float *loss, hd_error *err) {
   if (s->mode != HD_TRAIN) return hd_fail(err, HD_BAD_STATE, "a loss needs a session made for training");
   if (!s->has_output) return hd_fail(err, HD_BAD_STATE, "there is no output before a forward");
-  const hd_shape *shape = &s->plan.shapes[s->model->output];
+  const hd_shape *shape = &s->steps.plan.shapes[s->model->output];
   size_t n = hd_shape_size(shape), rows = hd_shape_rows(shape), n_targets = 1;
   for (int d = 0; d < targets->n_dims; d++) n_targets *= targets->shape[d];
   bool classes = kind == HD_CROSS_ENTROPY;
@@ -108,8 +108,8 @@ hd_status hd_loss(hd_session *s, hd_loss_kind kind, const hd_tensor *targets, fl
     return hd_fail(err, HD_BAD_ARGUMENT, "%s wants %zu targets of %s, found %zu of %s", classes ? "cross entropy" : "mse", classes ? rows : n,
                    classes ? "I32" : "F32", n_targets, hd_dtype_name(targets->dtype));
   if (classes) HD_TRY(check_ids(targets->data, rows, hd_shape_last(shape), err));
-  memset(s->gradients, 0, s->plan.arena_bytes);
-  const float *o = hd_session_data(s, s->model->output);
+  memset(s->gradients, 0, s->steps.plan.arena_bytes);
+  const float *o = hd_steps_data(&s->steps, s->model->output);
   float *d_o = hd_session_grad(s, s->model->output);
   *loss = classes ? cross_entropy(d_o, o, targets->data, rows, hd_shape_last(shape)) : mse(d_o, o, targets->data, n);
   s->has_loss = true;
@@ -121,7 +121,7 @@ hd_status hd_loss(hd_session *s, hd_loss_kind kind, const hd_tensor *targets, fl
 hd_status hd_backward(hd_session *s, hd_error *err) {
   if (!s->has_loss) return hd_fail(err, HD_BAD_STATE, "backward needs a forward and a loss before it");
   s->has_loss = false;
-  for (size_t n = s->model->n_nodes; n-- > 0;) HD_TRY(s->model->nodes[n].layer->backward(&s->calls[n], err));
+  for (size_t n = s->model->n_nodes; n-- > 0;) HD_TRY(s->model->nodes[n].layer->backward(&s->steps.calls[n], err));
   return HD_OK;
 }
 

@@ -24,8 +24,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
       hd_graph_expand(model, &err) == HD_OK) {
     hd_plan plan;
     hd_shape input = model->input.n_dims ? model->input : input_for(data[0]);
-    const hd_run run = {.context = 8, .keep = data[0] & 128};
-    if (hd_plan_make(&plan, model, &input, &run, &err) == HD_OK) hd_plan_free(&plan);
+    const hd_sequence sequences[] = {{.rows = input.dim[0] - input.dim[0] / 2, .context = 8}, {.rows = input.dim[0] / 2}};
+    const hd_run run = {.sequences = sequences, .n_sequences = data[0] & 64 && input.dim[0] > 1 ? 2 : 1, .keep = data[0] & 128};
+    if (hd_plan_make(&plan, model, &input, model->output, &run, &err) == HD_OK) hd_plan_free(&plan);
   }
   hd_model_discard(model);
   if (hd_memory_live() != before) __builtin_trap(); /* a leak */

@@ -92,7 +92,7 @@ TEST(a_foreign_layer_trains_with_the_rest_and_is_saved) {
   CHECK(s != NULL);
   if (!s) return;
   float targets[12], frequency[4];
-  test_fill(hd_session_data(s, 0), 18, 5);
+  test_fill(hd_steps_data(&s->steps, 0), 18, 5);
   test_fill(targets, 12, 6);
   float first = step(s, targets), last = first;
   for (int i = 0; i < 300; i++) last = step(s, targets);

@@ -24,7 +24,7 @@ static void fill_input_from(hd_session *s, const hd_layer *layer, uint64_t seed)
   hd_tensor input;
   hd_session_input(s, &input, NULL);
   float *x = input.data;
-  size_t n = hd_shape_size(&s->planned_input);
+  size_t n = hd_shape_size(&s->steps.planned_input);
   test_fill(x, n, seed);
   for (size_t i = 0; takes_ids(layer) && i < n; i++) x[i] = (float)((i + seed - 11) * 5 % 9);
 }
@@ -41,7 +41,7 @@ static float loss_of(hd_session *s, const float *targets, size_t n) {
 
 static size_t output_size(hd_session *s) {
   test_forward(s);
-  return hd_shape_size(&s->plan.shapes[s->model->output]);
+  return hd_shape_size(&s->steps.plan.shapes[s->model->output]);
 }
 
 /* Central differences over every element of `values` against `gradient`. Float32 losses near 1 leave about 1e-3 of noise. */
@@ -71,10 +71,10 @@ static void check_model(hd_model *model, const hd_layer *layer) {
   test_fill(targets, n, 23);
   loss_of(s, targets, n);
   CHECK_EQ(hd_backward(s, NULL), HD_OK);
-  size_t n_input = hd_shape_size(&s->planned_input);
+  size_t n_input = hd_shape_size(&s->steps.planned_input);
   float *d_input = malloc(n_input * sizeof *d_input);
   memcpy(d_input, hd_session_grad(s, 0), n_input * sizeof *d_input);
-  if (!takes_ids(layer)) check_gradient(s, hd_session_data(s, 0), d_input, n_input, targets, n, "input");
+  if (!takes_ids(layer)) check_gradient(s, hd_steps_data(&s->steps, 0), d_input, n_input, targets, n, "input");
   for (size_t i = 0; i < model->n_parameters; i++)
     check_gradient(s, model->parameters[i].value.data, s->d_weights[i], hd_parameter_count(&model->parameters[i]), targets, n,
                    model->parameters[i].name);
@@ -97,7 +97,7 @@ static void check_same_outputs(hd_model *model, hd_model *again, const hd_layer 
     hd_session_rewind(b, 0, NULL);
     size_t n_out = output_size(a);
     CHECK_EQ(output_size(b), n_out);
-    CHECK_EQ_BITS(hd_session_data(a, model->output), hd_session_data(b, again->output), n_out * sizeof(float));
+    CHECK_EQ_BITS(hd_steps_data(&a->steps, model->output), hd_steps_data(&b->steps, again->output), n_out * sizeof(float));
   }
   hd_session_free(a);
   hd_session_free(b);
@@ -165,8 +165,8 @@ static void check_plan(const hd_layer *layer) {
     fill_input(apart, layer);
     size_t n = output_size(shared);
     CHECK_EQ(output_size(apart), n);
-    CHECK_EQ_BITS(hd_session_data(shared, model->output), hd_session_data(apart, model->output), n * sizeof(float));
-    CHECK(shared->plan.arena_bytes <= apart->plan.arena_bytes);
+    CHECK_EQ_BITS(hd_steps_data(&shared->steps, model->output), hd_steps_data(&apart->steps, model->output), n * sizeof(float));
+    CHECK(shared->steps.plan.arena_bytes <= apart->steps.plan.arena_bytes);
   }
   hd_session_free(shared);
   hd_session_free(apart);
@@ -360,7 +360,8 @@ static char *nested(size_t depth) {
 
 static void check_scratch_refused(hd_model *model, const char *layer, size_t dim0, size_t dim1, size_t dim2) {
   const hd_shape in = {HD_F32, 3, {dim0, dim1, dim2}}, *inputs[8];
-  const hd_run run = {.context = dim0};
+  const hd_sequence sequence = {.rows = dim0, .context = dim0};
+  const hd_run run = {.sequences = &sequence, .n_sequences = 1};
   hd_shape shapes[64];
   hd_error err;
   hd_infer i;

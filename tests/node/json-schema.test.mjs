@@ -3,11 +3,12 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { pathToFileURL } from 'node:url';
-import { heddleError, packageFolder, projectFolder, readJson, testOnEveryModule } from './heddle.mjs';
+import { heddleError, needs, packageFolder, projectFolder, readJson, shared, testOnEveryModule } from './heddle.mjs';
 
 const dist = (name) => import(pathToFileURL(join(packageFolder, `dist/${name}.js`)).href);
 const { Grammar } = await dist('grammar');
 const { schemaRule } = await dist('json-schema');
+const { JsonConstraint, TokenTree } = await dist('constraint');
 
 const fits = (schema, text) => new Grammar(schemaRule(schema)).start.afterText(text)?.ends ?? false;
 
@@ -74,4 +75,42 @@ testOnEveryModule('a model writes JSON of the schema, greedy and drawn, and stop
   await assert.rejects(model.generate(story.prompt, { jsonSchema: { format: 'date' } }).text(), heddleError('unsupported', /'format'/));
   await assert.rejects(model.generate(story.prompt, { jsonSchema: { enum: ['yes'] }, suppressTokens: Array.from({ length: 5000 }, (_, i) => i) }).text(), heddleError('bad_argument', /banned/));
   await model.free();
+});
+
+/** GPT-2's tokens as text: its vocabulary writes bytes as letters ("Language Models are Unsupervised Multitask Learners", the published encoder.json). */
+function gpt2Texts() {
+  const printable = (byte) => (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);
+  const bytes = new Map();
+  let next = 256;
+  for (let byte = 0; byte < 256; byte++) bytes.set(String.fromCodePoint(printable(byte) ? byte : next++), byte);
+  const decoder = new TextDecoder();
+  const texts = [];
+  for (const [token, id] of Object.entries(readJson(shared('fixtures/real/gpt2-bpe/encoder.json')))) {
+    const text = token === '<|endoftext|>' ? '' : decoder.decode(Uint8Array.from(token, (letter) => bytes.get(letter)));
+    texts[id] = text.includes('\ufffd') ? '' : text;
+  }
+  return texts;
+}
+
+test('the tokens a mask leaves of 50,257 are those whose every character fits, in every state of a text', needs('fixtures/real/gpt2-bpe'), () => {
+  const texts = gpt2Texts();
+  const tree = new TokenTree(texts);
+  const end = 50256;
+  const schema = {
+    type: 'object', required: ['name', 'text', 'n'],
+    properties: { name: { type: 'string', minLength: 3, maxLength: 9 }, text: { type: 'string' }, n: { type: 'number' }, list: { type: 'array', items: { enum: ['cat', 'dog', null] } }, any: true },
+  };
+  const written = '{"name": "Zoë \\u00e9", "text": "a\\n ü of 3", "n": -4.5e1, "list": ["cat", null], "any": {"x y": [true, "z"]}}';
+  const constraint = new JsonConstraint(schema, () => tree, new Set([end]));
+  const { start } = new Grammar(schemaRule(schema));
+  const logits = new Float32Array(texts.length);
+  for (let at = 0; at <= written.length; at++) {
+    const here = start.afterText(written.slice(0, at));
+    logits.fill(1);
+    constraint.mask(logits);
+    const wrong = texts.findIndex((text, id) => (logits[id] === 1) !== (id === end ? here.ends : text !== '' && here.afterText(text) !== null));
+    assert.equal(wrong, -1, `'${texts[wrong]}' after ${written.slice(0, at)}`);
+    if (at < written.length) constraint.accept(texts.indexOf(written[at]));
+  }
+  assert.ok(constraint.complete);
 });

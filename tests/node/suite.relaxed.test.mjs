@@ -41,6 +41,7 @@ import './torch-layers.test.mjs';
 import './trace.test.mjs';
 import './training.test.mjs';
 import './transformer.test.mjs';
+import './together.test.mjs';
 import './tween.test.mjs';
 import './validate.test.mjs';
 import './weights.test.mjs';
