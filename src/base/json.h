@@ -19,6 +19,13 @@ hd_status hd_json_parse(cJSON **out, const char *text, size_t n, hd_error *err);
 /* The same of a text whose file the messages name: "config.json: byte 8: …". */
 hd_status hd_json_parse_file(cJSON **out, const char *text, size_t n, const char *name, hd_error *err);
 
+/* ---- Decimals ---- */
+
+/* digits · 10^exponent, rounded once; false where that takes more than one operation on doubles. */
+bool hd_decimal_double(uint64_t digits, int exponent, double *value);
+/* The float32 next to a decimal, of that double; false where the double does not tell. */
+bool hd_double_float(double wide, float *value);
+
 /* ---- Pull reader ---- */
 
 typedef enum hd_json_type { HD_JSON_NULL, HD_JSON_BOOL, HD_JSON_NUMBER, HD_JSON_STRING, HD_JSON_ARRAY, HD_JSON_OBJECT, HD_JSON_END } hd_json_type;

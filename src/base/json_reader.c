@@ -363,28 +363,35 @@ static bool short_decimal(const char *s, size_t n, decimal *d) {
 }
 
 /* Clinger's fast way: both factors are exact doubles, so one operation rounds once. */
-static bool fast_double(const char *s, size_t n, double *value) {
+bool hd_decimal_double(uint64_t digits, int exponent, double *value) {
   static const double powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
                                   1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+  if (FLT_EVAL_METHOD != 0 || digits > UINT64_C(1) << 53 || exponent < -22 || exponent > 22) return false;
+  *value = exponent < 0 ? (double)digits / powers[-exponent] : (double)digits * powers[exponent];
+  return true;
+}
+
+static bool fast_double(const char *s, size_t n, double *value) {
   decimal d;
-  if (FLT_EVAL_METHOD != 0 || !short_decimal(s, n, &d)) return false;
-  if (d.digits > UINT64_C(1) << 53 || d.exponent < -22 || d.exponent > 22) return false;
-  *value = d.exponent < 0 ? (double)d.digits / powers[-d.exponent] : (double)d.digits * powers[d.exponent];
+  if (!short_decimal(s, n, &d) || !hd_decimal_double(d.digits, d.exponent, value)) return false;
   if (d.negative) *value = -*value;
   return true;
 }
 
 /* The double is the decimal rounded once. Rounding it again to float32 could only go wrong where it lies exactly half-way
  * between two floats (its 29 last bits say so): the decimal may have been on either side. Subnormal floats: the slow way. */
-static bool fast_float(const char *s, size_t n, float *value) {
-  double wide;
-  if (!fast_double(s, n, &wide)) return false;
+bool hd_double_float(double wide, float *value) {
   uint64_t bits;
   memcpy(&bits, &wide, sizeof bits);
   if ((bits & 0x1FFFFFFFu) == 0x10000000u) return false;
   if (wide != 0 && (fabs(wide) < (double)FLT_MIN || fabs(wide) > (double)FLT_MAX)) return false;
   *value = (float)wide;
   return true;
+}
+
+static bool fast_float(const char *s, size_t n, float *value) {
+  double wide;
+  return fast_double(s, n, &wide) && hd_double_float(wide, value);
 }
 
 /* The number as a NUL-terminated text: in `room`, or allocated when it is longer. */

@@ -3,8 +3,10 @@
 #include "format/text.h"
 
 #include "base/base64.h"
+#include "base/json.h"
 #include "base/memory.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -121,11 +123,39 @@ static void find_shortest(shortest *s, double value, bool as_float) {
   }
 }
 
+static void take_whole(shortest *s, uint32_t whole, int exponent) {
+  s->n = snprintf(s->digits, sizeof s->digits, "%" PRIu32, whole);
+  s->exponent = exponent + s->n - 1;
+  while (s->n > 1 && s->digits[s->n - 1] == '0') s->n--;
+}
+
+/* The same of a float32 with a few operations on doubles, false where they do not tell: the decimal of p digits next to it is its product with a power of
+ * ten, rounded, unless that product (which is off by 2^-53 of itself, so by less than 1e-6) lies about half-way between two. */
+static bool find_fast(shortest *s, double value) {
+  int two;
+  if (value < 1e-12 || value >= 1e15 || frexp(value, &two) == 0.5) return false;
+  int tens = (int)floor(log10(value)); /* off by one at most: a digit less, or more */
+  double most = 1e6; /* 10^p */
+  for (int p = 6; p <= 9; p++, most *= 10) {
+    double power, wide;
+    float back;
+    int exponent = tens - (p - 1);
+    if (!hd_decimal_double(1, exponent < 0 ? -exponent : exponent, &power)) return false;
+    double product = exponent < 0 ? value * power : value / power, whole = floor(product + 0.5);
+    if (fabs(product - floor(product) - 0.5) < 1e-6 || whole < most / 10 || whole > most) return false;
+    if (!hd_decimal_double((uint64_t)whole, exponent, &wide) || !hd_double_float(wide, &back)) return false;
+    if ((double)back != value) continue;
+    take_whole(s, (uint32_t)whole, exponent);
+    return true;
+  }
+  return false;
+}
+
 /* Go's and JavaScript's way: an exponent below 1e-6 and from 1e21 on. */
 static void add_number(hd_text *t, double value, bool as_float) {
   shortest s = {.digits = "0", .n = 1};
   if (signbit(value)) hd_text_add(t, "-", 1);
-  if (value != 0) find_shortest(&s, fabs(value), as_float);
+  if (value != 0 && !(as_float && find_fast(&s, fabs(value)))) find_shortest(&s, fabs(value), as_float);
   int n_whole = s.exponent + 1; /* digits before the point */
   if (s.exponent < -6 || s.exponent >= 21) {
     hd_text_add(t, s.digits, 1);
