@@ -18,9 +18,10 @@ export async function showMemory(model) {
   set('memory', bytes((await model.memory()).heap));
 }
 
-/** How a story goes; what is not known yet is undefined. */
-export function showSpeed({ tokens, tokensPerSecond, firstToken }) {
+/** How a text goes; what is not known yet is undefined. `prompt` says how many tokens of the prompt were computed, and how many were kept from before. */
+export function showSpeed({ tokens, tokensPerSecond, firstToken, prompt }) {
   set('tokens', tokens === undefined ? '–' : count(tokens));
   set('speed', tokensPerSecond === undefined ? '–' : tokensPerSecond < 10 ? tokensPerSecond.toFixed(1) : count(tokensPerSecond));
   set('first', firstToken === undefined ? '–' : milliseconds(firstToken));
+  set('prompt', prompt === undefined ? '–' : `${count(prompt.prefillTokens)} read${prompt.reusedTokens > 0 ? `, ${count(prompt.reusedTokens)} kept` : ''}`);
 }

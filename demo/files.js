@@ -4,7 +4,10 @@
  */
 import { byId } from './page.js';
 
-const companions = ['config.json', 'tokenizer.json', 'tokenizer_config.json', 'generation_config.json'];
+const companions = [
+  'config.json', 'tokenizer.json', 'tokenizer_config.json', 'generation_config.json', 'special_tokens_map.json', 'chat_template.jinja', 'chat_template.json',
+  'model.safetensors.index.json',
+];
 
 /** The files of a model that is not complete, by name. */
 const kept = new Map();
@@ -12,7 +15,7 @@ const kept = new Map();
 /**
  * Says what the files are, with those kept from before:
  *   { kind: 'bundle', file, ids }     JSON that holds one or several networks
- *   { kind: 'model', files, tells }   description and weights; `tells`: with a tokenizer, so it can tell stories
+ *   { kind: 'model', files, name }    a whole model: a GGUF file, or description and weights
  *   { kind: 'weights', file, needs }  weights alone; `needs` are the names of the files that would make a model of them
  *   { kind: 'parts', names, needs }   parts of a model without weights
  *   { kind: 'other', file }           anything else
@@ -44,12 +47,13 @@ async function recogniseKept() {
   const needs = ['config.json', 'tokenizer.json'].filter((name) => !kept.has(name));
   if (weights.length === 0) return { kind: 'parts', names: [...kept.keys()], needs: ['model.safetensors', ...needs] };
   const isNetwork = config !== undefined && Array.isArray((await readJson(config))?.layers);
-  if (isNetwork || needs.length === 0) return { kind: 'model', files: Object.fromEntries(kept), tells: !isNetwork, name: weights[0].name };
+  if (isNetwork || needs.length === 0) return { kind: 'model', files: Object.fromEntries(kept), name: weights[0].name };
   return { kind: 'weights', file: weights[0], needs };
 }
 
 async function recogniseOne(file) {
   const start = await file.slice(0, 64).text();
+  if (start.startsWith('GGUF')) return { kind: 'model', files: file, name: file.name };
   if (!/^\uFEFF?\s*[{[]/.test(start)) return { kind: 'other', file };
   const models = (await readJson(file))?.models;
   return { kind: 'bundle', file, ids: Array.isArray(models) ? models.map((model) => String(model?.id)) : [] };

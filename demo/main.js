@@ -1,4 +1,6 @@
-/** main.js: the page's life: start Heddle, load the story teller, and let the user put another model in its place. */
+/** main.js: the page's life: start Heddle, load the story teller or what a link names, and let the user put another model in its place. */
+import { addressOf, agreeOn, linkedModel, nameOf, setLink, wireAddress } from './address.js';
+import { stopTalking, useChatModel, wireChat } from './chat.js';
 import { startEngine } from './engine.js';
 import { showModel, showSpeed } from './figures.js';
 import { forgetKept, recognise, wireFiles } from './files.js';
@@ -6,7 +8,7 @@ import { showNetwork, wireNetwork } from './network.js';
 import { announce, byId, bytes, count, dismissErrors, element, showError, showNotice, weave } from './page.js';
 import { stopTelling, useModel, wireStory } from './story.js';
 
-const stages = ['loading', 'story', 'network', 'tensors'];
+const stages = ['loading', 'story', 'conversation', 'network', 'tensors'];
 
 let runtime;
 let model;
@@ -25,53 +27,84 @@ function chosenType() {
   return document.querySelector('input[name="dtype"]:checked').value;
 }
 
+function chooseType(dtype) {
+  document.querySelector(`input[name="dtype"][value="${dtype}"]`).checked = true;
+}
+
 // ---- Loading ----
 
 /**
- * Loads a model while the loading card is shown, then frees the one before and lets `present` show the new one. When it fails or is
- * cancelled, what was on stage comes back. A load that begins ends one that runs.
+ * Opens a model (`open` gets a signal and `progress`) while the loading card is shown, lets `present` show it, then frees the one before. When it fails or
+ * is cancelled, what was on stage comes back. A load that begins ends one that runs.
  */
-async function load(title, source, options, present) {
+async function load(title, open, present) {
   loading?.abort.abort();
   await loading?.done;
-  await stopTelling();
+  await stopText();
   const abort = new AbortController();
-  const done = loadAndPresent(title, source, { ...options, signal: abort.signal }, present).catch((error) => {
+  const done = loadAndPresent(title, open, abort.signal, present).catch((error) => {
     if (error.name !== 'AbortError') showError(error);
     if (stage) showStage(stage);
     else showLoading('Nothing is loaded', false);
+    byId('builtin').hidden = stage !== undefined && reload === loadBuiltIn;
   });
   loading = { abort, done };
   await done;
   if (loading.done === done) loading = undefined;
 }
 
-async function loadAndPresent(title, source, options, present) {
+async function loadAndPresent(title, open, signal, present) {
   dismissErrors();
   showLoading(title, true);
-  const progress = (state) => {
-    weave(byId('loading-bar'), state.totalBytes > 0 ? state.bytes / state.totalBytes : 0);
-    byId('loading-detail').textContent = `${bytes(state.bytes)} of ${bytes(state.totalBytes)}`;
-  };
-  const loaded = await runtime.loadModel(source, { ...options, progress });
+  const loaded = await open({ signal, progress: showProgress });
+  const { name, stage: next, link } = await presentOrFree(loaded, present);
   const before = model;
   model = loaded;
-  const { name, stage: next } = await present(loaded);
   await before?.free();
   await showModel(runtime, loaded, name);
   stage = next;
   showStage(stage);
+  setLink(link);
   byId('builtin').hidden = reload === loadBuiltIn;
   announce(`Loaded ${name}`);
+}
+
+async function presentOrFree(loaded, present) {
+  try {
+    return await present(loaded);
+  } catch (error) {
+    await loaded.free();
+    throw error;
+  }
+}
+
+function showProgress(state) {
+  weave(byId('loading-bar'), state.totalBytes > 0 ? state.bytes / state.totalBytes : 0);
+  byId('loading-detail').textContent = `${bytes(state.bytes)} of ${bytes(state.totalBytes)}`;
 }
 
 function showLoading(title, isRunning) {
   byId('loading-title').textContent = title;
   byId('loading-detail').textContent = '';
   byId('loading-bar').hidden = !isRunning;
+  byId('estimate').hidden = true;
   byId('cancel').hidden = !isRunning;
   weave(byId('loading-bar'), isRunning ? 0 : undefined);
   showStage('loading');
+  if (isRunning) byId('loading').scrollIntoView({ block: 'nearest' }); // on a phone it is far above what was pressed
+}
+
+/** The card asks how to load, and waits. */
+function showQuestion(title) {
+  showLoading(title, true);
+  byId('loading-bar').hidden = true;
+  byId('estimate').hidden = false;
+  announce(`${title} ${byId('estimate-download').textContent}`);
+}
+
+/** Ends the text on its way, a story's or an answer's. True when there was one. */
+async function stopText() {
+  return (await stopTelling()) || (await stopTalking());
 }
 
 // ---- What can be loaded ----
@@ -80,22 +113,37 @@ function loadBuiltIn() {
   forgetKept();
   const present = (loaded) => {
     reload = loadBuiltIn;
-    useModel(loaded);
+    useModel(loaded, 'Tell a story');
     return { name: 'Little stories', stage: 'story' };
   };
-  return load('Loading the story teller', 'models/story/', { dtype: chosenType() }, present);
+  return load('Loading the story teller', (options) => runtime.loadModel('models/story/', { ...options, dtype: chosenType() }), present);
 }
 
-function loadFiles({ files, tells, name }) {
-  const again = () => loadFiles({ files, tells, name });
+function loadFiles({ files, name }) {
   const present = async (loaded) => {
+    const shown = await presentModel(loaded, name);
     forgetKept();
-    reload = again;
-    if (tells) useModel(loaded);
-    else await presentNetwork(loaded, { name, ids: [] });
-    return { name, stage: tells ? 'story' : 'network' };
+    reload = () => loadFiles({ files, name });
+    return { name, stage: shown };
   };
-  return load(`Loading ${name}`, files, { dtype: chosenType() }, present);
+  return load(`Loading ${name}`, (options) => runtime.loadModel(files, { ...options, dtype: chosenType() }), present);
+}
+
+function loadAddress(address) {
+  const name = nameOf(address);
+  const open = async (options) => {
+    const dtype = await agreeOn(runtime, address, chosenType(), options.signal, () => showQuestion(`Load ${name}?`));
+    chooseType(dtype);
+    showLoading(`Loading ${name}`, true);
+    return runtime.loadModel(address, { ...options, dtype });
+  };
+  const present = async (loaded) => {
+    const shown = await presentModel(loaded, name);
+    forgetKept();
+    reload = () => loadAddress(address);
+    return { name, stage: shown, link: address };
+  };
+  return load(`Looking at ${name}`, open, present);
 }
 
 function loadBundle({ file, ids }, id = ids[0]) {
@@ -106,7 +154,21 @@ function loadBundle({ file, ids }, id = ids[0]) {
     await presentNetwork(loaded, { name, ids, id, choose: (other) => loadBundle({ file, ids }, other) });
     return { name, stage: 'network' };
   };
-  return load(`Loading ${file.name}`, file, id === undefined ? {} : { id }, present);
+  return load(`Loading ${file.name}`, (options) => runtime.loadModel(file, { ...options, ...(id !== undefined && { id }) }), present);
+}
+
+/** Shows a model as what it is: a network of numbers, a partner in conversation, or one that continues a text. Resolves to its stage. */
+async function presentModel(loaded, name) {
+  if ((await loaded.describe()).family === 'network') {
+    await presentNetwork(loaded, { name, ids: [] });
+    return 'network';
+  }
+  if ((await loaded.chatTemplate()) !== undefined) {
+    await useChatModel(loaded);
+    return 'conversation';
+  }
+  useModel(loaded, 'Continue a text');
+  return 'story';
 }
 
 async function presentNetwork(loaded, options) {
@@ -117,7 +179,7 @@ async function presentNetwork(loaded, options) {
 /** Shows what is in a weight file, and what would make a model of it. */
 async function showTensors({ file, needs }) {
   const { tensors, bytes: total } = await runtime.inspect(file);
-  await stopTelling();
+  await stopText();
   byId('tensors-title').textContent = file.name;
   byId('tensors-needs').textContent = `These are weights alone. To run them, drop ${needs.join(' and ')} as well: the files that lie beside them on Hugging Face.`;
   byId('tensors-caption').textContent = `${count(tensors.length)} tensors, ${bytes(total)}`;
@@ -147,16 +209,36 @@ async function take(files) {
   }
 }
 
+async function takeAddress(text) {
+  try {
+    await loadAddress(addressOf(text));
+  } catch (error) {
+    showError(error);
+  }
+}
+
 // ---- The page ----
 
-/** Escape undoes the latest thing: a story, a load, a message. */
+/** What is on stage first: the model that a link names, else the story teller. */
+async function begin() {
+  const linked = linkedModel();
+  if (linked === undefined) return loadBuiltIn();
+  byId('address').value = linked;
+  showLoading('Nothing is loaded', false);
+  byId('builtin').hidden = false;
+  return takeAddress(linked);
+}
+
+/** Escape undoes the latest thing: a text, a load, a message. */
 async function escape() {
-  if (await stopTelling()) return;
+  if (await stopText()) return;
   if (loading) loading.abort.abort();
   else dismissErrors();
 }
 
 wireStory();
+wireChat();
+wireAddress((text) => void takeAddress(text));
 wireNetwork();
 wireFiles((files) => void take(files));
 byId('cancel').addEventListener('click', () => loading?.abort.abort());
@@ -168,7 +250,7 @@ addEventListener('keydown', (event) => {
 
 try {
   runtime = await startEngine(showNotice);
-  await loadBuiltIn();
+  await begin();
 } catch (error) {
   showLoading('Heddle did not start', false);
   showError(error);

@@ -12,6 +12,22 @@ export function element(name, { text, className, attributes = {} } = {}, ...chil
   return made;
 }
 
+/** Gives a text node its new text. One that only became longer is only added to: what somebody has selected stays selected. */
+export function grow(node, text) {
+  if (text.startsWith(node.data)) node.appendData(text.slice(node.data.length));
+  else node.data = text;
+}
+
+/** Writes a temperature's value beside its slider. */
+export function wireTemperature(id) {
+  const slider = byId(id);
+  const show = () => {
+    byId(`${id}-value`).textContent = slider.valueAsNumber.toFixed(2).replace(/0$/, '');
+  };
+  slider.addEventListener('input', show);
+  show();
+}
+
 // ---- Messages ----
 
 function show(message, role) {

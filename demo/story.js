@@ -1,6 +1,7 @@
-/** story.js: the story teller: prompt and settings in, a story that streams out, until it ends or is stopped. */
+/** story.js: the story teller, and any model that continues a text: prompt and settings in, a text that streams out until it ends or is stopped. */
 import { showMemory, showSpeed } from './figures.js';
-import { byId, count, dismissErrors, showError, weave } from './page.js';
+import { byId, count, dismissErrors, grow, showError, weave, wireTemperature } from './page.js';
+import { Stream } from './stream.js';
 
 /** At reading pace a token is shown this long after the one before, at the earliest. */
 const paceMs = 32;
@@ -9,15 +10,17 @@ const tell = byId('tell');
 const stop = byId('stop');
 const shuttle = byId('shuttle');
 const status = byId('tale-status');
-const text = byId('tale-text');
+const text = byId('tale-text').appendChild(new Text());
 const live = byId('tale-live');
 
 let model;
 /** Ends the story being told; undefined between stories. */
 let running;
 
-export function useModel(loaded) {
+/** `title` says what the model does with a beginning. */
+export function useModel(loaded, title) {
   model = loaded;
+  byId('story-title').textContent = title;
   clear('');
   status.textContent = '';
   showSpeed({});
@@ -33,7 +36,7 @@ export async function stopTelling() {
 
 function clear(prompt) {
   byId('tale-prompt').textContent = prompt;
-  text.textContent = '';
+  text.data = '';
   live.textContent = '';
   weave(byId('story-bar'), 0);
 }
@@ -76,86 +79,34 @@ async function tellStory(prompt, options) {
   clear(prompt);
   setTelling(true);
   status.textContent = '';
-  const told = new Telling(options.maxTokens);
+  const told = new Stream(live, (all, tokens) => {
+    grow(text, all);
+    weave(byId('story-bar'), tokens / options.maxTokens);
+    return all;
+  });
   const generation = model.generate(prompt, options);
+  let nextAt = 0; // when the next token may be shown
   try {
     for (;;) {
       const { done, value } = await told.wait(generation.next());
       if (done) break;
       told.add(value);
-      if (byId('pace').checked) await pause(told.nextAt - performance.now(), options.signal);
+      nextAt = Math.max(nextAt, performance.now() - paceMs) + paceMs;
+      if (byId('pace').checked) await pause(nextAt - performance.now(), options.signal);
     }
-    told.end(generation.usage, options);
   } catch (error) {
     if (error.name !== 'AbortError') showError(error);
-    told.end(undefined, options);
   }
+  told.end(generation.usage);
+  showEnd(generation.usage?.stop, told.tokens, options);
   await showMemory(model).catch(() => undefined); // freed meanwhile
 }
 
-/** One story on its way: what is shown, what is read out, and the figures. */
-class Telling {
-  tokens = 0;
-  nextAt = 0;
-  #start = performance.now();
-  #waited = 0; // milliseconds the model took, without those the pace did
-  #firstToken;
-  #maxTokens;
-  #unread = '';
-  #frame = 0;
-  #pending = '';
-
-  constructor(maxTokens) {
-    this.#maxTokens = maxTokens;
-  }
-
-  async wait(next) {
-    const from = performance.now();
-    const result = await next;
-    // The first token comes after the prompt is read: that is its own figure.
-    if (this.#firstToken === undefined) this.#firstToken = performance.now() - this.#start;
-    else this.#waited += performance.now() - from;
-    return result;
-  }
-
-  add({ token, text: piece }) {
-    if (token >= 0) this.tokens++;
-    this.nextAt = Math.max(this.nextAt, performance.now() - paceMs) + paceMs;
-    this.#pending += piece;
-    this.#unread += piece;
-    this.#frame ||= requestAnimationFrame(() => this.#show());
-  }
-
-  /** Once a frame, however many tokens came. Screen readers get whole sentences. */
-  #show() {
-    this.#frame = 0;
-    text.append(this.#pending);
-    this.#pending = '';
-    weave(byId('story-bar'), this.tokens / this.#maxTokens);
-    showSpeed({ tokens: this.tokens, firstToken: this.#firstToken, tokensPerSecond: this.tokens > 1 && this.#waited > 5 ? (1000 * this.tokens) / this.#waited : undefined });
-    const sentence = /^[^]*[.!?]["”’)]?\s/.exec(this.#unread)?.[0];
-    if (sentence) this.#read(sentence);
-  }
-
-  #read(sentence) {
-    this.#unread = this.#unread.slice(sentence.length);
-    const line = document.createElement('p');
-    line.textContent = sentence.trim();
-    live.append(line);
-  }
-
-  /** `usage` is undefined for a story that was cut short. */
-  end(usage, { seed, temperature }) {
-    cancelAnimationFrame(this.#frame);
-    this.#show();
-    if (this.#unread.trim()) this.#read(this.#unread);
-    text.normalize();
-    const tokensPerSecond = usage?.tokensPerSecond ?? (this.#waited > 5 ? (1000 * this.tokens) / this.#waited : undefined);
-    showSpeed({ tokens: this.tokens, firstToken: this.#firstToken, tokensPerSecond });
-    if (usage?.stop === 'end') weave(byId('story-bar'), 1);
-    const why = { end: 'The end', max_tokens: `Cut at ${count(this.tokens)} tokens`, context: 'The model’s memory is full' }[usage?.stop] ?? 'Stopped';
-    status.textContent = temperature > 0 ? `${why}. Seed ${seed} tells it again.` : `${why}.`;
-  }
+/** Why the text ended; `stop` is undefined for one that was cut short. */
+function showEnd(stop, tokens, { seed, temperature }) {
+  if (stop === 'end') weave(byId('story-bar'), 1);
+  const why = { end: 'The end', max_tokens: `Cut at ${count(tokens)} tokens`, context: 'The model’s memory is full' }[stop] ?? 'Stopped';
+  status.textContent = temperature > 0 ? `${why}. Seed ${seed} tells it again.` : `${why}.`;
 }
 
 /** Waits, but not longer than until the signal. */
@@ -184,12 +135,7 @@ export function wireStory() {
       startTelling();
     }
   });
-  const temperature = byId('temperature');
-  const showTemperature = () => {
-    byId('temperature-value').textContent = temperature.valueAsNumber.toFixed(2).replace(/0$/, '');
-  };
-  temperature.addEventListener('input', showTemperature);
-  showTemperature();
+  wireTemperature('temperature');
   if (/Mac|iPhone|iPad/.test(navigator.platform)) byId('tell-key').textContent = '⌘';
   if (matchMedia('(prefers-reduced-motion: reduce)').matches) byId('pace').checked = false;
 }

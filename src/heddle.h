@@ -100,7 +100,7 @@ typedef struct hd_entry {
   size_t strides[HD_MAX_DIMS];
 } hd_entry;
 
-/* Reads a weight file's directory (SafeTensors, GGUF, PyTorch's .pt, NumPy's .npy), with full validation: nothing is believed before it is checked against file_bytes. Formats keep
+/* Reads a weight file's directory (SafeTensors, GGUF, PyTorch's .pt, NumPy's .npy, llama2.c's .bin), with full validation: nothing is believed before it is checked against file_bytes. Formats keep
  * it in different places, so the reader says which bytes it wants next. Bytes it has been given are not asked for again where the directory is at the
  * file's begin. Fails when the first bytes start no known weight file, and when a directory is larger than its format allows (100 MB) or than the file. */
 typedef struct hd_reader hd_reader;
@@ -131,11 +131,11 @@ bool hd_directory_metadata_is_json(const hd_directory *directory, size_t index);
 const char *hd_directory_format(const hd_directory *directory);
 
 /* A config.json of what the file itself says of its model, for hd_loader_describe: a GGUF's metadata in the words of the family. NULL (and HD_OK) where
- * files of that format say nothing (SafeTensors); unsupported where the architecture is none of ours. `tensor`: the n bytes of
- * hd_directory_config_tensor, when it is not NULL. The caller frees *json with hd_text_free. */
-hd_status hd_directory_config(char **json, const hd_directory *directory, const void *tensor, size_t n, hd_error *err);
-/* The tensor that is part of the description: Llama 3.1's rotary factors in GGUF. NULL: none. */
-const hd_entry *hd_directory_config_tensor(const hd_directory *directory);
+ * files of that format say nothing (SafeTensors); unsupported where the architecture is none of ours. `tensors`: the n bytes of all that
+ * hd_directory_config_tensor gives, one behind the other. The caller frees *json with hd_text_free. */
+hd_status hd_directory_config(char **json, const hd_directory *directory, const void *tensors, size_t n, hd_error *err);
+/* The tensors that are part of the description: rotary factors in GGUF (Llama 3.1's, or a longrope's two lists). NULL past the last. */
+const hd_entry *hd_directory_config_tensor(const hd_directory *directory, size_t index);
 
 /* What Loom's generic loader takes the tensors for, as JSON: "detected", its list; "layers", what it would build; "input_size"; "parameters"; and
  * "network", a spec for hd_loader_describe, with "warnings", texts of what it assumes, lacks or leaves out; or null where names and shapes do not say
@@ -243,7 +243,7 @@ void hd_text_free(char *text);
 hd_status hd_model_save_weights(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, hd_error *err);
 /* Sets the weights that the file has, by name and shape, and leaves the rest; reads what hd_model_save_weights writes and, in the loom
  * dialect, Loom's own files. Nothing is changed when it fails: on a shape that does not fit, on a file without any weight of the model, and
- * (bad_state) while sessions are open. `n_set` may be NULL. */
+ * (bad_state) while sessions are open. `n_set`, how many tensors were set (each expert's are its own), may be NULL. */
 hd_status hd_model_load_weights(hd_model *model, const void *file, size_t n, size_t *n_set, hd_error *err);
 /* The same into what PyTorch calls load_state_dict: the file's names less `prefix` ("model_state_dict."; NULL: none), of which only those with it
  * count; `strict`: names that only the file or only the model has are an error, which lists the first of them. */

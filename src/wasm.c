@@ -114,9 +114,9 @@ int w_directory_metadata(const hd_directory *directory, size_t index) {
 
 const char *w_directory_format(const hd_directory *directory) { return hd_directory_format(directory); }
 
-/* transfer: as put_entry; 0: there is none */
-int w_directory_config_tensor(const hd_directory *directory) {
-  const hd_entry *entry = hd_directory_config_tensor(directory);
+/* transfer: as put_entry; 0: there is none of that number */
+int w_directory_config_tensor(const hd_directory *directory, size_t index) {
+  const hd_entry *entry = hd_directory_config_tensor(directory, index);
   if (entry) put_entry(entry, true);
   return entry != NULL;
 }

@@ -32,7 +32,7 @@ export interface CoreExports extends HeapExports {
   w_directory_entry(directory: Pointer, index: number): void;
   w_directory_metadata(directory: Pointer, index: number): number;
   w_directory_format(directory: Pointer): Pointer;
-  w_directory_config_tensor(directory: Pointer): number;
+  w_directory_config_tensor(directory: Pointer, index: number): number;
   w_directory_config(directory: Pointer, tensor: Pointer, n: number): Status;
 
   w_loader_new(dtype: number): Status;

@@ -86,6 +86,9 @@ export function entry(core: Core): TensorInfo & { wanted: boolean } {
 }
 
 /** "SafeTensors", "GGUF". */
+/** Formats whose files say of what model they are, in GGUF's words: with one, weights are a model. */
+export const describingFormats: readonly string[] = ['GGUF', 'llama2.c'];
+
 export function formatOf(core: Core, directory: number): string {
   return core.heap.text(core.call((x) => x.w_directory_format(directory)) >>> 0);
 }

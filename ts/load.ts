@@ -12,7 +12,7 @@ import type { Part, Wanted } from './order.js';
 import { readAll, readRange, readText, sized } from './bytes.js';
 import type { ByteSource } from './bytes.js';
 import type { Core } from './core.js';
-import { entry, formatOf, withDirectories } from './directory.js';
+import { describingFormats, entry, formatOf, withDirectories } from './directory.js';
 import { HeddleError, messageOf } from './errors.js';
 import { checkFits, estimateMemory } from './estimate.js';
 import { Breather } from './host.js';
@@ -24,7 +24,7 @@ import { checkShard, closeAll, openWeightFiles } from './shards.js';
 import type { WeightFiles } from './shards.js';
 import { isFileSet, missingFile, openFile, openSource } from './source.js';
 import type { FileSet, OpenOptions } from './source.js';
-import { findTokenizerFiles } from './tokenizer-files.js';
+import { findTokenizerFiles, isLlama2cTokenizer } from './tokenizer-files.js';
 import type { FoundTokenizer } from './tokenizer-files.js';
 import type { FileInput, LoadOptions, MemoryEstimate, MetadataValue, SourceInput } from './types.js';
 
@@ -90,9 +90,10 @@ async function whole(weights: WeightFiles): Promise<WeightFiles> {
   return weights;
 }
 
-/** A GGUF file among them is a model by itself. */
+/** A GGUF file among them is a model by itself, and so may be a .bin: llama2.c's, beside its tokenizer's. */
 async function mayDescribeItself(set: FileSet): Promise<boolean> {
-  return (await set.list())?.some((name) => name.endsWith('.gguf')) ?? false;
+  const names = (await set.list()) ?? [];
+  return names.some((name) => name.endsWith('.gguf')) || (names.some(isLlama2cTokenizer) && names.some((name) => name.endsWith('.bin') && !isLlama2cTokenizer(name)));
 }
 
 /** The same of a folder that is open. */
@@ -297,20 +298,29 @@ export async function estimateFiles(core: Core, files: ModelFiles, options: Load
   );
 }
 
-/** Takes what a GGUF file says of itself: its metadata, and its description unless there is another. */
+/** Takes what a file says of itself: its metadata, and its description unless there is another. */
 async function describeItself(core: Core, files: ModelFiles, directory: number, file: ByteSource): Promise<void> {
-  if (formatOf(core, directory) !== 'GGUF') return;
+  if (!describingFormats.includes(formatOf(core, directory))) return;
   files.metadata = readMetadata(core, directory);
   if (files.metadata.has('tokenizer.ggml.model')) files.tokenizer ??= { files: { gguf: files.metadata } };
   if (!files.sentence?.settings) files.sentence = { settings: sentenceOfGguf(files.metadata), ...files.sentence };
   if (files.config !== undefined) return;
-  let tensor: Uint8Array = new Uint8Array(0);
-  if (core.call((x) => x.w_directory_config_tensor(directory)) !== 0) {
-    const { begin, end } = entry(core);
-    if (!file.seekable) await file.spool?.(); // others before it are read later
-    tensor = await readRange(file, begin, end);
+  const tensors = await configTensors(core, directory, file);
+  files.config = core.heap.with(tensors, (p, n) => core.text((x) => x.w_directory_config(directory, p, n)));
+}
+
+/** The bytes of the tensors that are part of a file's description, one behind the other. */
+async function configTensors(core: Core, directory: number, file: ByteSource): Promise<Uint8Array> {
+  const ranges: { begin: number; end: number }[] = [];
+  while (core.call((x) => x.w_directory_config_tensor(directory, ranges.length)) !== 0) ranges.push(entry(core));
+  if (ranges.length > 0 && !file.seekable) await file.spool?.(); // others before them are read later
+  const bytes = new Uint8Array(ranges.reduce((sum, { begin, end }) => sum + end - begin, 0));
+  let at = 0;
+  for (const { begin, end } of ranges) {
+    bytes.set(await readRange(file, begin, end), at);
+    at += end - begin;
   }
-  files.config = core.heap.with(tensor, (p, n) => core.text((x) => x.w_directory_config(directory, p, n)));
+  return bytes;
 }
 
 /** Tensors of all files, and the values in them. */

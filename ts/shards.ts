@@ -27,7 +27,7 @@ const choices: readonly Choice[] = [
   { only: /\.gguf$/ },
   { file: 'pytorch_model.bin' },
   { index: 'pytorch_model.bin.index.json' },
-  { only: /\.(pt|pth|bin)$/ },
+  { only: /^(?!tok(enizer|\d+)\.bin$).*\.(pt|pth|bin)$/ },
 ];
 
 export async function openWeightFiles(set: FileSet): Promise<WeightFiles> {

@@ -12,7 +12,7 @@ import { mergesTokenizer, wordsTokenizer } from './tokenizer-vocabulary.js';
 /**
  * A tokenizer's files by name; JSON as text or parsed. The first of these that is there is the tokenizer: tokenizer.json; a GGUF file's metadata;
  * tokenizer.model or spiece.model (SentencePiece); vocab.json or encoder.json with merges.txt or vocab.bpe; vocab.txt (WordPiece); tokenizer.bin
- * (llama2.c).
+ * (llama2.c; in a folder also tok512.bin and the like).
  */
 export interface TokenizerFiles {
   'tokenizer.json'?: object | string;
@@ -91,6 +91,9 @@ export function chatTemplateFile(files: TokenizerFiles): Pick<TokenizerConfig, '
 
 // ---- Finding them beside a model ----
 
+/** llama2.c's own calls a vocabulary of 512 tok512.bin. */
+export const isLlama2cTokenizer = (name: string): boolean => /^tok(enizer|\d+)\.bin$/.test(name);
+
 /** Reads a file of a model's set; undefined where there is none. */
 export interface FileReader {
   text(name: string): Promise<string | undefined>;
@@ -110,9 +113,11 @@ export interface FoundTokenizer {
 /** The tokenizer's files of a model; undefined where it has none. `names`: all there are, where that is known. */
 export async function findTokenizerFiles(read: FileReader, names: readonly string[] | undefined): Promise<FoundTokenizer | undefined> {
   const files: Record<string, object | string> = {};
-  const isThere = (name: string): boolean => (names ?? likely).includes(name);
+  const llama2c = names?.filter(isLlama2cTokenizer) ?? [];
+  const isThere = (name: string): boolean => (names ?? likely).includes(name) || (name === 'tokenizer.bin' && llama2c.length === 1);
   const take = async (name: string): Promise<boolean> => {
-    const file = /\.(model|bin)$/.test(name) ? await read.bytes(name) : await read.text(name);
+    const place = name === 'tokenizer.bin' && llama2c.length === 1 ? (llama2c[0] ?? name) : name;
+    const file = /\.(model|bin)$/.test(name) ? await read.bytes(place) : await read.text(name);
     if (file !== undefined) files[name] = file;
     return file !== undefined;
   };

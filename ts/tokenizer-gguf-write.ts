@@ -1,6 +1,6 @@
 /**
  * tokenizer-gguf-write.ts: a tokenizer as a GGUF file's metadata: the other way of tokenizer-gguf.ts. Byte-level BPE becomes `gpt2` with its merges;
- * SentencePiece's BPE becomes `llama`, whose scores say what merges first.
+ * SentencePiece's BPE becomes `llama`, whose scores say what merges first; WordPiece becomes `bert`, with ▁ before words instead of ## within.
  */
 import { HeddleError } from './errors.js';
 import { describeTokenizer } from './tokenizer-files.js';
@@ -25,10 +25,11 @@ interface Described {
   decoder?: unknown;
 }
 
-/** Metadata by key. Throws `unsupported` for tokenizers that are no BPE. */
+/** Metadata by key. Throws `unsupported` for tokenizers that are neither BPE nor WordPiece. */
 export function ggufTokenizerMetadata(files: TokenizerFiles): Record<string, unknown> {
   const { tokenizer, config } = describeTokenizer(files);
   const { model = {}, added_tokens: added = [], pre_tokenizer: cut, decoder } = tokenizer as Described;
+  if (model.type === 'WordPiece' && model.vocab) return wordMetadata(model.vocab, model.unk_token, added, config);
   if (model.type !== 'BPE' || !model.vocab) throw new HeddleError('unsupported', `tokenizer.json: a ${String(model.type)} tokenizer is not written as GGUF's`);
   const byteLevel = JSON.stringify([cut, decoder]).includes('"ByteLevel"');
   if (!byteLevel && !model.byte_fallback) throw new HeddleError('unsupported', 'tokenizer.json: BPE of neither bytes nor SentencePiece is not written as GGUF');
@@ -42,6 +43,18 @@ export function ggufTokenizerMetadata(files: TokenizerFiles): Record<string, unk
     ...(byteLevel ? { 'tokenizer.ggml.merges': merges } : { 'tokenizer.ggml.scores': scoresOf(tokens, merges) }),
     ...namedTokens(config, new Map(tokens.map((token, id) => [token, id])), model.unk_token),
     ...templates(config),
+  };
+}
+
+function wordMetadata(vocab: Readonly<Record<string, number>>, unknown: string | null | undefined, added: readonly Added[], config: TokenizerConfig): Record<string, unknown> {
+  const words = tokensOf(vocab, added);
+  const types = words.map((word, id) => kindOf(word, id, added, { ...(unknown != null && { unk_token: unknown }) }));
+  const special = (id: number): boolean => types[id] === kinds.control || types[id] === kinds.unknown;
+  return {
+    'tokenizer.ggml.model': 'bert',
+    'tokenizer.ggml.tokens': words.map((word, id) => (special(id) ? word : word.startsWith('##') ? word.slice(2) : `▁${word}`)),
+    'tokenizer.ggml.token_type': Int32Array.from(types),
+    ...namedTokens(config, new Map(words.map((word, id) => [word, id])), unknown),
   };
 }
 
@@ -76,9 +89,17 @@ function preName(cut: unknown): string {
   return text.includes('\\\\p{N}') && text.includes('(?i:') ? 'qwen2' : 'gpt-2';
 }
 
+/** By GGUF's keys, one of which is misspelt for ever. */
+function namedKeys(config: TokenizerConfig, unknown: string | null | undefined): (readonly [key: string, token: TokenizerConfig['bos_token']])[] {
+  return [
+    ['bos', config.bos_token], ['eos', config.eos_token], ['padding', config.pad_token], ['unknown', unknown ?? undefined],
+    ['cls', config.cls_token], ['seperator', config.sep_token], ['mask', config.mask_token],
+  ];
+}
+
 function namedTokens(config: TokenizerConfig, ids: ReadonlyMap<string, number>, unknown: string | null | undefined): Record<string, unknown> {
   const named: Record<string, unknown> = {};
-  for (const [key, token] of [['bos', config.bos_token], ['eos', config.eos_token], ['padding', config.pad_token], ['unknown', unknown ?? undefined]] as const) {
+  for (const [key, token] of namedKeys(config, unknown)) {
     const id = ids.get(tokenText(token) ?? '');
     if (id !== undefined) named[`tokenizer.ggml.${key}_token_id`] = id;
   }

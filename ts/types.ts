@@ -185,10 +185,10 @@ export interface TensorInfo {
 export type MetadataValue = string | number | bigint | boolean | null | MetadataValue[] | { [key: string]: MetadataValue };
 
 export interface FileInfo {
-  /** "SafeTensors", "GGUF", "PyTorch", "NumPy". */
+  /** "SafeTensors", "GGUF", "PyTorch", "NumPy", "llama2.c". */
   format: string;
   tensors: TensorInfo[];
-  /** The file's own, in its order: strings in SafeTensors, values of any kind in GGUF; in PyTorch's files what is no tensor. */
+  /** The file's own, in its order: strings in SafeTensors, values of any kind in GGUF (a llama2.c checkpoint has those of a GGUF); in PyTorch's files what is no tensor. */
   metadata: Record<string, MetadataValue>;
   bytes: number;
 }
@@ -483,6 +483,7 @@ export interface TokenClassification extends Classification {
 }
 
 export interface WeightInfo {
+  /** As weight files have it: of a mixture each expert's matrices are weights of their own. */
   name: string;
   shape: number[];
   /** What it is kept as: "F32", "Q8_0", "INT8". */

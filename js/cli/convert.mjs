@@ -95,7 +95,7 @@ async function openTensors(operand, { runtime, how, signal }) {
   }
   const config = how.config === undefined ? operand.config : await readFile(how.config, 'utf8');
   const weights = await operand.weights({ signal });
-  const isModel = weights.format === 'GGUF' && !how.plain && weights.metadata['general.architecture'] !== undefined;
+  const isModel = ['GGUF', 'llama2.c'].includes(weights.format) && !how.plain && weights.metadata['general.architecture'] !== undefined;
   if (!isModel) return { tensors: weights, config, generationConfig, metadata: weights.metadata ?? {}, tokenizer, warnings: [], close: () => weights.close() };
   const { metadata } = weights;
   await weights.close();

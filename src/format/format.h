@@ -37,7 +37,7 @@ enum { HD_FIRST_BYTES = 512 };
 /* No directory needs more at once; checked before anything is allocated. */
 #define HD_MAX_WINDOW UINT64_C(110000000)
 
-extern const hd_format hd_format_safetensors, hd_format_gguf, hd_format_torch, hd_format_numpy;
+extern const hd_format hd_format_safetensors, hd_format_gguf, hd_format_torch, hd_format_numpy, hd_format_llama2c;
 
 /* For steps: the next window is [begin, end) of the file. Bytes that are there already are kept when it begins where the old one did. */
 hd_status hd_reader_want(hd_reader *reader, uint64_t begin, uint64_t end, hd_error *err);

@@ -30,6 +30,7 @@ static const hd_packed_mode modes[] = {
   {.name = "nvfp4", .weight = HD_U32, .code = HD_F4, .scale = HD_F8_E4M3, .bits = 4, .group_size = 16, .global = true, .kept = HD_Q8_0},
   {.name = "fp8_e4m3", .weight = HD_U8, .code = HD_F8_E4M3, .scale = HD_DTYPE_COUNT, .bits = 8, .whole_rows = true, .kept = HD_F16},
   {.name = "sym8", .weight = HD_I8, .code = HD_I8, .scale = HD_DTYPE_COUNT, .bits = 8, .whole_rows = true, .kept = HD_INT8},
+  {.name = "sym8_groups", .weight = HD_I8, .code = HD_I8, .scale = HD_DTYPE_COUNT, .bits = 8, .kept = HD_Q8_0},
 };
 enum { N_MODES = sizeof modes / sizeof modes[0], WORD_BITS = 32, MOST_GROUP = 1024 };
 
@@ -73,7 +74,7 @@ static void read_packing(hd_packing *said, const hd_json *j) {
   if (!mode) return;
   said->mode = find_mode(mode);
   if (said->mode) return;
-  hd_json_refuse(j, "mode", HD_UNSUPPORTED, "'%s' is not built; known: affine, mxfp4, mxfp8, nvfp4, fp8_e4m3, sym8", hd_short_name(room, mode));
+  hd_json_refuse(j, "mode", HD_UNSUPPORTED, "'%s' is not built; known: affine, mxfp4, mxfp8, nvfp4, fp8_e4m3, sym8, sym8_groups", hd_short_name(room, mode));
 }
 
 /* An exception says all of its own mode: what it leaves out is not the others'. */
@@ -96,20 +97,29 @@ static hd_status fail_part(const hd_entry *e, const char *problem, hd_error *err
                  hd_shape_text(shape, e->n_dims, e->shape));
 }
 
+/* A matrix, or several below each other ([experts, rows, columns]), as rows of one; false: neither, or more than there can be. */
+static bool as_rows(const hd_entry *e, size_t *rows, size_t *cols) {
+  *rows = e->n_dims > 0 ? e->shape[0] : 0;
+  *cols = e->n_dims > 1 ? e->shape[e->n_dims - 1] : 0;
+  return e->n_dims == 2 || (e->n_dims == 3 && hd_mul_size(e->shape[0], e->shape[1], rows));
+}
+
 /* By the dtypes, and of 4 and 8 bits by the words that a scale has. */
 static const hd_packed_mode *mode_of(const hd_entry *weight, const hd_entry *scales) {
-  if (weight->dtype == HD_I8) return find_mode("sym8");
+  if (weight->dtype == HD_I8) return find_mode(scales->n_dims == weight->n_dims && scales->shape[scales->n_dims - 1] > 1 ? "sym8_groups" : "sym8");
   if (weight->dtype == HD_U8) return find_mode("fp8_e4m3");
   if (is_float(scales->dtype)) return find_mode("affine");
-  size_t groups = scales->n_dims == 2 ? scales->shape[1] : 0;
-  for (size_t i = 0; i < N_MODES && groups; i++)
-    if (modes[i].scale != HD_DTYPE_COUNT && weight->shape[1] == groups * modes[i].group_size * modes[i].bits / WORD_BITS) return &modes[i];
+  size_t rows, words, groups;
+  bool fits = as_rows(weight, &rows, &words) && as_rows(scales, &rows, &groups);
+  for (size_t i = 0; i < N_MODES && fits && groups; i++)
+    if (modes[i].scale != HD_DTYPE_COUNT && words == groups * modes[i].group_size * modes[i].bits / WORD_BITS) return &modes[i];
   return NULL;
 }
 
 static hd_status find_modes(hd_packed *p, const hd_packing *said, hd_error *err) {
   const hd_entry *weight = p->entry[HD_PART_WEIGHT], *scales = p->entry[HD_PART_SCALES];
-  if (weight->n_dims != 2 || !hd_packed_dtype(weight->dtype)) return fail_part(weight, "expected a matrix of codes (U32, U8 or I8)", err);
+  size_t words;
+  if (!as_rows(weight, &p->rows, &words) || !hd_packed_dtype(weight->dtype)) return fail_part(weight, "expected a matrix of codes (U32, U8 or I8)", err);
   if (!scales) return fail_part(weight, "expected .scales beside it", err);
   p->mode = said->mode ? said->mode : mode_of(weight, scales);
   if (!p->mode) return fail_part(scales, "expected scales that fit the weight by mxfp4, mxfp8 or nvfp4", err);
@@ -128,7 +138,7 @@ static hd_status find_cols(hd_packed *p, const hd_packing *said, size_t cols, si
   const hd_entry *weight = p->entry[HD_PART_WEIGHT];
   p->bits = p->mode->bits ? p->mode->bits : said->bits;
   p->group_size = p->mode->group_size ? p->mode->group_size : said->group_size;
-  if (cols == 0 && p->mode->whole_rows) cols = weight->shape[1];
+  if (cols == 0 && p->mode->whole_rows) cols = weight->shape[weight->n_dims - 1];
   if (cols == 0 && p->group_size <= MOST_GROUP) cols = p->group_size * groups;
   if (cols == 0 && p->bits) cols = row_bits / p->bits;
   p->cols = cols;
@@ -150,10 +160,13 @@ static hd_status check_cols(const hd_packed *p, size_t row_bits, size_t groups, 
                  hd_shape_text(scales, s->n_dims, s->shape));
 }
 
-/* [N, groups], and [N] too where that is all. */
+/* [N, groups], and [N] too where that is all; of several matrices [experts, N, groups] and [experts, N]. */
 static bool is_per_group(const hd_packed *p, const hd_entry *e, size_t groups) {
-  if (e->n_dims == 1) return p->mode->whole_rows && e->shape[0] == p->rows;
-  return e->n_dims == 2 && e->shape[0] == p->rows && e->shape[1] == groups;
+  const hd_entry *weight = p->entry[HD_PART_WEIGHT];
+  for (int d = 0; d < weight->n_dims - 1; d++)
+    if (d >= e->n_dims || e->shape[d] != weight->shape[d]) return false;
+  if (e->n_dims == weight->n_dims - 1) return p->mode->whole_rows;
+  return e->n_dims == weight->n_dims && e->shape[e->n_dims - 1] == groups;
 }
 
 static hd_status check_sides(const hd_packed *p, const hd_packing *said, size_t groups, hd_error *err) {
@@ -172,9 +185,10 @@ hd_status hd_packed_open(hd_packed *packed, const hd_entry *const parts[HD_N_PAR
   memcpy(packed->entry, parts, sizeof packed->entry);
   HD_TRY(find_modes(packed, said, err));
   const hd_entry *weight = parts[HD_PART_WEIGHT], *scales = parts[HD_PART_SCALES];
-  size_t groups = packed->mode->whole_rows ? 1 : scales->n_dims == 2 ? scales->shape[1] : 0, row_bits, count;
-  packed->rows = weight->shape[0];
-  if (!hd_dtype_bytes(weight->dtype, weight->shape[1], &packed->row_bytes) || !hd_mul_size(packed->row_bytes, 8, &row_bits)) return fail_part(weight, "rows too long", err);
+  size_t groups = 1, rows, row_bits, count;
+  if (!packed->mode->whole_rows && !as_rows(scales, &rows, &groups)) groups = 0;
+  bool fits = hd_dtype_bytes(weight->dtype, weight->shape[weight->n_dims - 1], &packed->row_bytes) && hd_mul_size(packed->row_bytes, 8, &row_bits);
+  if (!fits) return fail_part(weight, "rows too long", err);
   HD_TRY(find_cols(packed, said, cols, row_bits, groups, err));
   HD_TRY(check_cols(packed, row_bits, groups, err));
   if (!hd_mul_size(packed->rows, packed->cols, &count) || !hd_mul_size(count, sizeof(float), &count)) return fail_part(weight, "too many values", err);
@@ -267,4 +281,4 @@ const char *hd_packed_text(char room[HD_PACKED_ROOM], const hd_packed *p) {
 
 hd_dtype hd_packed_kept(const hd_packed *p) { return p->mode->kept; }
 
-bool hd_packed_fits(const hd_packed *p, hd_dtype dtype) { return dtype == HD_F32 || (dtype == HD_INT8 && p->mode->code == HD_I8); }
+bool hd_packed_fits(const hd_packed *p, hd_dtype dtype) { return dtype == HD_F32 || (dtype == HD_INT8 && p->mode->code == HD_I8 && p->mode->whole_rows); }

@@ -8,6 +8,9 @@
  *   nvfp4      U32, F4                     U8, an F8_E4M3        none         (scale · global) · code  16
  *   fp8_e4m3   U8, F8_E4M3                 F32 F16 BF16 [N, 1]   none         scale · code             a row
  *   sym8       I8                          F32 F16 BF16 [N]      none         scale · code             a row
+ *   sym8_groups I8                         F32 F16 BF16          none         scale · code             any (llama2.c's version 2)
+ *
+ * Several matrices of one shape may lie in one of each, as experts do: [experts, N, …], which are the rows of one matrix here.
  *
  * A row of codes is one stream of bits, the lowest of each byte first: code i of b bits has the bits [i·b, i·b + b), and U32 words are its
  * little-endian bytes. Every product and every sum is one float32 rounding.

@@ -10,7 +10,7 @@
 #include <string.h>
 
 /* In the order they are asked; SafeTensors, which nearly any bytes may be, last. */
-static const hd_format *const formats[] = {&hd_format_gguf, &hd_format_torch, &hd_format_numpy, &hd_format_safetensors};
+static const hd_format *const formats[] = {&hd_format_gguf, &hd_format_torch, &hd_format_numpy, &hd_format_llama2c, &hd_format_safetensors};
 
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 

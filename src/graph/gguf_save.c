@@ -14,8 +14,9 @@ typedef struct saving {
   hd_directory *given; /* the keys of the caller's metadata */
   hd_text metadata;
   hd_arena arena;
-  hd_stored *tensors; /* `from`: the parameter; NULL: the rotary factors */
-  float *factors;
+  hd_stored *tensors; /* `from`: the parameter; NULL: rotary factors, which come last */
+  hd_gguf_factors factors[HD_GGUF_MOST_FACTORS];
+  size_t n_factors;
   hd_gguf_order *orders;
   size_t n;
 } saving;
@@ -68,8 +69,8 @@ static hd_status write_metadata(saving *s, const hd_json *config, const char *me
 
 /* ---- Tensors ---- */
 
-static hd_dtype dtype_of(const saving *s, const hd_parameter *p, const char *name) {
-  if (!p->slot.matrix) return HD_F32;
+static hd_dtype dtype_of(const saving *s, const hd_parameter *p, const char *name, const hd_gguf_order *order) {
+  if (!p->slot.matrix || order->exact) return HD_F32;
   bool eight = s->dtype == HD_Q4_0 && (strcmp(name, "token_embd.weight") == 0 || strcmp(name, "output.weight") == 0);
   hd_dtype dtype = eight ? HD_Q8_0 : s->dtype;
   return p->slot.shape[1] % hd_dtype_get(dtype)->block_values ? HD_F16 : dtype;
@@ -81,19 +82,20 @@ static hd_status add_tensor(saving *s, size_t parameter, hd_error *err) {
   if (!p->value.data) return HD_OK; /* an optional one that is not there */
   if (!hd_gguf_name(room, &s->orders[s->n], &s->names, s->model, parameter))
     return hd_fail(err, HD_UNSUPPORTED, "weight %s has no name in GGUF", hd_short_name(shown, p->name));
+  if (!*room) return HD_OK; /* left out */
   size_t heads = s->orders[s->n].heads;
   if (heads && p->slot.shape[0] % (2 * heads))
     return hd_fail(err, HD_BAD_ARGUMENT, "config.json: %zu heads of an even size do not make the %zu rows of %s", heads, p->slot.shape[0], hd_short_name(shown, p->name));
-  hd_stored t = {.name = hd_arena_text(&s->arena, room), .dtype = dtype_of(s, p, room), .n_dims = p->slot.n_dims, .from = p};
-  for (int d = 0; d < t.n_dims; d++) t.shape[d] = p->slot.shape[d];
+  hd_stored t = {.name = hd_arena_text(&s->arena, room), .dtype = dtype_of(s, p, room, &s->orders[s->n]), .from = p};
+  if (p->slot.n_parts) t.shape[t.n_dims++] = p->slot.n_parts;
+  for (int d = 0; d < p->slot.n_dims; d++) t.shape[t.n_dims++] = d || !p->slot.n_parts ? p->slot.shape[d] : p->slot.shape[0] / p->slot.n_parts;
   s->tensors[s->n++] = t;
   return t.name ? HD_OK : no_memory(err);
 }
 
 static hd_status add_factors(saving *s, const hd_json *config, hd_error *err) {
-  size_t n;
-  HD_TRY(hd_gguf_rope_factors(&s->factors, &n, &s->arena, &s->names, config, err));
-  if (s->factors) s->tensors[s->n++] = (hd_stored){.name = "rope_freqs.weight", .dtype = HD_F32, .n_dims = 1, .shape = {n}};
+  HD_TRY(hd_gguf_rope_factors(s->factors, &s->n_factors, &s->arena, &s->names, config, err));
+  for (size_t i = 0; i < s->n_factors; i++) s->tensors[s->n++] = (hd_stored){.name = s->factors[i].tensor, .dtype = HD_F32, .n_dims = 1, .shape = {s->factors[i].n}};
   return HD_OK;
 }
 
@@ -115,16 +117,14 @@ static hd_status encode(const hd_stored *t, const hd_gguf_order *order, uint8_t 
   return status;
 }
 
-static hd_status write_factors(const saving *s, const hd_stored *t, uint8_t *to) {
-  hd_dtype_get(HD_F32)->from_f32(s->factors, to, t->shape[0]);
-  return HD_OK;
-}
-
 static hd_status write_tensor(const saving *s, size_t index, uint8_t *to, hd_error *err) {
   const hd_stored *t = &s->tensors[index];
   const hd_gguf_order *order = &s->orders[index];
   size_t count, bytes = 0;
-  if (!t->from) return write_factors(s, t, to);
+  if (!t->from) {
+    hd_dtype_get(HD_F32)->from_f32(s->factors[index + s->n_factors - s->n].values, to, t->shape[0]);
+    return HD_OK;
+  }
   if (!order->heads) return encode(t, order, to, err);
   hd_shape_count(t->n_dims, t->shape, &count); /* hd_gguf_start has seen that it fits */
   hd_dtype_bytes(t->dtype, count, &bytes);
@@ -157,8 +157,8 @@ static hd_status save_described(uint8_t **bytes, size_t *n, const hd_model *mode
                                 size_t n_metadata, hd_error *err) {
   hd_status status = HD_OK;
   hd_json config = hd_json_root(json, "config.json", &status, err);
-  saving s = {.model = model, .dtype = dtype, .given = hd_directory_new("GGUF", 0), .tensors = hd_alloc((model->n_parameters + 1) * sizeof *s.tensors),
-              .orders = hd_alloc_zero((model->n_parameters + 1) * sizeof *s.orders)};
+  saving s = {.model = model, .dtype = dtype, .given = hd_directory_new("GGUF", 0), .tensors = hd_alloc((model->n_parameters + HD_GGUF_MOST_FACTORS) * sizeof *s.tensors),
+              .orders = hd_alloc_zero((model->n_parameters + HD_GGUF_MOST_FACTORS) * sizeof *s.orders)};
   status = save(bytes, n, &s, &config, metadata, n_metadata, err);
   hd_directory_free(s.given);
   hd_arena_free(&s.arena);

@@ -351,41 +351,6 @@ hd_status hd_parameter_allocate(hd_parameter *p, hd_dtype dtype, hd_error *err) 
   return HD_OK;
 }
 
-static float at(const float *values, bool in_out, size_t rows, size_t cols, size_t r, size_t c) {
-  return in_out ? values[c * rows + r] : values[r * cols + c];
-}
-
-/* Packs row blocks from float32. Blocks are small; the buffer lives for the call. */
-hd_status hd_parameter_set(hd_parameter *p, const float *values, bool in_out, hd_error *err) {
-  hd_matrix *m = &p->value;
-  size_t block = m->layout->row_block;
-  float *wide = hd_alloc(block * m->cols * sizeof *wide);
-  if (!wide) return no_memory(err);
-  for (size_t first = 0; first < m->rows; first += block) {
-    size_t n = m->rows - first < block ? m->rows - first : block;
-    for (size_t r = 0; r < n; r++)
-      for (size_t c = 0; c < m->cols; c++) wide[r * m->cols + c] = at(values, in_out, m->rows, m->cols, first + r, c);
-    m->layout->from_f32(m, first, n, wide);
-  }
-  hd_free(wide);
-  hd_matrix_settle(m);
-  p->filled = true;
-  p->n_sets++;
-  return HD_OK;
-}
-
-hd_status hd_parameter_get(const hd_parameter *p, float *values, bool in_out, hd_error *err) {
-  const hd_matrix *m = &p->value;
-  float *row = hd_alloc(m->cols * sizeof *row);
-  if (!row) return no_memory(err);
-  for (size_t r = 0; r < m->rows; r++) {
-    m->layout->row(m, r, row);
-    for (size_t c = 0; c < m->cols; c++) values[in_out ? c * m->rows + r : r * m->cols + c] = row[c];
-  }
-  hd_free(row);
-  return HD_OK;
-}
-
 const char *hd_parameter_field(const hd_parameter *p, hd_dialect dialect, bool *in_out) {
   *in_out = false;
   const hd_bundle_name *names = dialect == HD_LOOM ? p->owner->layer->bundle_names : NULL;

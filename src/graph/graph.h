@@ -15,7 +15,7 @@ typedef struct hd_parameter {
   hd_slot slot;
   hd_matrix value;          /* data owned by the model; NULL until allocated. Vectors: rows.f32, one row */
   bool filled;
-  size_t n_sets;            /* how often its values were set as a whole */
+  size_t n_sets;            /* how often values of it were set, since it was made */
   hd_dtype file_dtype;      /* of the tensor it was loaded from; HD_DTYPE_COUNT: from none */
   const char *packing;      /* "affine, 4 bits, groups of 64": how it lay in several tensors; NULL: in one */
   bool lossy;               /* that tensor's values were rounded on their way in */
@@ -107,6 +107,34 @@ hd_status hd_parameter_allocate(hd_parameter *p, hd_dtype dtype, hd_error *err);
 /* From and to float32 in the slot's shape; in_out: a matrix comes as [in][out]. */
 hd_status hd_parameter_set(hd_parameter *p, const float *values, bool in_out, hd_error *err);
 hd_status hd_parameter_get(const hd_parameter *p, float *values, bool in_out, hd_error *err);
+
+/* ---- pieces.c ---- */
+
+/* What a weight file has of a parameter: all of it, or one of its parts ("…experts.3.w1.weight" of "…experts.*.w1.weight"). */
+typedef struct hd_piece {
+  const hd_parameter *parameter;
+  int part;                 /* −1: all of it */
+  size_t first, rows;       /* rows of the parameter's matrix; a vector is one */
+} hd_piece;
+
+hd_piece hd_piece_whole(const hd_parameter *p);
+/* The pieces that we write a parameter in: its parts, or itself. */
+size_t hd_piece_number(const hd_parameter *p);
+hd_piece hd_piece_at(const hd_parameter *p, size_t index);
+/* By its name in files, or the parameter's own; false: none. */
+bool hd_piece_find(hd_piece *out, const hd_model *model, const char *name);
+/* The number that stands in a tensor's name for the '*' in a parameter's, with `plain` the name that has the star again; −1: none does. */
+int hd_piece_part(char *plain, size_t room, const char *tensor);
+char *hd_piece_name(hd_arena *arena, const hd_piece *piece); /* NULL when out of memory */
+size_t hd_piece_count(const hd_piece *piece);                /* elements */
+void hd_piece_shape(const hd_piece *piece, size_t shape[HD_MAX_DIMS]);      /* as the slot has it */
+void hd_piece_file_shape(const hd_piece *piece, size_t shape[HD_MAX_DIMS]); /* as weight files have it */
+/* All parts of a parameter in one tensor: [parts, rows, columns]. */
+bool hd_entry_is_stacked(const hd_parameter *p, const hd_entry *e);
+/* From and to float32, as hd_parameter_set and _get. Once all are set, hd_matrix_settle finds the parameter's layout. */
+hd_status hd_piece_set(const hd_piece *piece, const float *values, bool in_out, hd_error *err);
+hd_status hd_piece_get(const hd_piece *piece, float *values, bool in_out, hd_error *err);
+
 /* How a bundle names the parameter: the row's field, or its own local name. */
 const char *hd_parameter_field(const hd_parameter *p, hd_dialect dialect, bool *in_out);
 

@@ -106,18 +106,16 @@ static hd_status describe_unknown(hd_loader *loader, const hd_directory *directo
 
 /* ---- Directories ---- */
 
-/* A parameter in parts that a file has whole is stacked there: [parts, rows, columns]. */
-static bool is_stacked(const hd_parameter *p, const hd_entry *e) {
-  return p->slot.n_parts && e->n_dims == 3 && e->shape[0] == p->slot.n_parts && e->shape[1] == p->slot.shape[0] / p->slot.n_parts && e->shape[2] == p->slot.shape[1];
-}
-
-static hd_status check_shape(const hd_parameter *p, const hd_entry *e, bool in_parts, hd_error *err) {
+static hd_status check_shape(const hd_parameter *p, const hd_wanted *w, hd_error *err) {
+  const hd_entry *e = w->entry;
+  const bool in_parts = w->part >= 0;
   size_t want[HD_MAX_DIMS];
   hd_parameter_file_shape(p, want);
+  if (w->order.out_in) memcpy(want, p->slot.shape, sizeof want);
   if (in_parts) want[0] /= p->slot.n_parts;
   bool same = p->slot.n_dims == e->n_dims;
   for (int d = 0; same && d < e->n_dims; d++) same = want[d] == e->shape[d];
-  if (same || (!in_parts && is_stacked(p, e))) return HD_OK;
+  if (same || (!in_parts && hd_entry_is_stacked(p, e))) return HD_OK;
   char room[HD_NAME_ROOM], room_a[HD_SHAPE_ROOM], room_b[HD_SHAPE_ROOM];
   return hd_fail(err, HD_BAD_FILE, "tensor %s: the model wants shape %s, the file has %s", hd_short_name(room, e->name),
                  hd_shape_text(room_a, p->slot.n_dims, want), hd_shape_text(room_b, e->n_dims, e->shape));
@@ -159,6 +157,14 @@ static size_t pack_of(const hd_loader *loader, int parameter) {
   return SIZE_MAX;
 }
 
+/* Rows that get another order are whole heads, whose halves are as long. */
+static hd_status check_heads(const hd_wanted *w, hd_error *err) {
+  char room[HD_NAME_ROOM];
+  size_t rows = w->entry->shape[0];
+  if (w->order.heads == 0 || rows % (2 * w->order.heads) == 0) return HD_OK;
+  return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %zu heads of an even size, found %zu rows", hd_short_name(room, w->entry->name), w->order.heads, rows);
+}
+
 /* Room for the parameter that a tensor fills, all of it or in part. */
 static hd_status match_whole(hd_loader *loader, const hd_wanted *w, hd_error *err) {
   const hd_entry *entry = w->entry;
@@ -166,24 +172,23 @@ static hd_status match_whole(hd_loader *loader, const hd_wanted *w, hd_error *er
   char room[HD_NAME_ROOM];
   if (w->part >= 0 && (size_t)w->part >= p->slot.n_parts)
     return hd_fail(err, HD_BAD_FILE, "tensor %s: the model has %zu of them", hd_short_name(room, entry->name), p->slot.n_parts);
-  HD_TRY(check_shape(p, entry, w->part >= 0, err));
-  if (w->order.heads && entry->shape[0] % (2 * w->order.heads) != 0)
-    return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %zu heads of an even size, found %zu rows", hd_short_name(room, entry->name), w->order.heads, entry->shape[0]);
+  HD_TRY(check_shape(p, w, err));
+  HD_TRY(check_heads(w, err));
   HD_TRY(hd_dtype_decodes(entry->dtype, entry->name, err));
   return p->value.data ? HD_OK : prepare_parameter(loader, p, entry, NULL, err);
 }
 
 static hd_status match(hd_loader *loader, const hd_entry *entry, hd_error *err) {
   hd_wanted w = hd_names_wanted(loader, entry);
-  hd_part role;
+  hd_wanted packed = hd_names_packed(loader, entry);
   char room[HD_NAME_ROOM];
-  int packed = hd_names_packed(loader, entry, &role);
   bool taken = w.parameter >= 0 && is_taken(loader, &w);
   size_t number = loader->n_tensors++;
-  if (packed >= 0 && (w.parameter < 0 || role == HD_PART_WEIGHT)) {
-    loader->tensors[number] = (hd_wanted){.entry = entry, .parameter = packed, .part = -1, .role = role, .pack = pack_of(loader, packed)};
+  if (packed.parameter >= 0 && (w.parameter < 0 || packed.role == HD_PART_WEIGHT)) {
+    packed.pack = pack_of(loader, packed.parameter);
+    loader->tensors[number] = packed;
     note_latest(loader, number);
-    return hd_packs_add(&loader->tensors[number].pack, &loader->packs, packed, role, entry, number, err);
+    return hd_packs_add(&loader->tensors[number].pack, &loader->packs, packed.parameter, packed.role, entry, number, err);
   }
   loader->tensors[number] = w;
   if (w.parameter >= 0) note_latest(loader, number);
@@ -249,7 +254,7 @@ static hd_status unpack(hd_loader *loader, const hd_pack *pack, hd_error *err) {
   const hd_entry *weight = pack->entry[HD_PART_WEIGHT];
   if (!weight) return HD_OK;
   hd_wanted *w = &loader->tensors[pack->tensor[HD_PART_WEIGHT]];
-  *w = (hd_wanted){.entry = weight, .parameter = pack->parameter, .part = -1, .role = HD_N_PARTS, .earlier = w->earlier};
+  *w = (hd_wanted){.entry = weight, .parameter = pack->parameter, .order = w->order, .part = -1, .role = HD_N_PARTS, .earlier = w->earlier};
   return match_whole(loader, w, err);
 }
 
@@ -258,6 +263,7 @@ static hd_status settle_pack(hd_loader *loader, hd_pack *pack, hd_error *err) {
   char room[HD_NAME_ROOM];
   HD_TRY(hd_packs_open(&loader->packs, pack, p, err));
   if (!pack->open) return unpack(loader, pack, err);
+  HD_TRY(check_heads(&loader->tensors[pack->tensor[HD_PART_WEIGHT]], err));
   const hd_entry *weight = pack->entry[HD_PART_WEIGHT];
   if (p->value.data) return hd_fail(err, HD_BAD_FILE, "tensor %s is in two of the files", hd_short_name(room, weight->name));
   return prepare_parameter(loader, p, weight, &pack->packed, err);

@@ -27,6 +27,7 @@ typedef struct hd_writer {
   hd_wanted *wanted;
   hd_packed *packed;     /* that it belongs to; NULL: to none */
   hd_gguf_order order;
+  bool in_out;           /* a matrix that lies [in][out], and has no rows then */
   uint8_t *buffer;       /* unit bytes of the file */
   uint8_t *turned;       /* where they get the parameter's order; NULL when they have it */
   float *wide;           /* the same as float32; NULL when the layout takes the file's bytes */
@@ -87,8 +88,8 @@ hd_status hd_names_make_room(hd_loader *loader, const hd_directory *directory, h
 void hd_names_free(hd_loader *loader);
 /* The tensor with the parameter it fills by itself. */
 hd_wanted hd_names_wanted(const hd_loader *loader, const hd_entry *entry);
-/* The matrix that a tensor may be a part of, in a pack; −1: of none. */
-int hd_names_packed(const hd_loader *loader, const hd_entry *entry, hd_part *role);
+/* The tensor with the matrix that it may be a part of, in a pack; −1: of none. */
+hd_wanted hd_names_packed(const hd_loader *loader, const hd_entry *entry);
 
 void hd_writer_free(hd_writer *w);
 

@@ -194,27 +194,56 @@ hd_status hd_model_free(hd_model *model, hd_error *err) {
   return HD_OK;
 }
 
-static cJSON *shape_json(int n_dims, const size_t *shape) {
-  cJSON *list = cJSON_CreateArray();
-  for (int d = 0; d < n_dims; d++) cJSON_AddItemToArray(list, cJSON_CreateNumber((double)shape[d]));
-  return list;
+static void add_shape(cJSON *json, const char *key, int n_dims, const size_t *shape) {
+  double sizes[HD_MAX_DIMS];
+  for (int d = 0; d < n_dims; d++) sizes[d] = (double)shape[d];
+  cJSON *list = cJSON_CreateDoubleArray(sizes, n_dims);
+  if (!cJSON_AddItemToObject(json, key, list)) cJSON_Delete(list);
 }
 
-static cJSON *weight_json(const hd_parameter *p) {
-  cJSON *w = cJSON_CreateObject();
-  size_t bytes = 0;
-  if (!p->value.layout->bytes(p->value.rows, p->value.cols, &bytes)) bytes = 0;
-  cJSON_AddStringToObject(w, "name", p->name);
-  cJSON_AddItemToObject(w, "shape", shape_json(p->slot.n_dims, p->slot.shape));
+/* Appends an object that is the list's; NULL when out of memory. */
+static cJSON *add_object(cJSON *list) {
+  cJSON *object = cJSON_CreateObject();
+  if (object && list && cJSON_AddItemToArray(list, object)) return object;
+  cJSON_Delete(object);
+  return NULL;
+}
+
+static bool add_weight(cJSON *list, const hd_piece *piece, hd_arena *names) {
+  const hd_parameter *p = piece->parameter;
+  const char *name = hd_piece_name(names, piece);
+  cJSON *w = name ? add_object(list) : NULL;
+  size_t bytes = 0, shape[HD_MAX_DIMS];
+  if (!w) return false;
+  if (!p->value.layout->bytes(p->slot.matrix ? piece->rows : 1, p->value.cols, &bytes)) bytes = 0;
+  hd_piece_shape(piece, shape);
+  cJSON_AddStringToObject(w, "name", name);
+  add_shape(w, "shape", p->slot.n_dims, shape);
   cJSON_AddStringToObject(w, "dtype", hd_dtype_name(p->value.layout->dtype));
   cJSON_AddStringToObject(w, "layout", p->value.layout->name);
   cJSON_AddNumberToObject(w, "bytes", (double)bytes);
-  if (p->file_dtype == HD_DTYPE_COUNT) return w;
+  if (p->file_dtype == HD_DTYPE_COUNT) return true;
   cJSON_AddStringToObject(w, "fileDtype", hd_dtype_name(p->file_dtype));
   if (p->packing) cJSON_AddStringToObject(w, "packing", p->packing);
   cJSON_AddBoolToObject(w, "lossy", p->lossy);
   if (p->reason) cJSON_AddStringToObject(w, "reason", p->reason);
-  return w;
+  return true;
+}
+
+/* The weights as files have them; false when out of memory. */
+static bool add_weights(cJSON *json, const hd_model *model) {
+  cJSON *weights = cJSON_AddArrayToObject(json, "weights");
+  hd_arena names = {0};
+  bool all = weights != NULL;
+  for (size_t i = 0; i < model->n_parameters && all; i++) {
+    const hd_parameter *p = &model->parameters[i];
+    for (size_t k = 0; k < hd_piece_number(p) && p->value.data && all; k++) {
+      const hd_piece piece = hd_piece_at(p, k);
+      all = add_weight(weights, &piece, &names);
+    }
+  }
+  hd_arena_free(&names);
+  return all;
 }
 
 size_t hd_model_max_context(const hd_model *model) { return model->max_context; }
@@ -228,47 +257,45 @@ hd_status hd_model_describe(char **out, const hd_model *model, hd_error *err) {
   cJSON_AddNumberToObject(json, "batchSize", (double)model->batch);
   cJSON_AddNumberToObject(json, "maxContext", (double)model->max_context);
   cJSON_AddStringToObject(json, "inputDtype", hd_dtype_name(model->input.dtype));
-  cJSON_AddItemToObject(json, "inputShape", shape_json(model->input.n_dims, model->input.dim));
+  add_shape(json, "inputShape", model->input.n_dims, model->input.dim);
   cJSON *warnings = cJSON_AddArrayToObject(json, "warnings");
-  for (size_t i = 0; i < model->n_warnings; i++) cJSON_AddItemToArray(warnings, cJSON_CreateString(model->warnings[i]));
+  for (size_t i = 0; i < model->n_warnings; i++) {
+    cJSON *warning = cJSON_CreateString(model->warnings[i]);
+    if (!cJSON_AddItemToArray(warnings, warning)) cJSON_Delete(warning);
+  }
   cJSON *layers = cJSON_AddArrayToObject(json, "layers");
   for (size_t i = 0; i < model->n_nodes; i++) {
-    cJSON *layer = cJSON_CreateObject();
+    cJSON *layer = add_object(layers);
     cJSON_AddStringToObject(layer, "name", model->nodes[i].name);
     cJSON_AddStringToObject(layer, "type", model->nodes[i].layer->name);
-    cJSON_AddItemToArray(layers, layer);
   }
-  cJSON *weights = cJSON_AddArrayToObject(json, "weights");
-  for (size_t i = 0; i < model->n_parameters; i++)
-    if (model->parameters[i].value.data) cJSON_AddItemToArray(weights, weight_json(&model->parameters[i]));
-  char *text = cJSON_PrintUnformatted(json);
+  char *text = add_weights(json, model) ? cJSON_PrintUnformatted(json) : NULL;
   cJSON_Delete(json);
   if (!text) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to describe the model");
   *out = text;
   return HD_OK;
 }
 
-/* The parameter of that name and its element count, checked against n. */
-static hd_status find(const hd_model *model, const char *name, size_t n, hd_parameter **out, hd_error *err) {
+/* The weight of that name and its element count, checked against n. */
+static hd_status find(hd_piece *out, const hd_model *model, const char *name, size_t n, hd_error *err) {
   char room[HD_NAME_ROOM];
-  int index = hd_parameter_find(model, name);
-  if (index < 0 || !model->parameters[index].value.data) return hd_fail(err, HD_BAD_ARGUMENT, "there is no weight %s", hd_short_name(room, name));
-  hd_parameter *p = &model->parameters[index];
-  size_t count = hd_parameter_count(p);
+  if (!hd_piece_find(out, model, name) || !out->parameter->value.data) return hd_fail(err, HD_BAD_ARGUMENT, "there is no weight %s", hd_short_name(room, name));
+  size_t count = hd_piece_count(out);
   if (n != count) return hd_fail(err, HD_BAD_ARGUMENT, "weight %s: expected %zu values, found %zu", hd_short_name(room, name), count, n);
-  *out = p;
   return HD_OK;
 }
 
 hd_status hd_model_read_weight(const hd_model *model, const char *name, float *values, size_t n, hd_error *err) {
-  hd_parameter *p;
-  HD_TRY(find(model, name, n, &p, err));
-  return hd_parameter_get(p, values, false, err);
+  hd_piece piece;
+  HD_TRY(find(&piece, model, name, n, err));
+  return hd_piece_get(&piece, values, false, err);
 }
 
 hd_status hd_model_write_weight(hd_model *model, const char *name, const float *values, size_t n, hd_error *err) {
-  hd_parameter *p;
+  hd_piece piece;
   if (model->n_sessions) return hd_fail(err, HD_BAD_STATE, "weights are fixed while sessions are open");
-  HD_TRY(find(model, name, n, &p, err));
-  return hd_parameter_set(p, values, false, err);
+  HD_TRY(find(&piece, model, name, n, err));
+  HD_TRY(hd_piece_set(&piece, values, false, err));
+  hd_matrix_settle(&model->parameters[piece.parameter - model->parameters].value);
+  return HD_OK;
 }

@@ -97,35 +97,48 @@ static int find_named(const hd_loader *loader, const char *name) {
   return index;
 }
 
-/* The number that stands in a tensor's name for the '*' in a parameter's, with `plain` the name that has the star again; −1: none does. */
-static int part_number(char *plain, size_t room, const char *tensor) {
-  static const char before[] = "experts.";
-  const char *at = strstr(tensor, before);
-  char *end;
+/* A mixture's stacked experts by MLX's names: "…mlp.switch_mlp.up_proj.weight" is "…mlp.experts.*.up_proj.weight", Mixtral's "…experts.*.w3.weight". */
+static int find_switched(const hd_loader *loader, const char *name) {
+  static const char before[] = "switch_mlp.";
+  static const char *const roles[][2] = {{"gate_proj.", "w1."}, {"up_proj.", "w3."}, {"down_proj.", "w2."}};
+  const char *at = strstr(name, before), *rest = at ? at + sizeof before - 1 : NULL;
   if (!at) return -1;
-  at += sizeof before - 1;
-  if (*at < '0' || *at > '9') return -1;
-  unsigned long number = strtoul(at, &end, 10);
-  if (*end != '.' || number > 65535) return -1;
-  snprintf(plain, room, "%.*s*%s", (int)(at - tensor), tensor, end);
-  return (int)number;
+  snprintf(loader->made[OF_MLX], loader->name_room, "%.*sexperts.*.%s", (int)(at - name), name, rest);
+  int index = find(loader, loader->made[OF_MLX]);
+  for (int i = 0; i < 3 && index < 0; i++) {
+    size_t n = strlen(roles[i][0]);
+    if (strncmp(rest, roles[i][0], n) != 0) continue;
+    snprintf(loader->made[OF_MLX], loader->name_room, "%.*sexperts.*.%s%s", (int)(at - name), name, roles[i][1], rest + n);
+    index = find(loader, loader->made[OF_MLX]);
+  }
+  return index;
+}
+
+/* Of any name that all of a parameter has. */
+static int find_whole(const hd_loader *loader, const char *name) {
+  int index = find_named(loader, name);
+  return index >= 0 ? index : find_switched(loader, name);
 }
 
 hd_wanted hd_names_wanted(const hd_loader *loader, const hd_entry *entry) {
-  hd_wanted w = {.entry = entry, .parameter = find_named(loader, entry->name), .part = -1, .role = HD_N_PARTS};
-  if (w.parameter < 0 && loader->names.architecture) w.parameter = hd_gguf_find(&w.order, &loader->names, loader->model, entry->name);
+  hd_wanted w = {.entry = entry, .parameter = find_whole(loader, entry->name), .part = -1, .role = HD_N_PARTS};
   if (w.parameter >= 0) return w;
-  w.part = part_number(loader->made[OF_PART], loader->name_room, entry->name);
+  if (loader->names.architecture) w.parameter = hd_gguf_find(&w.order, &loader->names, loader->model, entry->name);
+  if (w.parameter >= 0) w.part = w.order.part;
+  if (w.parameter >= 0) return w;
+  w.part = hd_piece_part(loader->made[OF_PART], loader->name_room, entry->name);
   if (w.part >= 0) w.parameter = find(loader, loader->made[OF_PART]);
   return w;
 }
 
-int hd_names_packed(const hd_loader *loader, const hd_entry *entry, hd_part *role) {
+hd_wanted hd_names_packed(const hd_loader *loader, const hd_entry *entry) {
   size_t n;
-  *role = hd_part_of(entry->name, &n);
-  if (*role == HD_N_PARTS || (*role == HD_PART_WEIGHT && !hd_packed_dtype(entry->dtype))) return -1;
+  hd_wanted w = {.entry = entry, .parameter = -1, .order = {.part = -1}, .part = -1, .role = hd_part_of(entry->name, &n)};
+  if (w.role == HD_N_PARTS || (w.role == HD_PART_WEIGHT && !hd_packed_dtype(entry->dtype))) return w;
   snprintf(loader->made[OF_PART], loader->name_room, "%.*s%s", (int)n, entry->name, hd_part_suffix(HD_PART_WEIGHT));
-  int index = find_named(loader, loader->made[OF_PART]);
+  int index = find_whole(loader, loader->made[OF_PART]);
+  if (index < 0 && loader->names.architecture) index = hd_gguf_find(&w.order, &loader->names, loader->model, loader->made[OF_PART]);
   const hd_slot *slot = index >= 0 ? &loader->model->parameters[index].slot : NULL;
-  return slot && slot->matrix && !slot->in_out && slot->n_parts == 0 ? index : -1;
+  if (slot && slot->matrix && !slot->in_out && w.order.part < 0) w.parameter = index;
+  return w;
 }

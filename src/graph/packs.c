@@ -65,7 +65,8 @@ hd_status hd_packs_open(hd_packs *packs, hd_pack *pack, const hd_parameter *p, h
   HD_TRY(find_packing(&said, packs, weight->name, err));
   HD_TRY(hd_packed_open(&pack->packed, pack->entry, &said, p->slot.shape[1], err));
   char room[HD_NAME_ROOM], wanted[HD_SHAPE_ROOM];
-  if (pack->packed.rows != p->slot.shape[0])
+  bool other_parts = p->slot.n_parts && (weight->n_dims != 3 || weight->shape[0] != p->slot.n_parts);
+  if (pack->packed.rows != p->slot.shape[0] || other_parts)
     return hd_fail(err, HD_BAD_FILE, "tensor %s: the model wants shape %s, the file has %zu packed rows", hd_short_name(room, weight->name),
                    hd_shape_text(wanted, p->slot.n_dims, p->slot.shape), pack->packed.rows);
   pack->open = true;

@@ -11,7 +11,7 @@
 
 /* A tensor of the file: a weight, or values that the JSON has. */
 typedef struct source {
-  const hd_parameter *weight; /* NULL: values */
+  hd_piece weight;     /* parameter NULL: values */
   const cJSON *values;
 } source;
 
@@ -34,15 +34,24 @@ static hd_status add_tensor(saving *s, hd_stored *tensor, source from) {
   return HD_OK;
 }
 
+static hd_status add_piece(saving *s, const hd_piece *piece) {
+  const hd_parameter *p = piece->parameter;
+  hd_stored tensor = {.dtype = s->dtype, .n_dims = p->slot.n_dims};
+  const char *name = hd_piece_name(&s->arena, piece);
+  if (!name) return hd_fail(s->err, HD_OUT_OF_MEMORY, "no memory for the names of weights");
+  hd_piece_shape(piece, tensor.shape);
+  hd_torch_write_text(&s->writer, name);
+  return add_tensor(s, &tensor, (source){.weight = *piece});
+}
+
 static hd_status add_state_dict(saving *s) {
   hd_torch_begin_dict(&s->writer);
   for (size_t i = 0; i < s->model->n_parameters; i++) {
     const hd_parameter *p = &s->model->parameters[i];
-    if (!p->value.data) continue;
-    hd_stored tensor = {.dtype = s->dtype, .n_dims = p->slot.n_dims};
-    for (int d = 0; d < p->slot.n_dims; d++) tensor.shape[d] = p->slot.shape[d];
-    hd_torch_write_text(&s->writer, p->name);
-    HD_TRY(add_tensor(s, &tensor, (source){.weight = p}));
+    for (size_t k = 0; k < hd_piece_number(p) && p->value.data; k++) {
+      const hd_piece piece = hd_piece_at(p, k);
+      HD_TRY(add_piece(s, &piece));
+    }
   }
   hd_torch_end_dict(&s->writer);
   s->has_weights = true;
@@ -144,11 +153,11 @@ static hd_status add_checkpoint(saving *s, const char *text, size_t n) {
 
 /* ---- Bytes ---- */
 
-static hd_status write_weight(const hd_parameter *p, hd_dtype dtype, uint8_t *to, hd_error *err) {
-  size_t n = hd_parameter_count(p);
+static hd_status write_weight(const hd_piece *piece, hd_dtype dtype, uint8_t *to, hd_error *err) {
+  size_t n = hd_piece_count(piece);
   float *values = hd_alloc(n * sizeof *values);
-  if (!values) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to save weight %s", p->name);
-  hd_status status = hd_parameter_get(p, values, false, err);
+  if (!values) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to save weight %s", piece->parameter->name);
+  hd_status status = hd_piece_get(piece, values, false, err);
   if (status == HD_OK) hd_dtype_get(dtype)->from_f32(values, to, n);
   hd_free(values);
   return status;
@@ -171,7 +180,7 @@ static hd_status write_file(saving *s, uint8_t **bytes, size_t *n) {
   for (size_t i = 0; i < s->writer.n_tensors && status == HD_OK; i++) {
     const hd_stored *t = &s->writer.tensors[i];
     const source *from = t->from;
-    status = from->weight ? write_weight(from->weight, t->dtype, file + t->begin, s->err) : write_values(from->values, file + t->begin, s->err);
+    status = from->weight.parameter ? write_weight(&from->weight, t->dtype, file + t->begin, s->err) : write_values(from->values, file + t->begin, s->err);
   }
   if (status == HD_OK) hd_torch_seal(&s->writer, file);
   if (status == HD_OK) *bytes = file;

@@ -27,8 +27,9 @@ static const struct { const char *field, *tensor; bool flat; } loom_names[] = {
 };
 enum { N_LOOM_NAMES = sizeof loom_names / sizeof *loom_names };
 
-/* What a parameter is in a file. */
+/* What a parameter, or a part of one, is in a file. */
 typedef struct hd_placed {
+  hd_piece piece;
   char *name;
   bool in_out, flat;
 } hd_placed;
@@ -40,8 +41,12 @@ static bool is_gate(const char *name) {
   return n >= sizeof gate - 1 && strcmp(name + n - (sizeof gate - 1), gate) == 0;
 }
 
-static hd_status place(hd_placed *out, hd_arena *names, const hd_model *model, const hd_parameter *p, hd_error *err) {
+static hd_status no_names(hd_error *err) { return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the names of weights"); }
+
+static hd_status place(hd_placed *out, hd_arena *names, const hd_model *model, const hd_piece *piece, hd_error *err) {
+  const hd_parameter *p = piece->parameter;
   const char *field = hd_parameter_field(p, model->dialect, &out->in_out);
+  out->piece = *piece;
   out->flat = false;
   if (model->dialect == HD_LOOM) {
     for (size_t i = 0; i < N_LOOM_NAMES; i++) {
@@ -54,9 +59,9 @@ static hd_status place(hd_placed *out, hd_arena *names, const hd_model *model, c
     out->name = hd_arena_format(names, "%s.%s", p->owner->name, field);
   } else {
     out->in_out = p->slot.in_out;
-    out->name = hd_arena_text(names, p->name);
+    out->name = hd_piece_name(names, piece);
   }
-  return out->name ? HD_OK : hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the names of weights");
+  return out->name ? HD_OK : no_names(err);
 }
 
 /* ---- Scales ---- */
@@ -81,7 +86,11 @@ static const hd_code_range *range_of(hd_dtype dtype) {
 }
 
 /* Rows that have a scale each. */
-static size_t scale_rows(const hd_parameter *p) { return p->slot.n_dims > 1 ? p->slot.shape[0] : 1; }
+static size_t scale_rows(const hd_piece *piece) {
+  size_t shape[HD_MAX_DIMS];
+  hd_piece_shape(piece, shape);
+  return piece->parameter->slot.n_dims > 1 ? shape[0] : 1;
+}
 
 static float f4_error(const float *first, size_t step, size_t n, float scale) {
   const hd_dtype_info *f4 = hd_dtype_get(HD_F4);
@@ -128,9 +137,9 @@ typedef struct hd_rows {
   size_t n_rows, n, row_step, step;
 } hd_rows;
 
-static hd_rows rows_of(const hd_parameter *p, bool in_out) {
-  size_t n_rows = scale_rows(p), n = hd_parameter_count(p) / (n_rows ? n_rows : 1);
-  return in_out && p->slot.matrix ? (hd_rows){n_rows, n, 1, n_rows} : (hd_rows){n_rows, n, n, 1};
+static hd_rows rows_of(const hd_placed *at) {
+  size_t n_rows = scale_rows(&at->piece), n = hd_piece_count(&at->piece) / (n_rows ? n_rows : 1);
+  return at->in_out && at->piece.parameter->slot.matrix ? (hd_rows){n_rows, n, 1, n_rows} : (hd_rows){n_rows, n, n, 1};
 }
 
 /* Values become codes in place; the scales and offsets get one number a row. */
@@ -156,36 +165,37 @@ typedef struct hd_saving {
   hd_dtype dtype;
   const hd_code_range *range;
   hd_arena arena;
-  hd_stored *tensors; /* `from`: the parameter; NULL for scales and offsets */
+  hd_stored *tensors; /* `from`: an hd_placed; NULL for scales and offsets */
   size_t n;
 } hd_saving;
 
 enum { MOST_PER_WEIGHT = 3 }; /* codes, scale, offset */
 
-static hd_status add_side(hd_saving *s, const hd_parameter *p, const char *name, const char *what, hd_error *err) {
-  char *full = hd_arena_format(&s->arena, "%s.%s", name, what);
-  if (!full) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the scales of %s", p->name);
-  s->tensors[s->n++] = (hd_stored){.name = full, .dtype = HD_F32, .n_dims = 1, .shape = {scale_rows(p)}};
+static hd_status add_side(hd_saving *s, const hd_placed *at, const char *what, hd_error *err) {
+  char *full = hd_arena_format(&s->arena, "%s.%s", at->name, what);
+  if (!full) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the scales of %s", at->name);
+  s->tensors[s->n++] = (hd_stored){.name = full, .dtype = HD_F32, .n_dims = 1, .shape = {scale_rows(&at->piece)}};
   return HD_OK;
 }
 
 /* Readers open no F4 or F6 that ends inside a byte: such a tensor stays F32. */
-static hd_dtype stored_as(const hd_saving *s, const hd_parameter *p) {
-  return hd_parameter_count(p) % hd_dtype_get(s->dtype)->block_values ? HD_F32 : s->dtype;
+static hd_dtype stored_as(const hd_saving *s, const hd_piece *piece) {
+  return hd_piece_count(piece) % hd_dtype_get(s->dtype)->block_values ? HD_F32 : s->dtype;
 }
 
-static bool is_coded(const hd_saving *s, const hd_parameter *p) { return s->range && stored_as(s, p) == s->dtype; }
+static bool is_coded(const hd_saving *s, const hd_piece *piece) { return s->range && stored_as(s, piece) == s->dtype; }
 
-static hd_status add_weight(hd_saving *s, const hd_parameter *p, hd_error *err) {
-  hd_placed at;
-  HD_TRY(place(&at, &s->arena, s->model, p, err));
-  hd_stored t = {.name = at.name, .dtype = stored_as(s, p), .n_dims = at.flat ? 1 : p->slot.n_dims, .from = p};
-  hd_parameter_file_shape(p, t.shape);
-  if (at.flat) t.shape[0] = hd_parameter_count(p);
+static hd_status add_weight(hd_saving *s, const hd_piece *piece, hd_error *err) {
+  hd_placed *at = hd_arena_alloc(&s->arena, sizeof *at);
+  if (!at) return no_names(err);
+  HD_TRY(place(at, &s->arena, s->model, piece, err));
+  hd_stored t = {.name = at->name, .dtype = stored_as(s, piece), .n_dims = at->flat ? 1 : piece->parameter->slot.n_dims, .from = at};
+  hd_piece_file_shape(piece, t.shape);
+  if (at->flat) t.shape[0] = hd_piece_count(piece);
   s->tensors[s->n++] = t;
-  if (!is_coded(s, p)) return HD_OK;
-  HD_TRY(add_side(s, p, at.name, "scale", err));
-  return s->range->from_zero ? add_side(s, p, at.name, "offset", err) : HD_OK;
+  if (!is_coded(s, piece)) return HD_OK;
+  HD_TRY(add_side(s, at, "scale", err));
+  return s->range->from_zero ? add_side(s, at, "offset", err) : HD_OK;
 }
 
 static const hd_stored *find_stored(const hd_saving *s, const char *name, const char *what) {
@@ -197,12 +207,12 @@ static const hd_stored *find_stored(const hd_saving *s, const char *name, const 
 }
 
 /* Values become codes; their scales and offsets go to where the file has them, which is aligned for nothing. */
-static hd_status write_scales(hd_saving *s, const hd_parameter *p, const hd_placed *at, float *values, uint8_t *file, hd_error *err) {
-  hd_rows rows = rows_of(p, at->in_out);
+static hd_status write_scales(hd_saving *s, const hd_placed *at, float *values, uint8_t *file, hd_error *err) {
+  hd_rows rows = rows_of(at);
   size_t bytes = rows.n_rows * sizeof(float);
   const hd_stored *scale = find_stored(s, at->name, "scale"), *offset = find_stored(s, at->name, "offset");
   float *room = hd_alloc(2 * bytes);
-  if (!room) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the scales of %s", p->name);
+  if (!room) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the scales of %s", at->name);
   scale_down(s->range, &rows, values, room, room + rows.n_rows);
   memcpy(file + scale->begin, room, bytes);
   if (offset) memcpy(file + offset->begin, room + rows.n_rows, bytes);
@@ -211,24 +221,30 @@ static hd_status write_scales(hd_saving *s, const hd_parameter *p, const hd_plac
 }
 
 static hd_status write_weight(hd_saving *s, const hd_stored *t, uint8_t *file, hd_error *err) {
-  const hd_parameter *p = t->from;
-  hd_placed at;
-  size_t n = hd_parameter_count(p);
-  HD_TRY(place(&at, &s->arena, s->model, p, err));
+  const hd_placed *at = t->from;
+  size_t n = hd_piece_count(&at->piece);
   float *values = hd_alloc(n * sizeof *values);
-  if (!values) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to save weight %s", p->name);
-  hd_status status = hd_parameter_get(p, values, at.in_out, err);
-  if (status == HD_OK && is_coded(s, p)) status = write_scales(s, p, &at, values, file, err);
+  if (!values) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to save weight %s", at->name);
+  hd_status status = hd_piece_get(&at->piece, values, at->in_out, err);
+  if (status == HD_OK && is_coded(s, &at->piece)) status = write_scales(s, at, values, file, err);
   if (status == HD_OK) hd_dtype_get(t->dtype)->from_f32(values, file + t->begin, n);
   hd_free(values);
   return status;
 }
 
-static hd_status save(uint8_t **bytes, size_t *n, hd_saving *s, hd_error *err) {
+static hd_status add_weights(hd_saving *s, hd_error *err) {
   for (size_t i = 0; i < s->model->n_parameters; i++) {
     const hd_parameter *p = &s->model->parameters[i];
-    if (p->value.data && hd_parameter_count(p)) HD_TRY(add_weight(s, p, err));
+    for (size_t k = 0; k < hd_piece_number(p) && p->value.data && hd_parameter_count(p); k++) {
+      const hd_piece piece = hd_piece_at(p, k);
+      HD_TRY(add_weight(s, &piece, err));
+    }
   }
+  return HD_OK;
+}
+
+static hd_status save(uint8_t **bytes, size_t *n, hd_saving *s, hd_error *err) {
+  HD_TRY(add_weights(s, err));
   HD_TRY(hd_safetensors_start(bytes, n, s->tensors, s->n, s->range ? "{\"heddle\":\"scaled\"}" : NULL, err));
   hd_status status = HD_OK;
   for (size_t i = 0; i < s->n && status == HD_OK; i++)
@@ -240,13 +256,20 @@ static hd_status save(uint8_t **bytes, size_t *n, hd_saving *s, hd_error *err) {
   return status;
 }
 
+/* Pieces of all parameters. */
+static size_t count_pieces(const hd_model *model) {
+  size_t n = 0;
+  for (size_t i = 0; i < model->n_parameters; i++) n += hd_piece_number(&model->parameters[i]);
+  return n;
+}
+
 hd_status hd_model_save_weights(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, hd_error *err) {
   *bytes = NULL;
   *n = 0;
   if (!hd_dtype_get(dtype) || !hd_dtype_get(dtype)->safetensors || !hd_dtype_get(dtype)->from_f32 || dtype == HD_BOOL || dtype == HD_F8_E8M0)
     return hd_fail(err, HD_BAD_ARGUMENT, "SafeTensors cannot hold weights as %s", hd_dtype_name(dtype));
   hd_saving s = {.model = model, .dtype = dtype, .range = range_of(dtype)};
-  s.tensors = hd_alloc(model->n_parameters * MOST_PER_WEIGHT * sizeof *s.tensors);
+  s.tensors = hd_alloc(count_pieces(model) * MOST_PER_WEIGHT * sizeof *s.tensors);
   hd_status status = s.tensors ? save(bytes, n, &s, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory to save %zu weights", model->n_parameters);
   hd_free(s.tensors);
   hd_arena_free(&s.arena);
@@ -263,40 +286,45 @@ typedef struct hd_filling {
   const uint8_t *file;
   const char *prefix; /* of the file's names */
   hd_arena arena;
+  hd_placed *at;      /* what the model wants of a file: `n` pieces of its parameters */
+  const hd_entry **entries; /* n: which tensor each is; NULL: none */
+  size_t n;
 } hd_filling;
 
-/* The slot's own shape, or one that folds it or is folded by it (a convolution's [out, in, k, k] is [out, in·k·k] too); in the loom dialect also
- * turned around, or flat. */
-static bool shape_fits(const hd_filling *f, const hd_parameter *p, const hd_entry *e) {
-  const hd_slot *slot = &p->slot;
+/* The slot's own shape, or one that folds it or is folded by it (a convolution's [out, in, k, k] is [out, in·k·k] too; all parts of a weight are
+ * [parts, rows, columns]); in the loom dialect also turned around, or flat. */
+static bool shape_fits(const hd_filling *f, const hd_piece *piece, const hd_entry *e) {
+  const hd_slot *slot = &piece->parameter->slot;
   size_t want[HD_MAX_DIMS];
-  hd_parameter_file_shape(p, want);
+  hd_piece_file_shape(piece, want);
   bool same = slot->n_dims == e->n_dims, turned = slot->n_dims == 2 && e->n_dims == 2;
   for (int d = 0; d < e->n_dims; d++) {
     same = same && want[d] == e->shape[d];
     turned = turned && want[d] == e->shape[1 - d];
   }
   size_t count;
-  bool whole = hd_shape_count(e->n_dims, e->shape, &count) && count == hd_parameter_count(p);
+  bool whole = hd_shape_count(e->n_dims, e->shape, &count) && count == hd_piece_count(piece);
   bool flat = whole && e->n_dims == 1;
-  bool folded = whole && e->n_dims > 1 && slot->n_dims > 1 && e->n_dims != slot->n_dims && !slot->in_out && e->shape[0] == slot->shape[0];
-  return same || folded || (f->model->dialect == HD_LOOM && (turned || flat));
+  bool folded = whole && e->n_dims > 1 && slot->n_dims > 1 && e->n_dims != slot->n_dims && !slot->in_out && e->shape[0] == want[0];
+  bool stacked = piece->part < 0 && hd_entry_is_stacked(piece->parameter, e);
+  return same || folded || stacked || (f->model->dialect == HD_LOOM && (turned || flat));
 }
 
 /* A row's scales or offsets; NULL when the file has none. They must be F32, one for each row. */
-static hd_status find_side(const float **out, hd_filling *f, const hd_parameter *p, const char *name, const char *what, hd_error *err) {
+static hd_status find_side(const float **out, hd_filling *f, const hd_placed *at, const char *what, hd_error *err) {
   char room[HD_NAME_ROOM], shape[HD_SHAPE_ROOM];
-  char *full = hd_arena_format(&f->arena, "%s.%s", name, what);
+  char *full = hd_arena_format(&f->arena, "%s.%s", at->name, what);
+  size_t n = scale_rows(&at->piece);
   *out = NULL;
   if (!full) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the names of scales");
   const hd_entry *e = hd_directory_find(f->directory, full);
   if (!e) return HD_OK;
-  if (e->dtype != HD_F32 || e->n_dims != 1 || e->shape[0] != scale_rows(p))
-    return hd_fail(err, HD_BAD_FILE, "tensor %s: expected F32 of shape [%zu], found %s of %s", hd_short_name(room, full), scale_rows(p),
+  if (e->dtype != HD_F32 || e->n_dims != 1 || e->shape[0] != n)
+    return hd_fail(err, HD_BAD_FILE, "tensor %s: expected F32 of shape [%zu], found %s of %s", hd_short_name(room, full), n,
                    hd_dtype_name(e->dtype), hd_shape_text(shape, e->n_dims, e->shape));
-  float *copy = hd_arena_alloc(&f->arena, scale_rows(p) * sizeof *copy); /* the file may lie anywhere, the floats may not */
+  float *copy = hd_arena_alloc(&f->arena, n * sizeof *copy); /* the file may lie anywhere, the floats may not */
   if (!copy) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for scales");
-  memcpy(copy, f->file + e->begin, scale_rows(p) * sizeof *copy);
+  memcpy(copy, f->file + e->begin, n * sizeof *copy);
   *out = copy;
   return HD_OK;
 }
@@ -317,41 +345,59 @@ static hd_status read_values(const hd_filling *f, const hd_entry *e, bool loom_c
   return HD_OK;
 }
 
-static hd_status fill(hd_filling *f, hd_parameter *p, const hd_placed *at, const hd_entry *e, hd_error *err) {
+static hd_status fill(hd_filling *f, const hd_placed *at, const hd_entry *e, hd_error *err) {
   const float *scales, *offsets;
-  size_t n = hd_parameter_count(p);
+  size_t n = hd_piece_count(&at->piece);
   HD_TRY(hd_dtype_decodes(e->dtype, e->name, err));
-  HD_TRY(find_side(&scales, f, p, at->name, "scale", err));
-  HD_TRY(find_side(&offsets, f, p, at->name, "offset", err));
+  HD_TRY(find_side(&scales, f, at, "scale", err));
+  HD_TRY(find_side(&offsets, f, at, "offset", err));
   float *values = hd_alloc(n * sizeof *values);
-  if (!values) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weight %s", p->name);
+  if (!values) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weight %s", at->name);
   hd_status status = read_values(f, e, !scales && f->model->dialect == HD_LOOM, values, n, err);
-  hd_rows rows = rows_of(p, at->in_out);
+  hd_rows rows = rows_of(at);
   if (status == HD_OK && scales) scale_up(&rows, values, scales, offsets);
-  if (status == HD_OK) status = hd_parameter_set(p, values, at->in_out, err);
+  if (status == HD_OK) status = hd_piece_set(&at->piece, values, at->in_out, err);
   hd_free(values);
   return status;
 }
 
-/* First everything is found and checked, then everything is set: a file that does not fit changes nothing. */
-static hd_status find_all(hd_filling *f, hd_placed *at, const hd_entry **entries, size_t *n_found, hd_error *err) {
+static hd_status find_piece(hd_filling *f, const hd_piece *piece, hd_error *err) {
   char room[HD_NAME_ROOM], want[HD_SHAPE_ROOM], found[HD_SHAPE_ROOM];
-  for (size_t i = 0; i < f->model->n_parameters; i++) {
-    const hd_parameter *p = &f->model->parameters[i];
-    HD_TRY(place(&at[i], &f->arena, f->model, p, err));
-    at[i].name = hd_arena_format(&f->arena, "%s%s", f->prefix, at[i].name);
-    if (!at[i].name) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the names of weights");
-    entries[i] = p->value.data ? hd_directory_find(f->directory, at[i].name) : NULL;
-    if (!entries[i]) continue;
-    if (!shape_fits(f, p, entries[i]))
-      return hd_fail(err, HD_BAD_FILE, "tensor %s: the network wants shape %s, the file has %s", hd_short_name(room, at[i].name),
-                     hd_shape_text(want, p->slot.n_dims, p->slot.shape), hd_shape_text(found, entries[i]->n_dims, entries[i]->shape));
-    ++*n_found;
+  hd_placed *at = &f->at[f->n];
+  size_t shape[HD_MAX_DIMS];
+  HD_TRY(place(at, &f->arena, f->model, piece, err));
+  at->name = hd_arena_format(&f->arena, "%s%s", f->prefix, at->name);
+  if (!at->name) return no_names(err);
+  const hd_entry *e = piece->parameter->value.data ? hd_directory_find(f->directory, at->name) : NULL;
+  hd_piece_shape(piece, shape);
+  if (e && !shape_fits(f, piece, e))
+    return hd_fail(err, HD_BAD_FILE, "tensor %s: the network wants shape %s, the file has %s", hd_short_name(room, at->name),
+                   hd_shape_text(want, piece->parameter->slot.n_dims, shape), hd_shape_text(found, e->n_dims, e->shape));
+  f->entries[f->n++] = e;
+  return HD_OK;
+}
+
+/* The parameter as the file has it: whole, or else in its parts. */
+static hd_status find_parameter(hd_filling *f, const hd_parameter *p, hd_error *err) {
+  const hd_piece whole = hd_piece_whole(p);
+  HD_TRY(find_piece(f, &whole, err));
+  if (!p->slot.n_parts || f->entries[f->n - 1]) return HD_OK;
+  f->n--;
+  for (size_t k = 0; k < p->slot.n_parts; k++) {
+    const hd_piece piece = hd_piece_at(p, k);
+    HD_TRY(find_piece(f, &piece, err));
   }
+  return HD_OK;
+}
+
+/* First everything is found and checked, then everything is set: a file that does not fit changes nothing. */
+static hd_status find_all(hd_filling *f, size_t *n_found, hd_error *err) {
+  char room[HD_NAME_ROOM];
+  for (size_t i = 0; i < f->model->n_parameters; i++) HD_TRY(find_parameter(f, &f->model->parameters[i], err));
+  for (size_t i = 0; i < f->n; i++) *n_found += f->entries[i] != NULL;
   if (*n_found) return HD_OK;
-  size_t n = f->model->n_parameters;
   return hd_fail(err, HD_BAD_FILE, "none of the file's %zu tensors is one of the network's %zu weights, the first of which is %s",
-                 hd_directory_count(f->directory), n, n ? hd_short_name(room, at[0].name) : "not there");
+                 hd_directory_count(f->directory), f->n, f->n ? hd_short_name(room, f->at[0].name) : "not there");
 }
 
 static int compare_entries(const void *a, const void *b) {
@@ -377,27 +423,37 @@ static const hd_entry *find_unused(const hd_filling *f, const hd_entry **used, s
 }
 
 /* Strict: the file's names under the prefix are the model's. */
-static hd_status check_names(const hd_filling *f, const hd_placed *at, const hd_entry *const *entries, hd_error *err) {
+static hd_status check_names(const hd_filling *f, hd_error *err) {
   char room[HD_NAME_ROOM], shape[HD_SHAPE_ROOM];
-  size_t n = 0;
-  for (size_t i = 0; i < f->model->n_parameters; i++) {
-    const hd_parameter *p = &f->model->parameters[i];
-    if (p->value.data && !entries[i])
-      return hd_fail(err, HD_BAD_FILE, "strict: the file lacks %s, of shape %s", hd_short_name(room, at[i].name),
-                     hd_shape_text(shape, p->slot.n_dims, p->slot.shape));
-    n += entries[i] != NULL;
-  }
-  const hd_entry **used = hd_alloc((n + 1) * sizeof *used);
+  const hd_entry **used = hd_alloc((f->n + 1) * sizeof *used);
+  size_t n = 0, lacking = SIZE_MAX, want[HD_MAX_DIMS];
   if (!used) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weights");
-  n = 0;
-  for (size_t i = 0; i < f->model->n_parameters; i++)
-    if (entries[i]) used[n++] = entries[i];
+  for (size_t i = 0; i < f->n; i++) {
+    if (f->entries[i]) used[n++] = f->entries[i];
+    else if (f->at[i].piece.parameter->value.data && lacking == SIZE_MAX) lacking = i;
+  }
   if (n > 0) qsort(used, n, sizeof *used, compare_entries);
   const hd_entry *unused = find_unused(f, used, n);
   hd_free(used);
+  if (lacking != SIZE_MAX) {
+    const hd_piece *piece = &f->at[lacking].piece;
+    hd_piece_shape(piece, want);
+    return hd_fail(err, HD_BAD_FILE, "strict: the file lacks %s, of shape %s", hd_short_name(room, f->at[lacking].name),
+                   hd_shape_text(shape, piece->parameter->slot.n_dims, want));
+  }
   if (!unused) return HD_OK;
   return hd_fail(err, HD_BAD_FILE, "strict: the file has %s, of shape %s, which the model does not", hd_short_name(room, unused->name),
                  hd_shape_text(shape, unused->n_dims, unused->shape));
+}
+
+static hd_status fill_all(hd_filling *f, hd_error *err) {
+  for (size_t i = 0; i < f->n; i++)
+    if (f->entries[i]) HD_TRY(fill(f, &f->at[i], f->entries[i], err));
+  for (size_t i = 0; i < f->model->n_parameters; i++) {
+    hd_parameter *p = &f->model->parameters[i];
+    if (p->value.data) hd_matrix_settle(&p->value);
+  }
+  return HD_OK;
 }
 
 hd_status hd_model_load_state(hd_model *model, const void *file, size_t n, const char *prefix, bool strict, size_t *n_set, hd_error *err) {
@@ -405,17 +461,15 @@ hd_status hd_model_load_state(hd_model *model, const void *file, size_t n, const
   if (model->n_sessions) return hd_fail(err, HD_BAD_STATE, "weights are fixed while sessions are open");
   hd_directory *directory;
   HD_TRY(hd_directory_read(&directory, file, n, n, err));
-  hd_filling f = {.model = model, .directory = directory, .file = file, .prefix = prefix ? prefix : ""};
-  size_t n_found = 0;
-  hd_placed *at = hd_alloc_zero(model->n_parameters * sizeof *at);
-  const hd_entry **entries = hd_alloc_zero(model->n_parameters * sizeof *entries);
-  hd_status status = at && entries ? find_all(&f, at, entries, &n_found, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weights");
-  if (status == HD_OK && strict) status = check_names(&f, at, entries, err);
-  for (size_t i = 0; status == HD_OK && i < model->n_parameters; i++)
-    if (entries[i]) status = fill(&f, &model->parameters[i], &at[i], entries[i], err);
+  size_t n_found = 0, most = count_pieces(model);
+  hd_filling f = {.model = model, .directory = directory, .file = file, .prefix = prefix ? prefix : "",
+                  .at = hd_alloc_zero(most * sizeof *f.at), .entries = hd_alloc_zero(most * sizeof *f.entries)};
+  hd_status status = f.at && f.entries ? find_all(&f, &n_found, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weights");
+  if (status == HD_OK && strict) status = check_names(&f, err);
+  if (status == HD_OK) status = fill_all(&f, err);
   if (status == HD_OK && n_set) *n_set = n_found;
-  hd_free(entries);
-  hd_free(at);
+  hd_free(f.entries);
+  hd_free(f.at);
   hd_arena_free(&f.arena);
   hd_directory_free(directory);
   return status;

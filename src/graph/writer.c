@@ -21,12 +21,12 @@ enum { VECTOR_UNIT = 4096 }; /* values of a vector that are converted at a time 
 
 static bool is_copy(const hd_writer *w) {
   const hd_layout *layout = w->parameter->value.layout;
-  return layout->plain && layout->dtype == w->entry->dtype && !w->order.heads && !w->order.plus_one && !w->parameter->slot.in_out;
+  return layout->plain && layout->dtype == w->entry->dtype && !w->order.heads && !w->order.plus_one && !w->in_out;
 }
 
 /* A matrix of the file's own dtype, packed from its bytes. */
 static bool is_packed(const hd_writer *w) {
-  return w->parameter->slot.matrix && w->entry->dtype == w->parameter->value.layout->dtype && !w->parameter->slot.in_out;
+  return w->parameter->slot.matrix && w->entry->dtype == w->parameter->value.layout->dtype && !w->in_out;
 }
 
 /* Interleaved heads come one or more at a time, in whole row blocks (4 at most). */
@@ -41,20 +41,20 @@ static size_t unit_rows(const hd_writer *w) {
 static size_t unit_values(const hd_writer *w) {
   const hd_matrix *m = &w->parameter->value;
   size_t n = w->parameter->slot.matrix ? unit_rows(w) * m->cols : w->order.heads ? w->all : VECTOR_UNIT;
-  return n > w->all || n % hd_dtype_get(w->entry->dtype)->block_values || w->parameter->slot.in_out ? w->all : n;
+  return n > w->all || n % hd_dtype_get(w->entry->dtype)->block_values || w->in_out ? w->all : n;
 }
 
 /* A part of a pack: scales are taken whole, codes by rows. */
 static hd_status prepare_part(hd_writer *w, hd_error *err) {
   const hd_packed *packed = w->packed;
-  const hd_matrix *m = &w->parameter->value;
-  size_t rows = m->layout->row_block < packed->rows ? m->layout->row_block : packed->rows, wide;
+  size_t rows = unit_rows(w) < packed->rows ? unit_rows(w) : packed->rows, wide;
   bool codes = w->wanted->role == HD_PART_WEIGHT;
   w->unit_values = rows * packed->cols;
   w->unit = codes ? rows * packed->row_bytes : (size_t)(w->entry->end - w->entry->begin);
   if (!hd_mul_size(rows, packed->cols + 1, &wide) || !hd_mul_size(wide, sizeof(float), &wide)) return no_memory(err);
   w->buffer = hd_alloc(w->unit);
   if (codes) w->wide = hd_alloc(wide); /* values, or an INT8 row's scale and codes */
+  if (codes && w->order.heads && !(w->turned = hd_alloc(wide))) return no_memory(err);
   return w->buffer && (w->wide || !codes) ? HD_OK : no_memory(err);
 }
 
@@ -106,6 +106,7 @@ hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
   w->entry = wanted->entry;
   w->order = wanted->order;
   w->parameter = &loader->model->parameters[wanted->parameter];
+  w->in_out = w->parameter->slot.in_out && !wanted->order.out_in;
   if (wanted->role != HD_N_PARTS) HD_TRY(begin_part(w, &loader->packs.items[wanted->pack], err));
   w->parameter->filled = wanted->filled = false;
   size_t rows = w->parameter->value.rows / (wanted->part >= 0 ? w->parameter->slot.n_parts : 1);
@@ -126,6 +127,14 @@ static void part_halves(hd_writer *w, size_t n) {
   w->buffer = turned;
 }
 
+/* The decoded rows in the parameter's order. */
+static const float *turned_values(const hd_writer *w, size_t rows) {
+  const hd_matrix *m = &w->parameter->value;
+  if (!w->turned) return w->wide;
+  hd_gguf_part_halves(w->turned, (const uint8_t *)w->wide, rows, m->rows / w->order.heads, m->cols * sizeof(float));
+  return (const float *)(const void *)w->turned;
+}
+
 /* n values of codes. */
 static void flush_packed(hd_writer *w, size_t n) {
   const hd_matrix *m = &w->parameter->value;
@@ -135,7 +144,7 @@ static void flush_packed(hd_writer *w, size_t n) {
     m->layout->pack(m, first, rows, w->wide);
   } else {
     hd_packed_rows(w->packed, first, rows, w->buffer, w->wide);
-    m->layout->from_f32(m, first, rows, w->wide);
+    m->layout->from_f32(m, first, rows, turned_values(w, rows));
   }
 }
 
@@ -145,7 +154,7 @@ static hd_status flush(hd_writer *w, hd_error *err) {
   size_t n = w->unit_values, row = w->first_row + w->done / m->cols;
   if (w->done + n > w->all) n = w->all - w->done;
   w->held = 0;
-  if (w->order.heads) part_halves(w, n);
+  if (w->order.heads && !w->packed) part_halves(w, n);
   if (w->packed) {
     flush_packed(w, n);
   } else if (is_packed(w)) {
@@ -153,7 +162,7 @@ static hd_status flush(hd_writer *w, hd_error *err) {
   } else {
     hd_dtype_get(w->entry->dtype)->to_f32(w->buffer, w->wide, n);
     for (size_t i = 0; w->order.plus_one && i < n; i++) w->wide[i] -= 1;
-    if (w->parameter->slot.in_out) HD_TRY(hd_parameter_set(w->parameter, w->wide, true, err));
+    if (w->in_out) HD_TRY(hd_parameter_set(w->parameter, w->wide, true, err));
     else if (w->parameter->slot.matrix) m->layout->from_f32(m, row, n / m->cols, w->wide);
     else memcpy((float *)m->data + w->done, w->wide, n * sizeof(float));
   }

@@ -139,11 +139,11 @@ hd_status hd_step_sgd(hd_session *s, float lr, hd_error *err) {
 
 hd_status hd_session_gradient(const hd_session *s, const char *weight, hd_tensor *out, hd_error *err) {
   char room[HD_NAME_ROOM];
-  int index = hd_parameter_find(s->model, weight);
+  hd_piece piece;
   if (s->mode != HD_TRAIN) return hd_fail(err, HD_BAD_STATE, "gradients need a session made for training");
-  if (index < 0 || !s->d_weights[index]) return hd_fail(err, HD_BAD_ARGUMENT, "there is no weight %s", hd_short_name(room, weight));
-  const hd_slot *slot = &s->model->parameters[index].slot;
-  *out = (hd_tensor){.dtype = HD_F32, .n_dims = slot->n_dims, .data = s->d_weights[index]};
-  memcpy(out->shape, slot->shape, sizeof out->shape);
+  float *all = hd_piece_find(&piece, s->model, weight) ? s->d_weights[piece.parameter - s->model->parameters] : NULL;
+  if (!all) return hd_fail(err, HD_BAD_ARGUMENT, "there is no weight %s", hd_short_name(room, weight));
+  *out = (hd_tensor){.dtype = HD_F32, .n_dims = piece.parameter->slot.n_dims, .data = all + piece.first * piece.parameter->value.cols};
+  hd_piece_shape(&piece, out->shape);
   return HD_OK;
 }

@@ -1,18 +1,10 @@
 /* Any bytes as a GGUF file. What is read must keep the promises of the directory: sizes as the shapes say, within the file (or all behind a
- * header that is the whole file), none inside another, and metadata that are JSON. */
+ * header that is the whole file), none inside another, and metadata that are JSON. Where they describe a model, it loads, or is refused in words. */
 #include "base/dtype.h"
 #include "base/json.h"
-#include "base/memory.h"
-#include "format/format.h"
-
-#include <stdlib.h>
-#include <string.h>
+#include "loading.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(bool holds) {
-  if (!holds) abort();
-}
 
 static void check_tensors(const hd_directory *d, uint64_t file_bytes) {
   uint64_t covered = 0;
@@ -34,6 +26,34 @@ static void check_metadata(const hd_directory *d) {
     hd_json_reader r = hd_json_open(value, strlen(value), "value", NULL);
     require(hd_json_skip(&r, NULL, NULL) && hd_json_finish(&r));
   }
+}
+
+/* The bytes of the tensors that are part of the description; NULL: they are none, or too many to be one. */
+static uint8_t *config_tensors(const hd_directory *d, const uint8_t *file, size_t *n) {
+  uint8_t *bytes = NULL;
+  const hd_entry *e;
+  *n = 0;
+  for (size_t i = 0; (e = hd_directory_config_tensor(d, i)) != NULL; i++) {
+    size_t more = (size_t)(e->end - e->begin);
+    bytes = realloc(bytes, *n + more + 1);
+    memcpy(bytes + *n, file + e->begin, more);
+    *n += more;
+  }
+  return bytes;
+}
+
+static void load(const hd_directory *d, const uint8_t *bytes, size_t size) {
+  char *json = NULL;
+  size_t n;
+  hd_error err = {0};
+  const fuzz_file file = {.bytes = bytes, .n_bytes = size, .chunk = 7, .directory = d};
+  if (hd_directory_check_data(d, NULL) != HD_OK) return;
+  uint8_t *tensors = config_tensors(d, bytes, &n);
+  hd_status status = hd_directory_config(&json, d, tensors, n, &err);
+  require((json != NULL) == (status == HD_OK) && (json || err.message[0] != '\0'));
+  if (json) fuzz_load(json, strlen(json), HD_DTYPE_COUNT, &file);
+  hd_text_free(json);
+  free(tensors);
 }
 
 /* As a host reads it: the parts the reader wants, each of its own block. */
@@ -65,6 +85,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   require(at_once == status || (at_once == HD_BAD_FILE && hd_directory_check_data(directory, NULL) != HD_OK));
   if (directory) check_tensors(directory, size);
   if (directory) check_metadata(directory);
+  if (directory) load(directory, file, size);
   hd_directory_free(again);
   hd_directory_free(directory);
   free(file);

@@ -267,7 +267,7 @@ TEST(a_layer_that_would_mix_sequences_is_refused_by_name) {
   hd_batch *b = NULL;
   const hd_batch_options options = {.sequences = 2};
   if (model) CHECK_EQ(hd_batch_new(&b, model, &options, &err), HD_UNSUPPORTED);
-  if (!CHECK(strstr(err.message, "type 'lstm' takes one sequence at a time"))) printf("# %s\n", err.message);
+  if (!CHECK(strstr(err.message, "type 'recurrent' takes one sequence at a time"))) printf("# %s\n", err.message);
   const hd_batch_options alone = {.sequences = 1};
   if (model) CHECK_EQ(hd_batch_new(&b, model, &alone, &err), HD_OK);
   hd_batch_free(b);

@@ -66,8 +66,8 @@ TEST(rotary_positions_are_scaled_as_the_metadata_say) {
                tensors, 40, HD_OK, want);
   snprintf(want, sizeof want, "%s%s", head, "\"partial_rotary_factor\":0.5}");
   check_config("{" BASE("llama") ",\"llama.rope.dimension_count\":1,\"llama.rope.scaling.type\":\"none\"}", tensors, 40, HD_OK, want);
-  check_config("{" BASE("llama") ",\"llama.rope.scaling.type\":\"longrope\"}", tensors, 40, HD_UNSUPPORTED,
-               "GGUF: llama.rope.scaling.type: expected none, linear or yarn, found \"longrope\"");
+  check_config("{" BASE("llama") ",\"llama.rope.scaling.type\":\"longrope\"}", tensors, 40, HD_BAD_FILE,
+               "GGUF: llama.rope.scaling.type: longrope wants tensor \"rope_factors_long.weight\", found none");
 }
 
 TEST(gemma_says_what_scales_its_queries) {
@@ -85,11 +85,11 @@ TEST(rope_factors_are_a_tensor_of_the_description) {
   char *json;
   hd_directory *d = make("{" BASE("llama") ",\"llama.vocab_size\":7}", list, 3, &file, &n);
   if (!d) return;
-  const hd_entry *e = hd_directory_config_tensor(d);
-  CHECK(e && strcmp(e->name, "rope_freqs.weight") == 0);
+  const hd_entry *e = hd_directory_config_tensor(d, 0);
+  CHECK(e && strcmp(e->name, "rope_freqs.weight") == 0 && !hd_directory_config_tensor(d, 1));
   CHECK(hd_directory_config(&json, d, factors, sizeof factors, &err) == HD_OK);
   CHECK_EQ_TEXT(json, "{\"model_type\":\"llama\"," SIZES ",\"num_key_value_heads\":4,\"vocab_size\":7,\"tie_word_embeddings\":true,"
-                      "\"rope_scaling\":{\"rope_type\":\"longrope\",\"factor\":1,\"attention_factor\":1,\"short_factor\":[1,4.5,8],\"long_factor\":[1,4.5,8]}}");
+                      "\"rope_scaling\":{\"rope_type\":\"longrope\",\"factor\":1,\"attention_factor\":1,\"long_factor\":[1,4.5,8],\"short_factor\":[1,4.5,8]}}");
   hd_text_free(json);
   CHECK(hd_directory_config(&json, d, NULL, 0, &err) == HD_BAD_FILE && !json);
   CHECK(hd_directory_config(&json, d, zeros, sizeof factors, &err) == HD_BAD_FILE && !json);
@@ -98,19 +98,69 @@ TEST(rope_factors_are_a_tensor_of_the_description) {
   hd_bytes_free(file);
 }
 
+TEST(a_longrope_has_two_tensors) {
+  static const char both[] = "[{\"name\":\"rope_factors_short.weight\",\"shape\":[2]},{\"name\":\"rope_factors_long.weight\",\"shape\":[2]}]";
+  static const float factors[4] = {2, 8, 1, 1.5f}; /* the long ones first, as hd_directory_config_tensor gives them */
+  uint8_t *file;
+  size_t n;
+  hd_error err = {0};
+  char *json;
+  hd_directory *d = make("{" BASE("phi3") ",\"phi3.context_length\":128,\"phi3.vocab_size\":7,\"phi3.rope.scaling.attn_factor\":1.25,\"phi3.rope.scaling.original_context_length\":32}", both, 4, &file, &n);
+  if (!d) return;
+  const hd_entry *first = hd_directory_config_tensor(d, 0), *second = hd_directory_config_tensor(d, 1);
+  CHECK(first && second && strcmp(first->name, "rope_factors_long.weight") == 0 && strcmp(second->name, "rope_factors_short.weight") == 0);
+  CHECK(hd_directory_config_tensor(d, 2) == NULL && hd_directory_config_tensor(d, SIZE_MAX) == NULL);
+  CHECK(hd_directory_config(&json, d, factors, sizeof factors, &err) == HD_OK);
+  CHECK_EQ_TEXT(json, "{\"model_type\":\"phi3\"," SIZES ",\"max_position_embeddings\":128,\"num_key_value_heads\":4,\"vocab_size\":7,\"tie_word_embeddings\":true,\"rope_scaling\":"
+                      "{\"rope_type\":\"longrope\",\"attention_factor\":1.25,\"original_max_position_embeddings\":32,\"long_factor\":[2,8],\"short_factor\":[1,1.5]}}");
+  hd_text_free(json);
+  CHECK(hd_directory_config(&json, d, factors, 3 * sizeof *factors, &err) == HD_BAD_FILE && !json);
+  CHECK_EQ_TEXT(err.message, "GGUF: tensor \"rope_factors_short.weight\": expected a vector of F32 and its bytes, found 4 bytes");
+  hd_directory_free(d);
+  hd_bytes_free(file);
+  d = make("{" BASE("phi3") "}", "[{\"name\":\"rope_factors_long.weight\",\"shape\":[2]}]", 2, &file, &n);
+  CHECK(hd_directory_config(&json, d, factors, 2 * sizeof *factors, &err) == HD_BAD_FILE && !json);
+  CHECK_EQ_TEXT(err.message, "GGUF: tensor \"rope_factors_short.weight\": expected it beside \"rope_factors_long.weight\", found none");
+  hd_directory_free(d);
+  hd_bytes_free(file);
+}
+
+TEST(experts_and_other_kinds_are_described_by_their_own_words) {
+  check_config("{" BASE("llama") ",\"llama.expert_count\":4,\"llama.expert_used_count\":2}", tensors, 40, HD_OK,
+               "{\"model_type\":\"mixtral\"," SIZES ",\"num_local_experts\":4,\"num_experts\":4,\"num_experts_per_tok\":2,\"num_key_value_heads\":4,\"vocab_size\":5,\"tie_word_embeddings\":true}");
+  check_config("{" BASE("llama") ",\"llama.expert_count\":0}", tensors, 40, HD_OK,
+               "{\"model_type\":\"llama\"," SIZES ",\"num_key_value_heads\":4,\"vocab_size\":5,\"tie_word_embeddings\":true}");
+  check_config("{" BASE("qwen3moe") ",\"qwen3moe.expert_count\":4,\"qwen3moe.expert_used_count\":2,\"qwen3moe.expert_feed_forward_length\":6}", tensors, 40, HD_OK,
+               "{\"model_type\":\"qwen3_moe\"," SIZES ",\"num_local_experts\":4,\"num_experts\":4,\"num_experts_per_tok\":2,\"moe_intermediate_size\":6,\"num_key_value_heads\":4,\"vocab_size\":5,"
+               "\"tie_word_embeddings\":true,\"norm_topk_prob\":true}");
+  check_config("{" BASE("gpt2") ",\"gpt2.context_length\":64,\"gpt2.attention.layer_norm_epsilon\":0.5}", tensors, 40, HD_OK,
+               "{\"model_type\":\"gpt2\",\"n_embd\":8,\"n_inner\":16,\"n_layer\":2,\"n_head\":4,\"n_positions\":64,\"layer_norm_epsilon\":0.5,\"vocab_size\":5,\"tie_word_embeddings\":true}");
+  check_config("{" BASE("bert") ",\"bert.context_length\":64}", "[{\"name\":\"token_embd.weight\",\"shape\":[5,8]},{\"name\":\"token_types.weight\",\"shape\":[3,8]}]", 64, HD_OK,
+               "{\"model_type\":\"bert\"," SIZES ",\"max_position_embeddings\":64,\"vocab_size\":5,\"type_vocab_size\":3,\"tie_word_embeddings\":true,\"architectures\":[\"BertForMaskedLM\"]}");
+}
+
 TEST(a_description_that_cannot_be_made_is_refused) {
   check_config("{}", tensors, 40, HD_BAD_FILE, "GGUF: general.architecture: expected a text, found none: nothing says what the tensors are");
-  check_config("{\"general.architecture\":\"bert\"}", tensors, 40, HD_UNSUPPORTED,
-               "GGUF: general.architecture \"bert\" is not known; known: llama, smollm3, qwen2, qwen3, phi3, gemma, gemma2, gemma3");
+  check_config("{\"general.architecture\":\"t5\"}", tensors, 40, HD_UNSUPPORTED,
+               "GGUF: general.architecture \"t5\" is not known; known: llama, smollm3, qwen2, qwen3, qwen3moe, phi3, gemma, gemma2, gemma3, gpt2, bert");
   check_config("{\"general.architecture\":\"llama\"}", tensors, 40, HD_BAD_FILE, "GGUF: llama.embedding_length: expected one number, found none");
   check_config("{\"general.architecture\":\"llama\",\"llama.embedding_length\":[8,9]}", tensors, 40, HD_UNSUPPORTED,
                "GGUF: llama.embedding_length: expected one number, found [8,9]");
   check_config("{\"general.architecture\":\"llama\",\"llama.embedding_length\":1e999}", tensors, 40, HD_UNSUPPORTED,
                "GGUF: llama.embedding_length: expected one number, found 1e999");
-  check_config("{" BASE("llama") "}", "[{\"name\":\"blk.0.ffn_gate_exps.weight\",\"shape\":[2,2,2]}]", 8, HD_UNSUPPORTED,
-               "GGUF: tensor \"blk.0.ffn_gate_exps.weight\": mixtures of experts are not read from GGUF files");
-  check_config("{" BASE("phi3") "}", "[{\"name\":\"rope_factors_long.weight\",\"shape\":[2]}]", 2, HD_UNSUPPORTED,
-               "GGUF: tensor \"rope_factors_long.weight\": rotary factors for long texts are not read from GGUF files");
+  check_config("{" BASE("llama") "}", "[{\"name\":\"blk.0.ffn_gate_exps.weight\",\"shape\":[2,2,2]}]", 8, HD_BAD_FILE,
+               "GGUF: llama.expert_count: expected the number of experts that the tensors are of, found none");
+  check_config("{" BASE("qwen3") ",\"qwen3.expert_count\":4}", tensors, 40, HD_UNSUPPORTED, "GGUF: qwen3.expert_count: experts of qwen3 are not built");
+  check_config("{" BASE("llama") ",\"llama.expert_count\":4}", tensors, 40, HD_BAD_FILE, "GGUF: llama.expert_used_count: expected one number, found none");
+  check_config("{" BASE("qwen3moe") "}", tensors, 40, HD_BAD_FILE, "GGUF: qwen3moe.expert_count: expected one number, found none");
+  check_config("{" BASE("qwen3moe") ",\"qwen3moe.expert_count\":4,\"qwen3moe.expert_gating_func\":2}", tensors, 40, HD_UNSUPPORTED,
+               "GGUF: qwen3moe.expert_gating_func: expected 1 (softmax), found 2");
+  check_config("{" BASE("qwen3moe") ",\"qwen3moe.expert_count\":4}", "[{\"name\":\"blk.0.ffn_gate_shexp.weight\",\"shape\":[2,2]}]", 4, HD_UNSUPPORTED,
+               "GGUF: tensor \"blk.0.ffn_gate_shexp.weight\": experts that all rows share are not built");
+  check_config("{" BASE("phi3") ",\"phi3.rope.scaling.type\":\"yarn\"}", "[{\"name\":\"rope_factors_long.weight\",\"shape\":[2]}]", 2, HD_UNSUPPORTED,
+               "GGUF: phi3.rope.scaling.type: expected longrope for rope_factors_long.weight, found \"yarn\"");
+  check_config("{" BASE("bert") ",\"bert.context_length\":64}", "[{\"name\":\"cls.output.weight\",\"shape\":[2]}]", 2, HD_UNSUPPORTED,
+               "GGUF: tensor \"cls.output.weight\": classifiers are not read from GGUF files");
   check_config("{" BASE("llama") ",\"llama.attention.key_length\":4,\"llama.attention.value_length\":2}", tensors, 40, HD_UNSUPPORTED,
                "GGUF: values of 2 a head beside keys of 4 are not built");
 }
@@ -120,7 +170,7 @@ TEST(safetensors_describe_nothing) {
   hd_directory *d;
   CHECK(hd_directory_read(&d, "\x02\0\0\0\0\0\0\0{}", 10, 10, NULL) == HD_OK);
   CHECK(hd_directory_config(&json, d, NULL, 0, NULL) == HD_OK && json == NULL);
-  CHECK(hd_directory_config_tensor(d) == NULL);
+  CHECK(hd_directory_config_tensor(d, 0) == NULL);
   hd_directory_free(d);
 }
 
@@ -174,15 +224,15 @@ TEST(llama3_rotary_factors_are_a_tensor) {
   hd_error err = {0};
   hd_gguf_names names;
   hd_arena arena = {0};
-  float *factors;
+  hd_gguf_factors factors[HD_GGUF_MOST_FACTORS];
   size_t n;
   CHECK(hd_json_parse(&node, text, strlen(text), &err) == HD_OK);
   hd_json config = hd_json_root(node, "config.json", &status, &err);
   CHECK(hd_gguf_names_of_config(&names, &config, &err) == HD_OK);
-  CHECK(hd_gguf_rope_factors(&factors, &n, &arena, &names, &config, &err) == HD_OK && n == 4 && factors);
+  CHECK(hd_gguf_rope_factors(factors, &n, &arena, &names, &config, &err) == HD_OK && n == 1 && factors[0].n == 4 && strcmp(factors[0].tensor, "rope_freqs.weight") == 0);
   /* Wavelengths 2π·500000^(d/4): 6.3, 167, 4443, 118143; 8192 / 4443 = 1.844 is (1.844 − 1) / 3 = 0.2813 of the way. */
   static const double want[4] = {1, 1, 1 / ((1 - 0.28131) / 8 + 0.28131), 8};
-  for (size_t d = 0; d < 4; d++) CHECK_NEAR(factors[d], want[d], 0, 1e-4);
+  for (size_t d = 0; d < 4; d++) CHECK_NEAR(factors[0].values[d], want[d], 0, 1e-4);
   hd_arena_free(&arena);
   cJSON_Delete(node);
 }

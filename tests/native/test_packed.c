@@ -135,7 +135,7 @@ TEST(what_does_not_fit_is_refused_with_what_was_said_and_found) {
   refuses(f, "l", 4, 128, "", "tensor l.weight: the model wants shape [4, 128], the file has 3 packed rows");
   refuses(f, "l", 3, 128, "{\"group_size\":32,\"bits\":4,\"mode\":\"mxfp4\"}", "tensor l.scales: expected U8 for the scales of mxfp4, found F32 of [3, 2]");
   refuses(f, "l", 3, 128, "{\"group_size\":64,\"bits\":4,\"mode\":\"q4k\"}",
-          "quantization.mode: 'q4k' is not built; known: affine, mxfp4, mxfp8, nvfp4, fp8_e4m3, sym8");
+          "quantization.mode: 'q4k' is not built; known: affine, mxfp4, mxfp8, nvfp4, fp8_e4m3, sym8, sym8_groups");
   refuses(f, "l", 3, 128, "{\"group_size\":64,\"bits\":4,\"l\":{\"group_size\":64,\"bits\":2}}",
           "tensor l.weight: rows of 128 values in 2 bits and groups of 64 (affine) do not fit codes of [3, 16] and scales of [3, 2]");
   refuses("mxfp4_mlx", "l", 3, 64, "{\"mode\":\"mxfp8\"}",

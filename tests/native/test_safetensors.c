@@ -252,10 +252,10 @@ TEST(directory_says_what_a_file_is_not) {
     hd_status code;
     const char *message;
   } cases[] = {
-      {"", 0, 0, HD_BAD_FILE, "expected a weight file (GGUF, PyTorch, NumPy, SafeTensors), found 0 bytes that start with nothing"},
-      {"abc", 3, 3, HD_BAD_FILE, "expected a weight file (GGUF, PyTorch, NumPy, SafeTensors), found 3 bytes that start with 61 62 63"},
-      {"\x89PNG\r\n\x1a\n....", 12, 900, HD_BAD_FILE, "expected a weight file (GGUF, PyTorch, NumPy, SafeTensors), found 900 bytes that start with 89 50 4e 47 0d 0a 1a 0a"},
-      {"abc", 3, 30, HD_BAD_FILE, "expected a weight file (GGUF, PyTorch, NumPy, SafeTensors), found 30 bytes that start with 61 62 63"},
+      {"", 0, 0, HD_BAD_FILE, "expected a weight file (GGUF, PyTorch, NumPy, llama2.c, SafeTensors), found 0 bytes that start with nothing"},
+      {"abc", 3, 3, HD_BAD_FILE, "expected a weight file (GGUF, PyTorch, NumPy, llama2.c, SafeTensors), found 3 bytes that start with 61 62 63"},
+      {"\x89PNG\r\n\x1a\n....", 12, 900, HD_BAD_FILE, "expected a weight file (GGUF, PyTorch, NumPy, llama2.c, SafeTensors), found 900 bytes that start with 89 50 4e 47 0d 0a 1a 0a"},
+      {"abc", 3, 30, HD_BAD_FILE, "expected a weight file (GGUF, PyTorch, NumPy, llama2.c, SafeTensors), found 30 bytes that start with 61 62 63"},
       {"\x02\0\0\0\0\0\0\0{}", 10, 9, HD_BAD_ARGUMENT, "expected at most the file's 9 bytes, found 10"},
       {"\xff\xff\xff\xff\xff\xff\xff\xff{}", 10, 10, HD_BAD_FILE,
        "SafeTensors: byte 0: expected a header of at most 100000000 bytes, found a length of 18446744073709551615"},

@@ -359,7 +359,7 @@ TEST(pickle_refuses_what_it_does_not_need_and_says_where) {
   CHECK_MESSAGE("\x80\x02(K\x01.", "pickle: byte 5: expected one value at the pickle's end, found another number of them");
   CHECK_MESSAGE("\x80\x02K\x01K\x02.", "pickle: byte 6: expected one value at the pickle's end, found another number of them");
   CHECK_MESSAGE("\x80\x02t.", "pickle: byte 2: expected a mark, found none");
-  CHECK_MESSAGE("\x80\x07t.", "expected a weight file (GGUF, PyTorch, NumPy, SafeTensors), found 4 bytes that start with 80 07 74 2e");
+  CHECK_MESSAGE("\x80\x07t.", "expected a weight file (GGUF, PyTorch, NumPy, llama2.c, SafeTensors), found 4 bytes that start with 80 07 74 2e");
   CHECK_MESSAGE("\x80\x02(ios\nsystem\n.", "pickle: byte 3: expected an opcode that data needs, found 0x69");
   CHECK_MESSAGE("\x80\x02\x82\x01.", "pickle: byte 2: expected an opcode that data needs, found 0x82");
   CHECK_MESSAGE("\x80\x02X\xff\xff\xff\xff" "a.", "pickle: byte 7: expected the rest of a pickle, found the end");

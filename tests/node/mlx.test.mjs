@@ -157,6 +157,93 @@ testOnEveryModule('F34: a whole language model packed in 4 bits, with 8 for sing
   assertSameBits(await logits(files, { dtype: 'f32' }), want, 'logits');
 });
 
+/** A small mixture's tensors under transformers' names, of seeded values. */
+function mixtureTensors({ model_type, hidden_size: d, moe_intermediate_size, intermediate_size, num_local_experts: experts, vocab_size }) {
+  const hidden = model_type === 'mixtral' ? intermediate_size : moe_intermediate_size;
+  let state = 7;
+  const draw = () => ((state = (state * 1103515245 + 12345) % 2 ** 31) / 2 ** 30 - 1) / 4;
+  const tensors = new Map();
+  const add = (name, ...shape) => tensors.set(name, { shape, data: Float32Array.from({ length: shape.reduce((a, b) => a * b) }, () => draw() + (shape.length === 1 ? 1 : 0)) });
+  const [block, attention] = ['model.layers.0.', 'model.layers.0.self_attn.'];
+  add('model.embed_tokens.weight', vocab_size, d);
+  add('lm_head.weight', vocab_size, d);
+  for (const norm of ['model.norm', `${block}input_layernorm`, `${block}post_attention_layernorm`]) add(`${norm}.weight`, d);
+  for (const proj of ['q_proj', 'k_proj', 'v_proj', 'o_proj']) add(`${attention}${proj}.weight`, d, d);
+  if (model_type === 'qwen3_moe') for (const norm of ['q_norm', 'k_norm']) add(`${attention}${norm}.weight`, 32);
+  const [mixture, roles] = model_type === 'mixtral' ? ['block_sparse_moe', ['w1', 'w3', 'w2']] : ['mlp', ['gate_proj', 'up_proj', 'down_proj']];
+  add(`${block}${mixture}.gate.weight`, experts, d);
+  for (let e = 0; e < experts; e++) roles.forEach((role, i) => add(`${block}${mixture}.experts.${e}.${role}.weight`, ...(i === 2 ? [d, hidden] : [hidden, d])));
+  return tensors;
+}
+
+/** The tensors as mlx-lm saves them: experts stacked under switch_mlp; a matrix packed in groups of 32 where `pack` gives its bits (0: as it is). And the values they stand for. */
+function asMlx(tensors, pack) {
+  const [files, values, quantization] = [{}, new Map(), { group_size: 32, bits: 4 }];
+  const stacks = new Map();
+  const theirs = { w1: 'gate_proj', w3: 'up_proj', w2: 'down_proj' };
+  for (const [name, { shape, data }] of tensors) {
+    const stack = name.replace(/experts\.\d+\.(\w+)\.weight$/, (_, role) => `switch_mlp.${theirs[role] ?? role}.weight`);
+    const bits = shape.length === 2 ? pack(name) : 0;
+    const made = bits ? affine(data, shape[1], 32, bits) : undefined;
+    values.set(name, made?.values ?? data);
+    if (bits && bits !== 4) quantization[stack.replace(/\.weight$/, '')] = { group_size: 32, bits };
+    const parts = bits
+      ? { weight: ['U32', [shape[0], (shape[1] * bits) / 32], made.words], scales: ['F32', [shape[0], shape[1] / 32], made.scales], biases: ['F32', [shape[0], shape[1] / 32], made.biases] }
+      : { weight: ['F32', shape, data] };
+    for (const [part, [dtype, size, array]] of Object.entries(parts)) {
+      const full = stack.replace(/weight$/, part);
+      const before = stacks.get(full) ?? { dtype, count: 0, one: size, bytes: [] };
+      stacks.set(full, { ...before, count: before.count + 1, isStack: stack !== name, bytes: [...before.bytes, bytesOf(array)] });
+    }
+  }
+  for (const [name, { dtype, count, one, isStack, bytes }] of stacks) files[name] = { dtype, shape: isStack ? [count, ...one] : one, bytes: Buffer.concat(bytes) };
+  return { files, values, quantization };
+}
+
+const mixtureConfig = (type) => ({
+  model_type: type, hidden_size: 64, intermediate_size: 32, moe_intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2, head_dim: 32, vocab_size: 40,
+  max_position_embeddings: 64, num_local_experts: 4, num_experts_per_tok: 2, norm_topk_prob: true, sliding_window: null, tie_word_embeddings: false,
+});
+
+for (const type of ['qwen3_moe', 'mixtral']) {
+  for (const [what, pack] of [['packed in 4 bits, its router in 8', (name) => (/\.gate\.weight$/.test(name) ? 8 : 4)], ['not packed', () => 0]]) {
+    testOnEveryModule(`F34: a ${type} as mlx-lm saves it, experts stacked under switch_mlp and ${what}, has the values and logits of its experts one by one`, async (runtime) => {
+      const config = mixtureConfig(type);
+      const tensors = mixtureTensors(config);
+      const { files, values, quantization } = asMlx(tensors, pack);
+      const [mlxFile, plainFile] = [writeEncoded(files), writeSafetensors(Object.fromEntries([...tensors].map(([name, { shape }]) => [name, { shape, data: values.get(name) }])))];
+      const model = await runtime.loadModel(mlxFile, { config: { ...config, quantization }, dtype: 'f32' });
+      const plain = await runtime.loadModel(plainFile, { config, dtype: 'f32' });
+      assert.deepEqual(model.weights.map(({ name }) => name).sort(), [...tensors.keys()].sort());
+      for (const [name, want] of values) assertSameBits(await model.readWeight(name), want, name);
+      const ids = [3, 17, 29, 1, 0, 38];
+      assertSameBits(await model.forward(ids), await plain.forward(ids), 'logits');
+      const kept = await runtime.loadModel(streamOf(mlxFile), { config: { ...config, quantization } });
+      const expert = kept.report.weights.find(({ name }) => /experts\.3\.(down_proj|w2)\.weight$/.test(name));
+      assert.deepEqual([expert.dtype, expert.packing], pack('') ? ['Q8_0', 'affine, 4 bits, groups of 32'] : ['F32', undefined]);
+      const name = Object.keys(files).find((each) => /switch_mlp\.down_proj\.weight$/.test(each));
+      const weights = await runtime.openWeights(mlxFile);
+      const { data, shape } = await weights.tensor(name, { as: 'f32', quantization });
+      assert.deepEqual(shape, [4, 64, 32]);
+      assertSameBits(data, Float32Array.from([...values].filter(([each]) => /experts\.\d+\.(down_proj|w2)\.weight$/.test(each)).flatMap(([, each]) => [...each])), name);
+      await Promise.all([weights.close(), model.free(), plain.free(), kept.free()]);
+    });
+  }
+}
+
+testOnEveryModule('F34: stacked experts that are too few, or whose scales are another shape, are refused by name', async (runtime) => {
+  const config = mixtureConfig('qwen3_moe');
+  const { files, quantization } = asMlx(mixtureTensors(config), () => 4);
+  const load = (changed) => runtime.loadModel(writeEncoded({ ...files, ...changed }), { config: { ...config, quantization } });
+  const [up, scales] = ['weight', 'scales'].map((part) => `model.layers.0.mlp.switch_mlp.up_proj.${part}`);
+  await assert.rejects(load({ [up]: { ...files[up], shape: [2, 64, 8] } }), heddleError('bad_file', /switch_mlp\.up_proj\.scales: expected a scale for each group of each row, found F32 of \[4, 32, 2\]/));
+  const wider = (part) => ({ [`model.layers.0.mlp.switch_mlp.up_proj.${part}`]: { ...files[`model.layers.0.mlp.switch_mlp.up_proj.${part}`], shape: [2, 64, part === 'weight' ? 8 : 2] } });
+  await assert.rejects(load({ ...wider('weight'), ...wider('scales'), ...wider('biases') }), heddleError('bad_file', /switch_mlp\.up_proj\.weight: the model wants shape \[128, 64\], the file has 128 packed rows/));
+  await assert.rejects(load({ [scales]: { ...files[scales], shape: [128, 2] } }), heddleError('bad_file', /switch_mlp\.up_proj\.scales: expected a scale for each group/));
+  const { [scales]: _, ...lacking } = files;
+  await assert.rejects(runtime.loadModel(writeEncoded(lacking), { config: { ...config, quantization } }), heddleError('bad_file', /switch_mlp\.up_proj\.weight: the model wants shape \[128, 64\], the file has \[4, 32, 8\]/));
+});
+
 testOnEveryModule('F34: what does not fit its config is refused by name', async (runtime) => {
   const { bytes, shape: [rows, cols] } = packedFile('mlx_affine_4bit_g64_f32');
   await assert.rejects(runtime.loadModel(bytes, { config: linear(cols, rows, { quantization: { group_size: 64, bits: 8 } }) }),

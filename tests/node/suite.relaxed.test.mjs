@@ -7,6 +7,7 @@ import './chat.test.mjs';
 import './chat-templates.test.mjs';
 import './checklist-layers.test.mjs';
 import './embeddings.test.mjs';
+import './experts.test.mjs';
 import './families.test.mjs';
 import './generate.test.mjs';
 import './json-schema.test.mjs';

@@ -91,6 +91,23 @@ for (const [name, token, form, files, file] of [
   });
 }
 
+test('T21: a WordPiece vocabulary is written as the GGUF metadata it was read from, and from vocab.txt as llama.cpp has it', realNeeds('llamacpp-vocab/ggml-vocab-bert-bge.gguf'), () => {
+  const want = gguf('bert-bge')();
+  const { tokenizer, config } = heddle.ggufTokenizer(want);
+  for (const files of [{ 'tokenizer.json': tokenizer, 'tokenizer_config.json': config }, { 'vocab.txt': text('hf-tokenizer-cases/bert-vocab.txt') }]) {
+    const made = heddle.ggufTokenizerMetadata(files);
+    assert.equal(made['tokenizer.ggml.model'], 'bert');
+    // The converter of today has ▁ before an [unusedN], the one that made this file had none.
+    const tokens = (list) => list.map((token) => token.replace(/^▁(?=\[unused\d+\]$)/, ''));
+    assert.deepEqual(tokens(made['tokenizer.ggml.tokens']), tokens(want.get('tokenizer.ggml.tokens')));
+    for (const key of ['cls', 'seperator', 'unknown', 'padding', 'mask']) if (want.has(`tokenizer.ggml.${key}_token_id`)) assert.equal(made[`tokenizer.ggml.${key}_token_id`], want.get(`tokenizer.ggml.${key}_token_id`), key);
+    const again = new Tokenizer({ gguf: new Map(Object.entries(made)) });
+    const inputs = text('llamacpp-vocab/ggml-vocab-bert-bge.gguf.inp').split('\n__ggml_vocab_test__\n');
+    const outputs = text('llamacpp-vocab/ggml-vocab-bert-bge.gguf.out').split('\n').map((line) => line.trim().split(/ +/).filter(Boolean).map(Number));
+    inputs.forEach((input, i) => assert.deepEqual(again.encode(input, plain), outputs[i], JSON.stringify(input)));
+  }
+});
+
 test('T21: flags of GGUF metadata change what goes around a text, and its templates are found', realNeeds('llamacpp-vocab/ggml-vocab-llama-spm.gguf'), () => {
   const metadata = gguf('llama-spm')();
   const ids = (more) => new Tokenizer({ gguf: new Map([...metadata, ...Object.entries(more)]) }).encode('Hello');
