@@ -15,7 +15,7 @@ typedef struct hd_parameter {
   hd_slot slot;
   hd_matrix value;          /* data owned by the model; NULL until allocated. Vectors: rows.f32, one row */
   bool filled;
-  size_t n_sets;            /* how often values of it were set, since it was made */
+  size_t n_sets;            /* how often values of it were set */
   hd_dtype file_dtype;      /* of the tensor it was loaded from; HD_DTYPE_COUNT: from none */
   const char *packing;      /* "affine, 4 bits, groups of 64": how it lay in several tensors; NULL: in one */
   bool lossy;               /* that tensor's values were rounded on their way in */

@@ -105,7 +105,6 @@ hd_status hd_piece_set(const hd_piece *piece, const float *values, bool in_out, 
       for (size_t c = 0; c < m->cols; c++) wide[r * m->cols + c] = at(values, in_out, piece->rows, m->cols, first + r, c);
     m->layout->from_f32(m, piece->first + first, n, wide);
   }
-  piece->parameter->n_sets++;
   hd_free(wide);
   return HD_OK;
 }
@@ -127,6 +126,7 @@ hd_status hd_parameter_set(hd_parameter *p, const float *values, bool in_out, hd
   HD_TRY(hd_piece_set(&whole, values, in_out, err));
   hd_matrix_settle(&p->value);
   p->filled = true;
+  p->n_sets++;
   return HD_OK;
 }
 
