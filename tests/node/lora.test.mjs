@@ -6,6 +6,7 @@
  * its greedy ids in full: their smallest margin, 1.4e-3, is clear of twice that.
  */
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { assertClose, assertSameBits, distance, largest, readSafetensors, writeSafetensors } from './golden.mjs';
 import { golden, heddleError, needs, readJson, shared, testOnEveryModule } from './heddle.mjs';
 import { quantiseWeights, roundedEitherWay } from './reference-llama.mjs';
@@ -152,6 +153,10 @@ testOnEveryModule('A5: merging twice is merging once; a merged adapter is not at
   await model.writeWeight(target, base);
   await model.mergeAdapter(adapter);
   for (const [name, values] of await read()) assertSameBits(values, once.get(name), `${name}: what was set since gets it again`);
+  await model.loadWeights(readFileSync(at('hf/model.safetensors')));
+  assertSameBits(await model.readWeight(target), base, 'loading puts the base back');
+  await model.mergeAdapter(adapter);
+  for (const [name, values] of await read()) assertSameBits(values, once.get(name), `${name}: loaded and merged again`);
   await model.unmergeAdapter(adapter);
   await assert.rejects(model.unmergeAdapter(adapter), heddleError('bad_state', /not merged/));
   const attached = await model.createSession();
