@@ -414,11 +414,13 @@ hd_status hd_adapter_load(hd_adapter **out, hd_model *model, const char *config,
                           size_t n_weights, hd_error *err);
 /* bad_state while a session uses it. */
 hd_status hd_adapter_free(hd_adapter *adapter, hd_error *err);
-/* Makes the adapter the session's only one; NULL takes it off. State computed with another adapter should be reset. */
+/* Makes the adapter the session's only one; NULL takes it off. State computed with another adapter should be reset.
+ * bad_state when it is merged: its weights have it already. */
 hd_status hd_session_use(hd_session *session, hd_adapter *adapter, hd_error *err);
-/* W += scale · B · A for good (negative `sign`: takes it away again). bad_state while sessions are open. Weights that are
- * not F32 are refused unless `dequantize`, which makes them F32. */
-hd_status hd_adapter_merge(hd_model *model, const hd_adapter *adapter, int sign, bool dequantize, hd_error *err);
+/* W += scale · B · A for good; a weight that has it already is left as it is. Negative `sign`: takes it away again, bad_state
+ * where no weight has it. bad_state while sessions are open. Weights that are not F32 are refused unless `dequantize`, which
+ * makes them F32. */
+hd_status hd_adapter_merge(hd_model *model, hd_adapter *adapter, int sign, bool dequantize, hd_error *err);
 
 /* ---- Memory and threads ------------------------------------------------------------------------------------- */
 

@@ -508,7 +508,7 @@ int w_adapter_load(hd_model *model, const char *config, size_t n_config, const v
 int w_adapter_free(hd_adapter *adapter) { return (int)hd_adapter_free(adapter, &error); }
 int w_session_use(hd_session *session, hd_adapter *adapter) { return (int)hd_session_use(session, adapter, &error); }
 
-int w_adapter_merge(hd_model *model, const hd_adapter *adapter, int sign, int dequantize) {
+int w_adapter_merge(hd_model *model, hd_adapter *adapter, int sign, int dequantize) {
   return (int)hd_adapter_merge(model, adapter, sign, dequantize != 0, &error);
 }
 

@@ -41,7 +41,7 @@ program(import.meta.url, async (args) => {
       await installPackage();
       return {};
     });
-    if (isReady && wants('node')) await stage('package tests in Node', () => nodeTests('tests/node', found, filter));
+    if (isReady && wants('node')) await stage('package tests in Node', () => nodeTests('tests/node', found, filter, takesConcurrency() ? availableParallelism() : undefined));
     if (isReady && wants('browser')) await browserStage(found, filter);
     if (isReady && wants('consumers')) await stage('applications that use the package', () => nodeTests('tests/consumers', found, filter));
   }
@@ -252,8 +252,11 @@ function testFiles(folder) {
   return listFiles(join(projectDir, folder)).filter((file) => file.endsWith('.test.mjs'));
 }
 
-/** Runs the test files of `folder` with Node's runner: by this Node, those named *.relaxed.test.mjs by the newer one. */
-async function nodeTests(folder, found, filter) {
+/**
+ * Runs the test files of `folder` with Node's runner: by this Node, those named *.relaxed.test.mjs by the newer one. `concurrency` files at a time; Node's own
+ * choice, one less than there are processors, leaves one of two idle.
+ */
+async function nodeTests(folder, found, filter, concurrency) {
   const all = testFiles(folder);
   const named = all.filter((file) => relative(projectDir, file).includes(filter ?? ''));
   const files = named.length ? named : all;
@@ -262,12 +265,18 @@ async function nodeTests(folder, found, filter) {
   const counts = { passed: 0, failed: 0, skipped: 0 };
   const groups = [[process.execPath, files.filter((file) => !isRelaxed(file))], [found.node22, files.filter(isRelaxed)]];
   for (const [node, group] of groups) {
-    if (group.length) addCounts(counts, await runNodeTests(node, pattern, group, found));
+    if (group.length) addCounts(counts, await runNodeTests(node, [...pattern, ...(concurrency ? [`--test-concurrency=${concurrency}`] : [])], group, found));
   }
   return counts;
 }
 
-async function runNodeTests(node, pattern, files, found) {
+/** Node 20 has the option from 20.10 on. */
+function takesConcurrency() {
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  return major > 20 || minor >= 10;
+}
+
+async function runNodeTests(node, options, files, found) {
   const tap = join(projectDir, 'build/node-tests.tap');
   const reporters = ['--test-reporter=spec', '--test-reporter-destination=stdout', '--test-reporter=tap', `--test-reporter-destination=${tap}`];
   const env = {
@@ -275,7 +284,7 @@ async function runNodeTests(node, pattern, files, found) {
     ...(found.chromium ? { CHROMIUM: found.chromium } : {}),
   };
   rmSync(tap, { force: true });
-  const { status } = await run(node, ['--test', ...reporters, ...pattern, ...files], { env, show: true, allowFailure: true });
+  const { status } = await run(node, ['--test', ...reporters, ...options, ...files], { env, show: true, allowFailure: true });
   const text = existsSync(tap) ? readFileSync(tap, 'utf8') : '';
   const count = (word) => Number(new RegExp(`^# ${word} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
   const counts = { passed: count('pass'), failed: count('fail') + count('cancelled'), skipped: count('skipped') + count('todo') };

@@ -172,26 +172,40 @@ const tokenizerFiles: Checks<TokenizerFiles> = {
   'spiece.model': checkBytes,
   'vocab.json': checkJsonFile,
   'encoder.json': checkJsonFile,
-  'merges.txt': checkText,
-  'vocab.bpe': checkText,
-  'vocab.txt': checkText,
+  'merges.txt': checkTextFile,
+  'vocab.bpe': checkTextFile,
+  'vocab.txt': checkTextFile,
   'tokenizer.bin': checkBytes,
   'tokenizer_config.json': checkJsonFile,
   'special_tokens_map.json': checkJsonFile,
-  'chat_template.jinja': checkText,
+  'chat_template.jinja': checkTextFile,
   'chat_template.json': checkJsonFile,
   split: checkText,
 };
 
+/** The files themselves are wanted, not where they lie: nothing is opened here. */
+function checkNoPath(value: unknown, name: string, what: string): void {
+  const isPath = value instanceof URL || (typeof value === 'string' && value.length < 1024 && /^[^{[\n]*(\.(json|model|bin|txt|bpe|jinja)|[/\\])$|^(https?|file):|^\.{0,2}[/\\][^{\n]+$/.test(value.trim()));
+  if (isPath) throw new HeddleError('bad_argument', `${name}: expected ${what}, found '${String(value)}', which looks like where it lies: read it and give what is in it`);
+}
+
+function checkTextFile(value: unknown, name: string): void {
+  checkNoPath(value, name, "the file's text");
+  checkText(value, name);
+}
+
 function checkJsonFile(value: unknown, name: string): void {
+  checkNoPath(value, name, "the file's JSON, as text or an object");
   if (typeof value !== 'string' && !isRecord(value)) throw expected(name, 'JSON text or an object', value);
 }
 
 function checkBytes(value: unknown, name: string): void {
+  checkNoPath(value, name, "the file's bytes as a Uint8Array");
   if (!(value instanceof Uint8Array)) throw expected(name, 'a Uint8Array', value);
 }
 
 export function checkTokenizerFiles(value: unknown, name: string): void {
+  checkNoPath(value, name, "an object with the files' contents, { 'tokenizer.json': text }");
   if (!isRecord(value)) throw expected(name, "an object with 'tokenizer.json'", value);
   checkOptions<unknown>(value, tokenizerFiles);
 }

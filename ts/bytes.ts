@@ -36,6 +36,7 @@ export const readBytes = 1 << 20;
 // ---- In memory ----
 
 export function fromBytes(bytes: Uint8Array, name: string): ByteSource {
+  if (!(bytes.buffer instanceof ArrayBuffer)) return fromShared(bytes, name);
   return {
     name,
     size: bytes.byteLength,
@@ -44,6 +45,21 @@ export function fromBytes(bytes: Uint8Array, name: string): ByteSource {
     peek: async (n) => bytes.slice(0, n),
     async *read(begin, end) {
       yield bytes.subarray(begin, end);
+    },
+    close: async () => undefined,
+  };
+}
+
+/** Shared memory is copied a piece at a time: browsers' TextDecoder, Blob and streams refuse views of it. */
+function fromShared(bytes: Uint8Array, name: string): ByteSource {
+  return {
+    name,
+    size: bytes.byteLength,
+    seekable: true,
+    peek: async (n) => bytes.slice(0, n),
+    async *read(begin, end) {
+      const last = Math.min(end, bytes.byteLength);
+      for (let at = begin; at < last; at += readBytes) yield bytes.slice(at, Math.min(at + readBytes, last));
     },
     close: async () => undefined,
   };

@@ -12,6 +12,12 @@ import { openShelf } from './shelf.js';
 import type { Shelf, Sink } from './shelf.js';
 import type { CacheEntry, CacheOptions } from './types.js';
 
+/** Files that are being kept in this thread, by shelf and address: who reads one of them meanwhile does not keep it a second time. */
+const underway = new Set<string>();
+
+/** Loads that were told why a file is not kept, by where they are told (each has its own): of the next ones it is mostly the same. */
+const told = new WeakSet<(text: string) => void>();
+
 /** What a load says of the cache. */
 export type CacheChoice = boolean | CacheOptions;
 
@@ -162,9 +168,20 @@ export class ModelCache {
       await this.#write({ url, bytes: 0, time: Date.now(), absent: found.absent, crc32: '00000000' }).catch(() => undefined);
       return found;
     }
-    return new KeptWhileRead(found, (text) => say?.(`cache: ${text}; ${url} is loaded all the same`), {
-      begin: () => this.#begin(url, found.size),
+    const claim = `${this.where}\n${url}`;
+    let isMine = false;
+    return new KeptWhileRead(found, (text) => sayOnceALoad(`cache: ${text}; ${url} is loaded all the same`, say), {
+      begin: async () => {
+        if (underway.has(claim)) return undefined;
+        underway.add(claim);
+        isMine = true;
+        return this.#begin(url, found.size);
+      },
       commit: (data, bytes, crc32) => this.#write({ url, bytes, time: Date.now(), ...(found.etag !== undefined && { etag: found.etag }), crc32, data }),
+      end: () => {
+        if (isMine) underway.delete(claim);
+        isMine = false;
+      },
     });
   }
 
@@ -202,6 +219,12 @@ export class ModelCache {
   }
 }
 
+function sayOnceALoad(text: string, say: ((text: string) => void) | undefined): void {
+  if (!say || told.has(say)) return;
+  told.add(say);
+  say(text);
+}
+
 /** The key of an address, the time, and what makes it the only one; in Node perhaps an ending of its own while it is written. */
 const dataName = /^[0-9a-f]{32}\.([0-9a-z]+)\.[0-9a-z.-]+$/;
 
@@ -219,8 +242,11 @@ async function keyOf(url: string): Promise<string> {
 }
 
 interface Keeper {
-  begin(): Promise<{ data: string; sink: Sink }>;
+  /** undefined: it is being kept already. */
+  begin(): Promise<{ data: string; sink: Sink } | undefined>;
   commit(data: string, bytes: number, crc32: string): Promise<void>;
+  /** However it ended; may be called several times. */
+  end(): void;
 }
 
 /** A file that is kept as it is read, in order and without holes: what lies between the ranges asked for is read too. */
@@ -295,17 +321,24 @@ class KeptWhileRead implements ByteSource {
     this.#position += chunk.byteLength;
     if (this.#state !== 'keeping') return;
     try {
-      this.#begun ??= await this.#keeper.begin();
-      await this.#begun.sink.write(chunk);
+      const begun = await this.#begin();
+      await begun?.sink.write(chunk);
       this.#crc.add(chunk);
     } catch (error) {
       await this.#giveUp(error);
     }
   }
 
+  async #begin(): Promise<{ data: string; sink: Sink } | undefined> {
+    this.#begun ??= await this.#keeper.begin();
+    if (!this.#begun) this.#state = 'given up';
+    return this.#begun;
+  }
+
   async #giveUp(error: unknown): Promise<void> {
     this.#state = 'given up';
     await this.#begun?.sink.abandon();
+    this.#keeper.end();
     const full = (error as { name?: unknown } | null)?.name === 'QuotaExceededError';
     this.#say(full ? `the browser's quota is used up (${messageOf(error)})` : messageOf(error));
   }
@@ -314,10 +347,12 @@ class KeptWhileRead implements ByteSource {
     if (this.#state === 'keeping') for await (const _ of this.read(this.size ?? Number.POSITIVE_INFINITY, this.size ?? Number.POSITIVE_INFINITY));
     if (this.#state !== 'whole') return;
     try {
-      this.#begun ??= await this.#keeper.begin(); // an empty file
-      await this.#begun.sink.commit();
-      await this.#keeper.commit(this.#begun.data, this.#position, this.#crc.text);
+      const begun = await this.#begin(); // an empty file has not begun yet
+      if (!begun) return;
+      await begun.sink.commit();
+      await this.#keeper.commit(begun.data, this.#position, this.#crc.text);
       this.#state = 'committed';
+      this.#keeper.end();
     } catch (error) {
       await this.#giveUp(error);
     }
@@ -326,6 +361,7 @@ class KeptWhileRead implements ByteSource {
   async close(): Promise<void> {
     if (this.#state !== 'committed' && this.#state !== 'given up') await this.#begun?.sink.abandon();
     this.#state = 'given up';
+    this.#keeper.end();
     await this.#inner.close();
   }
 }

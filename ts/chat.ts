@@ -143,6 +143,16 @@ export class Chat {
     this.#messages.length -= count;
   }
 
+  /**
+   * Goes on from these messages instead, a conversation that was kept or another beginning; `reset` goes back to the first one all the same. The next turn
+   * computes what the session does not hold of them. Throws `bad_state` during a turn.
+   */
+  setMessages(messages: readonly ChatMessage[]): void {
+    checkMessages(messages, 'messages');
+    if (this.#busy) throw new HeddleError('bad_state', 'the turn before has not ended');
+    this.#messages = [...messages];
+  }
+
   free(): Promise<void> {
     return this.#session.free();
   }

@@ -13,7 +13,7 @@ import { readAll, readRange, readText, sized } from './bytes.js';
 import type { ByteSource } from './bytes.js';
 import type { Core } from './core.js';
 import { describingFormats, entry, formatOf, withDirectories } from './directory.js';
-import { HeddleError } from './errors.js';
+import { HeddleError, messageOf } from './errors.js';
 import { checkFits, estimateMemory } from './estimate.js';
 import { Breather } from './host.js';
 import { stagingBytes } from './memory.js';
@@ -107,7 +107,7 @@ export async function openSet(set: FileSet, options: Opening): Promise<ModelFile
   if (config === undefined && !(await mayDescribeItself(set))) throw await missingFile(set, 'config.json');
   if (config !== undefined) files.config = config;
   const generationConfig = await text('generation_config.json');
-  if (generationConfig !== undefined) files.generationConfig = generationConfig;
+  if (generationConfig !== undefined && isReadable(generationConfig, 'generation_config.json', options)) files.generationConfig = generationConfig;
   const bytes = async (name: string): Promise<Uint8Array | undefined> => {
     const file = await set.open(name, true);
     return file && readAll(file);
@@ -117,6 +117,17 @@ export async function openSet(set: FileSet, options: Opening): Promise<ModelFile
   files.sentence = await findSentence(text, await set.list());
   files.weights = await openWeightFiles(set);
   return files;
+}
+
+/** Whether it is JSON. It only advises: where it is none that is said, and the model goes without. */
+function isReadable(text: string, name: string, { say }: Opening): boolean {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch (error) {
+    say?.(`${name}: ${messageOf(error)}; it is left out`);
+    return false;
+  }
 }
 
 /** The weight files of a source that need not be a whole model. */
@@ -191,7 +202,7 @@ export function textSettings(files: ModelFiles): TextSettings {
       if (ids.length > 0) found.endTokens = ids;
       if (typeof begin === 'number') found.beginToken = begin;
     } catch {
-      // The core reads config.json strictly and has refused it by now; generation_config.json only advises.
+      // The core reads config.json strictly and has refused it by now.
     }
   }
   return found;
@@ -241,7 +252,7 @@ function becomesWeights(core: Core, dtype: number): boolean {
 }
 
 /** The core's model from opened files; nothing is left behind when it fails or is aborted. `complete`: what config.json leaves out is read off the tensors. */
-export async function loadFiles(core: Core, files: ModelFiles, options: LoadOptions, complete = false, found?: (counts: Counts) => void): Promise<number> {
+export async function loadFiles(core: Core, files: ModelFiles, options: Opening, complete = false, found?: (counts: Counts) => void): Promise<number> {
   const dtype = weightType(core, options.dtype ?? 'keep');
   if (files.bundle) {
     if (dtype >= 0 && core.dtypes[dtype] !== 'F32') throw new HeddleError('unsupported', `dtype '${options.dtype ?? ''}': a bundle's weights are kept as F32`);
@@ -257,6 +268,7 @@ export async function loadFiles(core: Core, files: ModelFiles, options: LoadOpti
       checkFits(core, loader, options.dtype ?? 'keep', config, directories, options.context ?? 0);
       const begins = weights.files.map((file, i) => addFile(core, loader, file, directories[i] ?? 0, weights.expected.get(file)));
       core.check((x) => x.w_loader_settle(loader));
+      for (const text of unusedLayers(core, loader)) options.say?.(text);
       return weights.files.map((file, i) => ({ file, wanted: wantedBetween(core, loader, begins[i] ?? 0, begins[i + 1]) }));
     });
     found?.(countsOf(core, loader));
@@ -356,6 +368,28 @@ function wantedBetween(core: Core, loader: number, begin: number, end = core.cal
     found.push({ index, name, begin: from, end: to, before: Array.from({ length: count }, (_, i) => core.heap.transfer(i)) });
   }
   return found;
+}
+
+/** What the files have of layers that the description does not: a list of layers ("model.layers") that is longer than the model's. */
+function unusedLayers(core: Core, loader: number): string[] {
+  const lists = new Map<string, { all: Set<number>; used: Set<number> }>();
+  const count = core.call((x) => x.w_loader_count(loader));
+  for (let index = 0; index < count; index++) {
+    core.call((x) => x.w_loader_tensor(loader, index));
+    const { name, wanted } = entry(core);
+    const [, list, number] = /^(.*?\b(?:layers?|h|blk|blocks?))\.(\d+)\./.exec(name) ?? [];
+    if (list === undefined) continue;
+    const found = lists.get(list) ?? { all: new Set(), used: new Set() };
+    lists.set(list, found);
+    found.all.add(Number(number));
+    if (wanted) found.used.add(Number(number));
+  }
+  return [...lists].flatMap(([list, { all, used }]) => {
+    const left = [...all].filter((number) => !used.has(number)).sort((a, b) => a - b);
+    if (used.size === 0 || left.length === 0) return [];
+    const numbers = left.length > 4 ? `${left.slice(0, 3).join(', ')}, …, ${left.at(-1)}` : left.join(', ');
+    return [`the weights have ${all.size} layers (${list}), the description ${used.size}: ${left.length} are left unused (${numbers})`];
+  });
 }
 
 async function streamTensors(core: Core, loader: number, parts: readonly Part[], options: LoadOptions): Promise<void> {

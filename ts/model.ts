@@ -483,8 +483,13 @@ export class LocalModel implements Model {
   }
 
   generate(prompt: string | NumbersInput, options: GenerateOptions = {}): Generation {
+    return new TokenGeneration(this.#generated(prompt, options));
+  }
+
+  /** What is wrong is told where the tokens are awaited, as by every other call. */
+  async *#generated(prompt: string | NumbersInput, options: GenerateOptions): ReturnType<typeof generateTokens> {
     this.#lease.check();
-    return new TokenGeneration(generateTokens(this, prompt, options));
+    return yield* generateTokens(this, prompt, options);
   }
 
   async validate(options: ValidateOptions = {}): Promise<ValidationProblem[]> {

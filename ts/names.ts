@@ -16,7 +16,10 @@ import type { DetectedTensor, FileInput, NumbersInput, QuantizeOptions, SaveWeig
 export class Network {
   constructor(readonly model: LocalModel) {}
 
-  /** The network's output; the plan is made anew when the input's length changes. */
+  /**
+   * The network's output; the plan is made anew when the input's length changes. In Loom's dialect the first layer takes a length that is not its own as
+   * Loom does: of dense and recurrent layers zeros stand for what is missing, and what is too much is not read (docs/loom-names.md). Else `bad_argument`.
+   */
   ForwardCPU(input: NumbersInput): Float32Array {
     return this.model.forwardSync(input);
   }

@@ -133,6 +133,7 @@ function referenceOf(adapter: Adapter, connection: Connection): Reference {
 async function* remoteTokens<T extends GenerateOptions>(
   owner: Remote, prompt: string | NumbersInput, options: T, checks: Checks<T>,
 ): AsyncGenerator<GeneratedToken, GenerateUsage, void> {
+  owner.check();
   checkOptions(options, checks);
   const { signal, onToken, adapter, onLogits, ...rest } = options;
   if (onLogits) throw new HeddleError('unsupported', 'onLogits: a function cannot go to a worker; use a runtime in the same thread');
@@ -260,7 +261,6 @@ export class RemoteSession implements Session {
   }
 
   generate(prompt: string | NumbersInput, options: SessionGenerateOptions = {}): Generation {
-    this.#remote.check();
     return new TokenGeneration(remoteTokens(this.#remote, prompt, options, sessionGenerateOptions));
   }
 
@@ -361,7 +361,6 @@ export class RemoteModel implements Model {
   }
 
   generate(prompt: string | NumbersInput, options: GenerateOptions = {}): Generation {
-    this.#remote.check();
     return new TokenGeneration(remoteTokens(this.#remote, prompt, options, generateOptions));
   }
 

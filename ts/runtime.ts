@@ -137,7 +137,7 @@ export class LocalRuntime implements Runtime {
       const lent = await this.#lendFor(bytes ?? 0);
       return await made(lent, async (core) => {
         options.signal?.throwIfAborted();
-        const handle = await loadFiles(core, files, options, complete, log && ((found) => log(countsLine(found))));
+        const handle = await loadFiles(core, files, { ...options, say: (text) => this.#notice(text) }, complete, log && ((found) => log(countsLine(found))));
         return new LocalModel(core, handle, { ...textSettings(files), tokenizer: files.tokenizer, context: options.context, config: files.config, sentence: files.sentence, say: (text) => this.#notice(text) }, lent.release);
       });
     } finally {

@@ -5,7 +5,7 @@
 import { checkFiles, isPlainObject, jsonText, notAFile } from './arguments.js';
 import { HeddleError } from './errors.js';
 import { isNode } from './host.js';
-import { pathOf } from './source.js';
+import { isSharedBuffer, pathOf } from './source.js';
 import type { FileInput, SourceInput } from './types.js';
 
 /** `transfer` collects what has to be named to postMessage; `name` is the argument's, for messages. */
@@ -14,6 +14,7 @@ export async function sendableFile(input: FileInput, transfer: Transferable[], n
   if (typeof input === 'string') return absolute(input);
   if (input instanceof URL) return input.href;
   if (input instanceof ArrayBuffer) return moved(input, transfer);
+  if (isSharedBuffer(input)) return input;
   if (ArrayBuffer.isView(input)) {
     if (!(input.buffer instanceof ArrayBuffer)) return input;
     const isWhole = input.byteOffset === 0 && input.byteLength === input.buffer.byteLength;

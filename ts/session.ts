@@ -378,9 +378,13 @@ export class LocalSession implements Session {
   }
 
   generate(prompt: string | NumbersInput, options: SessionGenerateOptions = {}): Generation {
+    return new TokenGeneration(this.#generated(prompt, options));
+  }
+
+  async *#generated(prompt: string | NumbersInput, options: SessionGenerateOptions): ReturnType<typeof generateInSession> {
     this.#lease.check();
     if (!this.#input.ints) throw new HeddleError('bad_argument', 'generate is for models that read token ids; this one reads numbers');
-    return new TokenGeneration(generateInSession(this.model, this, prompt, options));
+    return yield* generateInSession(this.model, this, prompt, options);
   }
 
   // ---- Training ----

@@ -66,7 +66,7 @@ function isSizedStream(input: object): input is SizedStream {
   return 'stream' in input && input.stream instanceof ReadableStream && 'size' in input && typeof input.size === 'number';
 }
 
-function isSharedBuffer(input: unknown): input is SharedArrayBuffer {
+export function isSharedBuffer(input: unknown): input is SharedArrayBuffer {
   return typeof SharedArrayBuffer !== 'undefined' && input instanceof SharedArrayBuffer;
 }
 
@@ -131,7 +131,9 @@ async function fileMap(files: Map<string, FileInput>, options: OpenOptions): Pro
     where: 'among the files given',
     open: async (name, whole = false) => {
       const input = files.get(prefix + name);
-      return input === undefined ? undefined : openFile(input, { ...each, whole }, name);
+      return input === undefined ? undefined : openFile(input, { ...each, whole }, name).catch((error: unknown) => {
+        throw error instanceof HeddleError && !error.message.includes(name) ? new HeddleError(error.code, `${name}: ${error.message}`) : error;
+      });
     },
     list: async () => [...files.keys()].filter((name) => name.startsWith(prefix)).map((name) => name.slice(prefix.length)),
   };
@@ -170,6 +172,15 @@ async function openPath(path: string, options: OpenOptions): Promise<FileSet | B
   throw new HeddleError('bad_file', `cannot open ${path}: there is no such file or folder, nor ${cached} (fetch https://huggingface.co/${path} by its address)`);
 }
 
+/** One file at an address. A last name without an ending is a folder's more often than not, and folders end in a slash. */
+async function openFileOrSay(address: URL, options: OpenOptions): Promise<ByteSource> {
+  const isFolderLike = /^https?:$/.test(address.protocol) && !/\.[^/]*$/.test(address.pathname);
+  return openFile(address, options).catch((error: unknown) => {
+    if (!isFolderLike || !(error instanceof HeddleError) || error.code !== 'bad_file') throw error;
+    throw new HeddleError('bad_file', `${error.message} (if this is a folder, its address ends in a slash: ${address.origin}${address.pathname}/)`, { cause: error });
+  });
+}
+
 /** Opens what the caller gave as a model: several files, or a single one. */
 export async function openSource(input: SourceInput, options: OpenOptions = {}): Promise<FileSet | ByteSource> {
   if (typeof input === 'string' || input instanceof URL) {
@@ -179,7 +190,7 @@ export async function openSource(input: SourceInput, options: OpenOptions = {}):
     if (isNode() && !isUrl(text)) return openPath(text, options);
     const address = hubAddress(baseUrl(text), options.revision);
     const { revision: _, ...rest } = options;
-    return address.pathname.endsWith('/') ? folderUrl(address, rest) : openFile(address, rest);
+    return address.pathname.endsWith('/') ? folderUrl(address, rest) : openFileOrSay(address, rest);
   }
   if (Array.isArray(input)) {
     checkFiles(input, 'source');

@@ -14,7 +14,7 @@ import type { TokenizerFiles } from './tokenizer-files.js';
 // ---- Where bytes come from ----
 
 /** One file. A string is a URL, in Node also a path, or the text itself when it begins with `{`. */
-export type FileInput = string | URL | ArrayBuffer | ArrayBufferView | Blob | Response | ReadableStream<Uint8Array> | SizedStream;
+export type FileInput = string | URL | ArrayBuffer | SharedArrayBuffer | ArrayBufferView | Blob | Response | ReadableStream<Uint8Array> | SizedStream;
 
 /** A stream of a known length: the header of a weight file is checked against the file's size before anything is loaded. */
 export interface SizedStream {
@@ -263,7 +263,8 @@ export interface SessionOptions {
   outputRows?: number;
 }
 
-export type NumbersInput = readonly number[] | Float32Array | Int32Array;
+/** Numbers in an array of any kind but BigInt's; a view of shared memory is read as any other. What the model computes with is float32 or int32: others are rounded. */
+export type NumbersInput = readonly number[] | Float32Array | Float64Array | Int32Array | Uint32Array | Int16Array | Uint16Array | Int8Array | Uint8Array | Uint8ClampedArray;
 
 export type Loss = 'mse' | 'cross_entropy';
 
@@ -417,7 +418,7 @@ export interface GenerateUsage {
   stoppedBy?: number | string;
 }
 
-/** Tokens as they are made, and how it went. */
+/** Tokens as they are made, and how it went. Whatever is wrong, a wrong option or a freed model, rejects where they are awaited. */
 export interface Generation extends AsyncIterableIterator<GeneratedToken> {
   /** There once the generation has ended. */
   readonly usage: GenerateUsage | undefined;
@@ -731,9 +732,12 @@ export interface Model {
   loadWeights(file: FileInput, options?: LoadWeightsOptions): Promise<number>;
   /** A PEFT adapter: adapter_config.json and adapter_model.safetensors. */
   loadAdapter(config: FileInput | object, weights: FileInput): Promise<Adapter>;
-  /** W += scale · B · A for good. Weights that are not float32 need `dequantize`, which makes them so. */
+  /**
+   * W += scale · B · A for good; a second call changes nothing. A merged adapter is not attached besides (`bad_state`). A weight that was written since is
+   * without it until the next call. Weights that are not float32 need `dequantize`, which makes them so.
+   */
   mergeAdapter(adapter: Adapter, options?: { dequantize?: boolean }): Promise<void>;
-  /** Takes a merged adapter away again. */
+  /** Takes a merged adapter away again. Throws `bad_state` where it is not merged. */
   unmergeAdapter(adapter: Adapter, options?: { dequantize?: boolean }): Promise<void>;
   /**
    * Names weights that have NaN, infinite or only zero values (biases may rightly be zero), and values that an input of zeros makes so. Empty: nothing

@@ -1,5 +1,5 @@
 /**
- * arguments.mjs: what a command takes, as a table: `operands` by name, `options` by name with their kind, the name of what they take and what they do.
+ * arguments.mjs: what a command takes, as a table: `operands` by name (the last may be `many`), `options` by name with their kind, the name of what they take and what they do.
  * The same table reads the command line and prints its help.
  */
 import { parseArgs } from 'node:util';
@@ -19,7 +19,8 @@ export const jsonOption = { json: { kind: 'flag', about: 'the result as JSON on 
 const help = { help: { kind: 'flag', about: 'this text' } };
 
 function usageOf(name, { operands }) {
-  return `heddle ${name} ${operands.map(({ name: operand, optional }) => (optional ? `[${operand}]` : operand)).join(' ')} [options]`;
+  const shown = operands.map(({ name: operand, optional, many }) => (optional ? `[${operand}${many ? ' …' : ''}]` : operand));
+  return `heddle ${name} ${shown.join(' ')} [options]`;
 }
 
 export function helpOf(name, command) {
@@ -64,8 +65,8 @@ export function readArguments(name, command, args) {
   const { operands } = command;
   const needed = operands.filter(({ optional }) => !optional);
   if (parsed.positionals.length < needed.length) throw new UsageError(`${needed[parsed.positionals.length].name} is missing: ${usageOf(name, command)}`);
-  if (parsed.positionals.length > operands.length) throw new UsageError(`'${parsed.positionals[operands.length]}' is one too many: ${usageOf(name, command)}`);
-  const found = Object.fromEntries(operands.map(({ name: operand }, i) => [operand, parsed.positionals[i]]));
+  if (parsed.positionals.length > operands.length && !operands.at(-1)?.many) throw new UsageError(`'${parsed.positionals[operands.length]}' is one too many: ${usageOf(name, command)}`);
+  const found = Object.fromEntries(operands.map(({ name: operand, many }, i) => [operand, many ? parsed.positionals.slice(i) : parsed.positionals[i]]));
   for (const [option, value] of Object.entries(parsed.values)) {
     const read = readers[table[option].kind];
     found[option] = Array.isArray(value) ? value.map((each) => read(each, option)) : read(value, option);

@@ -7,7 +7,7 @@ import { basename, extname, join } from 'node:path';
 import { HeddleError, ggufTokenizer, ggufTokenizerMetadata, init, modelTensors, shardsOf } from 'heddle';
 import { UsageError, jsonOption, sourceOptions } from './arguments.mjs';
 import { interruption, progressBar } from './progress.mjs';
-import { openOperand } from './sources.mjs';
+import { openOperand, parsed } from './sources.mjs';
 import { printJson, say, sizeText, warn } from './text.mjs';
 
 const targets = ['safetensors', 'gguf', 'pt', 'mlx-json', 'bundle', 'hf', 'mlx'];
@@ -99,7 +99,7 @@ async function openTensors(operand, { runtime, how, signal }) {
   if (!isModel) return { tensors: weights, config, generationConfig, metadata: weights.metadata ?? {}, tokenizer, warnings: [], close: () => weights.close() };
   const { metadata } = weights;
   await weights.close();
-  const model = await runtime.loadModel(source, { ...fetching, signal, ...(config !== undefined && { config: JSON.parse(config) }) });
+  const model = await runtime.loadModel(source, { ...fetching, signal, ...(config !== undefined && { config: parsedConfig(config, how) }) });
   return {
     tensors: modelTensors(model), config: model.config, generationConfig, metadata: {}, tokenizer: { ...ggufTokenizerFiles(metadata), ...tokenizer },
     warnings: keptAs(model), close: () => model.free(),
@@ -144,12 +144,12 @@ const convertOptionsOf = ({ to, how, bar, signal }, more) => ({ to: libraryNames
 async function toFile(operand, work) {
   const { runtime, out, to, how } = work;
   const config = how.config === undefined ? operand.config : await readFile(how.config, 'utf8');
-  if (to === 'gguf' && !how.plain && isFamily(config)) return modelToGguf(operand, config, work);
+  if (to === 'gguf' && !how.plain && isFamily(config, how)) return modelToGguf(operand, config, work);
   const opened = await openTensors(how.plain || to !== 'gguf' ? operand : { ...operand }, to === 'gguf' ? { ...work, how: { ...how, plain: true } } : work);
   try {
-    const metadata = to === 'mlx-json' ? (opened.config === undefined ? {} : JSON.parse(opened.config)) : opened.metadata;
+    const { metadata, warnings } = metadataFor(to, opened, how);
     const result = await writeFileBy(out, (write) => runtime.convertWeights(opened.tensors, write, convertOptionsOf(work, { ...(Object.keys(metadata).length > 0 && { metadata }), ...(to === 'mlx-json' && { rename: internalName }) })));
-    return { ...result, warnings: [...opened.warnings, ...result.warnings] };
+    return { ...result, warnings: [...opened.warnings, ...warnings, ...trainingWarnings(opened), ...result.warnings] };
   } finally {
     await opened.close();
   }
@@ -158,21 +158,32 @@ async function toFile(operand, work) {
 /** MLX-Node's names have no `model.` before them. */
 const internalName = (name) => name.replace(/^model\./, '');
 
-function isFamily(config) {
-  if (config === undefined) return false;
-  try {
-    return typeof JSON.parse(config)?.model_type === 'string';
-  } catch {
-    return false; // loading it says what is wrong
-  }
+const parsedConfig = (text, how = {}) => parsed(text, how.config ?? 'config.json');
+
+const isFamily = (config, how) => config !== undefined && typeof parsedConfig(config, how)?.model_type === 'string';
+
+/** What is said beside the tensors: a weights.mlx has its model's config, others their file's metadata. What GGUF has no type for becomes JSON's text. */
+function metadataFor(to, { config, metadata }, how) {
+  if (to === 'mlx-json') return { metadata: config === undefined ? {} : parsedConfig(config, how), warnings: [] };
+  if (to !== 'gguf') return { metadata, warnings: [] };
+  const isPlain = (value) => value !== null && (typeof value !== 'object' || ArrayBuffer.isView(value) || (Array.isArray(value) && value.every((each) => typeof each === typeof value[0] && typeof each !== 'object')));
+  const others = Object.keys(metadata).filter((key) => !isPlain(metadata[key]));
+  const texts = Object.fromEntries(others.map((key) => [key, JSON.stringify(metadata[key], (_, value) => (typeof value === 'bigint' ? String(value) : value))]));
+  return { metadata: { ...metadata, ...texts }, warnings: others.length > 0 ? [`metadata that GGUF has no type for, kept as JSON's text: ${others.join(', ')}`] : [] };
+}
+
+/** A checkpoint of a training has more than a model: its optimizer's moments go over as any tensors do. */
+function trainingWarnings({ tensors: { tensors } }) {
+  const moments = tensors.filter(({ name }) => /(^|\.)optimizer[^.]*\.(state\.)?\d+\./.test(name));
+  return moments.length === 0 ? [] : [`this is a checkpoint of a training: ${moments.length} of its ${tensors.length} tensors are an optimizer's state (${moments[0].name} first), and no model's weights`];
 }
 
 /** A model for llama.cpp, tokenizer included: loaded, and written by the core under GGUF's names. */
 async function modelToGguf(operand, config, { runtime, out, how, bar, signal }) {
-  const model = await runtime.loadModel(operand.source, { ...operand.fetching, signal, config: JSON.parse(config), ...(bar.tell && { progress: bar.tell }) });
+  const model = await runtime.loadModel(operand.source, { ...operand.fetching, signal, config: parsedConfig(config, how), ...(bar.tell && { progress: bar.tell }) });
   try {
     const tokenizer = tokenizerMetadata(operand.tokenizer);
-    const ends = endMetadata(JSON.parse(config), operand.generationConfig && JSON.parse(operand.generationConfig));
+    const ends = endMetadata(parsedConfig(config, how), operand.generationConfig && parsed(operand.generationConfig, 'generation_config.json'));
     const metadata = { ...tokenizer.metadata, ...ends.metadata };
     const warnings = [...tokenizer.warnings, ...ends.warnings];
     const stored = new Set(model.weights.map(({ fileDtype, dtype }) => fileDtype ?? dtype));
@@ -221,28 +232,44 @@ async function toFolder(operand, work) {
   const opened = await openTensors(operand, work);
   try {
     if (opened.config === undefined) throw new UsageError(`--to ${to}: ${operand.source} has no config.json: give it with --config`);
-    await mkdir(out, { recursive: true });
+    parsedConfig(opened.config, how);
     const rounds = to === 'mlx' ? [opened.tensors.tensors.map(({ name }) => name)] : shardsOf(opened.tensors.tensors.map(sized), how['shard-size'] ?? defaultShard);
     const files = rounds.map((_, i) => (to === 'mlx' ? 'weights.safetensors' : rounds.length === 1 ? 'model.safetensors' : `model-${numbered(i + 1)}-of-${numbered(rounds.length)}.safetensors`));
     for (const name of files) await checkPlace(operand.source, join(out, name), 'safetensors', force);
-    const metadata = to === 'mlx' ? { format: 'mlx-node', version: '1.0' } : { format: 'pt' };
-    const parts = [];
-    for (const [i, names] of rounds.entries()) {
-      const options = convertOptionsOf(work, { to: 'safetensors', metadata, names, ...(to === 'mlx' && { rename: internalName }) });
-      parts.push(await writeFileBy(join(out, files[i]), (write) => runtime.convertWeights(opened.tensors, write, options)));
-    }
-    const tensors = parts.flatMap((part) => part.tensors);
-    const warnings = [...opened.warnings, ...parts.flatMap((part) => part.warnings)];
-    const bytes = parts.reduce((sum, part) => sum + part.bytes, 0);
-    if (files.length > 1) await writeJson(join(out, 'model.safetensors.index.json'), indexOf(parts, files));
-    if (to === 'mlx') await writeJson(join(out, 'weights.mlx'), mlxDirectory(tensors, JSON.parse(opened.config)));
-    await writeFile(join(out, 'config.json'), opened.config);
-    if (opened.generationConfig !== undefined) await writeFile(join(out, 'generation_config.json'), opened.generationConfig);
-    for (const [name, content] of Object.entries(opened.tokenizer)) await writeFile(join(out, name), content);
-    return { format: to, bytes, files, tensors, warnings };
+    return await inFolder(out, () => writeFolder(opened, rounds, files, work));
   } finally {
     await opened.close();
   }
+}
+
+/** With the folder there; one that was made for it is gone again where the work fails. */
+async function inFolder(out, work) {
+  const made = await mkdir(out, { recursive: true });
+  try {
+    return await work();
+  } catch (error) {
+    if (made !== undefined) await rm(made, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+async function writeFolder(opened, rounds, files, work) {
+  const { runtime, out, to } = work;
+  const metadata = to === 'mlx' ? { format: 'mlx-node', version: '1.0' } : { format: 'pt' };
+  const parts = [];
+  for (const [i, names] of rounds.entries()) {
+    const options = convertOptionsOf(work, { to: 'safetensors', metadata, names, ...(to === 'mlx' && { rename: internalName }) });
+    parts.push(await writeFileBy(join(out, files[i]), (write) => runtime.convertWeights(opened.tensors, write, options)));
+  }
+  const tensors = parts.flatMap((part) => part.tensors);
+  const warnings = [...opened.warnings, ...parts.flatMap((part) => part.warnings)];
+  const bytes = parts.reduce((sum, part) => sum + part.bytes, 0);
+  if (files.length > 1) await writeJson(join(out, 'model.safetensors.index.json'), indexOf(parts, files));
+  if (to === 'mlx') await writeJson(join(out, 'weights.mlx'), mlxDirectory(tensors, parsedConfig(opened.config)));
+  await writeFile(join(out, 'config.json'), opened.config);
+  if (opened.generationConfig !== undefined) await writeFile(join(out, 'generation_config.json'), opened.generationConfig);
+  for (const [name, content] of Object.entries(opened.tokenizer)) await writeFile(join(out, name), content);
+  return { format: to, bytes, files, tensors, warnings };
 }
 
 const numbered = (i) => String(i).padStart(5, '0');

@@ -6,13 +6,15 @@ import { readFileSync } from 'node:fs';
 import { HeddleError } from 'heddle';
 import { UsageError, helpOf, readArguments } from './arguments.mjs';
 import * as cache from './cache.mjs';
+import * as chat from './chat.mjs';
 import * as convert from './convert.mjs';
+import * as embed from './embed.mjs';
 import * as generate from './generate.mjs';
 import * as inspect from './inspect.mjs';
 import * as tokenize from './tokenize.mjs';
 import * as trace from './trace.mjs';
 
-const commands = { inspect, convert, trace, generate, tokenize, cache };
+const commands = { inspect, convert, trace, generate, chat, embed, tokenize, cache };
 
 /** What a script can tell apart. docs/cli.md says the same. */
 const exitCodes = { ok: 0, check: 1, usage: 2, input: 3, failure: 4, interrupted: 130 };
@@ -55,8 +57,8 @@ function print(text) {
 function codeOf(error) {
   if (error instanceof UsageError) return exitCodes.usage;
   if (error?.name === 'AbortError') return exitCodes.interrupted;
-  if (error instanceof HeddleError && ['bad_file', 'unsupported', 'bad_argument'].includes(error.code)) return exitCodes.input;
-  return exitCodes.failure;
+  if (error instanceof HeddleError && ['bad_file', 'unsupported', 'bad_argument', 'bad_state'].includes(error.code)) return exitCodes.input;
+  return ['ENOENT', 'ENOTDIR', 'EISDIR', 'EACCES'].includes(error?.code) ? exitCodes.input : exitCodes.failure;
 }
 
 // A reader that has seen enough (`heddle inspect … | head`) is no error.

@@ -24,7 +24,8 @@ async function firstText(path) {
   }
 }
 
-function parsed(text, name) {
+/** A file's JSON; the error names the file. */
+export function parsed(text, name) {
   try {
     return JSON.parse(text);
   } catch (error) {

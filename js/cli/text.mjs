@@ -16,6 +16,11 @@ export function table(head, rows) {
   return all.map((row) => row.map((cell, column) => (isNumber[column] ? cell.padStart(widths[column]) : cell.padEnd(widths[column]))).join('  ').trimEnd()).join('\n');
 }
 
+/** A row of comma-separated values, quoted where RFC 4180 wants that. */
+export function csvRow(cells) {
+  return cells.map((cell) => (/[",\r\n]/.test(String(cell)) ? `"${String(cell).replaceAll('"', '""')}"` : String(cell))).join(',');
+}
+
 export const shapeText = (shape) => `[${shape.join(', ')}]`;
 
 /** JSON for scripts: bigints as numbers where they are exact, else as texts; infinity as a text. */

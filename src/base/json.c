@@ -148,8 +148,10 @@ static void read_into(cJSON *node, hd_json_reader *r, tree_reader *tree) {
   }
 }
 
-hd_status hd_json_parse(cJSON **out, const char *text, size_t n, hd_error *err) {
-  hd_json_reader r = hd_json_open(text, n, "JSON", err);
+hd_status hd_json_parse(cJSON **out, const char *text, size_t n, hd_error *err) { return hd_json_parse_file(out, text, n, "JSON", err); }
+
+hd_status hd_json_parse_file(cJSON **out, const char *text, size_t n, const char *name, hd_error *err) {
+  hd_json_reader r = hd_json_open(text, n, name, err);
   tree_reader tree = {0};
   cJSON *root = new_node(&r, &tree);
   if (root) read_into(root, &r, &tree);

@@ -16,6 +16,8 @@
  * offset, what was expected and what was found. cJSON_Delete frees the result. cJSON's texts end at their first NUL:
  * "a\u0000b" is read as "a" (the pull reader has the whole of it). */
 hd_status hd_json_parse(cJSON **out, const char *text, size_t n, hd_error *err);
+/* The same of a text whose file the messages name: "config.json: byte 8: …". */
+hd_status hd_json_parse_file(cJSON **out, const char *text, size_t n, const char *name, hd_error *err);
 
 /* ---- Pull reader ---- */
 

@@ -19,7 +19,7 @@ typedef struct peft_config {
 
 static hd_status read_config(peft_config *c, const char *text, size_t n, hd_error *err) {
   cJSON *json = NULL;
-  HD_TRY(hd_json_parse(&json, text, n, err));
+  HD_TRY(hd_json_parse_file(&json, text, n, "adapter_config.json", err));
   hd_status status = HD_OK;
   hd_json j = hd_json_root(json, "adapter_config.json", &status, err);
   c->rank = hd_json_get_size(&j, "r", 0);
@@ -94,6 +94,7 @@ static void discard(hd_adapter *adapter) {
   for (size_t i = 0; adapter->data && i < 2 * adapter->model->n_parameters; i++) hd_free(adapter->data[i]);
   hd_free(adapter->data);
   hd_free(adapter->pairs);
+  hd_free(adapter->merged);
   hd_free(adapter);
 }
 
@@ -103,7 +104,8 @@ static hd_adapter *new_adapter(hd_model *model) {
   adapter->model = model;
   adapter->pairs = hd_alloc_zero(model->n_parameters * sizeof *adapter->pairs);
   adapter->data = hd_alloc_zero(2 * model->n_parameters * sizeof *adapter->data);
-  if (adapter->pairs && adapter->data) return adapter;
+  adapter->merged = hd_alloc_zero(model->n_parameters * sizeof *adapter->merged);
+  if (adapter->pairs && adapter->data && adapter->merged) return adapter;
   discard(adapter);
   return NULL;
 }
@@ -148,30 +150,51 @@ static hd_status make_f32(hd_parameter *p, hd_error *err) {
   return status;
 }
 
-static hd_status check_mergeable(const hd_model *model, const hd_adapter *adapter, bool dequantize, hd_error *err) {
+static bool is_in(const hd_adapter *adapter, size_t i) {
+  return adapter->merged[i] == adapter->model->parameters[i].n_sets + 1;
+}
+
+bool hd_adapter_is_merged(const hd_adapter *adapter) {
+  for (size_t i = 0; i < adapter->model->n_parameters; i++)
+    if (is_in(adapter, i)) return true;
+  return false;
+}
+
+/* Whether the pair of parameter i is to be added, or taken away: added twice it is there once. */
+static bool is_due(const hd_adapter *adapter, size_t i, int sign) {
+  return adapter->pairs[i].rank && is_in(adapter, i) == (sign < 0);
+}
+
+static hd_status check_mergeable(const hd_model *model, const hd_adapter *adapter, int sign, bool dequantize, hd_error *err) {
   char room[HD_NAME_ROOM];
   if (adapter->model != model) return hd_fail(err, HD_BAD_ARGUMENT, "the adapter was loaded for another model");
   if (model->n_sessions) return hd_fail(err, HD_BAD_STATE, "weights are fixed while sessions are open; free them before merging");
+  if (sign < 0 && !hd_adapter_is_merged(adapter)) return hd_fail(err, HD_BAD_STATE, "the adapter is not merged into the weights, or they were set since");
   for (size_t i = 0; i < model->n_parameters && !dequantize; i++) {
     const hd_parameter *p = &model->parameters[i];
-    if (adapter->pairs[i].rank && p->value.layout->dtype != HD_F32)
+    if (is_due(adapter, i, sign) && p->value.layout->dtype != HD_F32)
       return hd_fail(err, HD_UNSUPPORTED, "weight %s is %s: merging into it needs dequantize", hd_short_name(room, p->name),
                      hd_dtype_name(p->value.layout->dtype));
   }
   return HD_OK;
 }
 
-hd_status hd_adapter_merge(hd_model *model, const hd_adapter *adapter, int sign, bool dequantize, hd_error *err) {
-  HD_TRY(check_mergeable(model, adapter, dequantize, err));
+/* W [rows, cols] += factor · B [rows, rank] · A [rank, cols], in float32. */
+static void add_product(const hd_matrix *m, const hd_lora *pair, float factor) {
+  for (size_t o = 0; o < m->rows; o++)
+    for (size_t r = 0; r < pair->rank; r++)
+      k_axpy_f32((float *)m->data + o * m->cols, factor * pair->b[o * pair->rank + r], pair->a + r * m->cols, m->cols);
+}
+
+hd_status hd_adapter_merge(hd_model *model, hd_adapter *adapter, int sign, bool dequantize, hd_error *err) {
+  HD_TRY(check_mergeable(model, adapter, sign, dequantize, err));
   for (size_t i = 0; i < model->n_parameters; i++)
-    if (adapter->pairs[i].rank && model->parameters[i].value.layout->dtype != HD_F32) HD_TRY(make_f32(&model->parameters[i], err));
+    if (is_due(adapter, i, sign) && model->parameters[i].value.layout->dtype != HD_F32) HD_TRY(make_f32(&model->parameters[i], err));
   for (size_t i = 0; i < model->n_parameters; i++) {
-    const hd_lora *pair = &adapter->pairs[i];
-    const hd_matrix *m = &model->parameters[i].value;
-    for (size_t o = 0; pair->rank && o < m->rows; o++)
-      for (size_t r = 0; r < pair->rank; r++)
-        k_axpy_f32((float *)m->data + o * m->cols, (sign < 0 ? -1.0f : 1.0f) * pair->scale * pair->b[o * pair->rank + r],
-                   pair->a + r * m->cols, m->cols);
+    if (!is_due(adapter, i, sign)) continue;
+    const hd_parameter *p = &model->parameters[i];
+    add_product(&p->value, &adapter->pairs[i], (sign < 0 ? -1.0f : 1.0f) * adapter->pairs[i].scale);
+    adapter->merged[i] = sign < 0 ? 0 : p->n_sets + 1;
   }
   return HD_OK;
 }

@@ -14,6 +14,7 @@ typedef struct hd_parameter {
   const hd_spec *owner;     /* the first declared layer that uses it */
   hd_slot slot;
   hd_matrix value;          /* data owned by the model; NULL until allocated. Vectors: rows.f32, one row */
+  uint32_t n_sets;          /* how often values of it were set */
   const char *packing;      /* "affine, 4 bits, groups of 64": how it lay in several tensors; NULL: in one */
   const char *reason;       /* why it became another dtype than was asked for; NULL: it did not */
   hd_dtype file_dtype;      /* of the tensor it was loaded from; HD_DTYPE_COUNT: from none */

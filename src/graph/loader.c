@@ -76,7 +76,7 @@ static hd_status take_model(hd_loader *loader, hd_model *model, hd_status status
 hd_status hd_loader_describe(hd_loader *loader, const char *text, size_t n, hd_error *err) {
   if (loader->model || loader->unknown) return hd_fail(err, HD_BAD_STATE, "the loader has its description already");
   cJSON *json = NULL;
-  HD_TRY(hd_json_parse(&json, text, n, err));
+  HD_TRY(hd_json_parse_file(&json, text, n, "config.json", err));
   hd_model *model = hd_model_new();
   hd_status status = model ? hd_packs_describe(&loader->packs, json, err) : no_memory(err);
   const bool is_network = cJSON_GetObjectItemCaseSensitive(json, "layers") != NULL;

@@ -299,6 +299,8 @@ hd_status hd_model_write_weight(hd_model *model, const char *name, const float *
   if (model->n_sessions) return hd_fail(err, HD_BAD_STATE, "weights are fixed while sessions are open");
   HD_TRY(find(&piece, model, name, n, err));
   HD_TRY(hd_piece_set(&piece, values, false, err));
-  hd_matrix_settle(&model->parameters[piece.parameter - model->parameters].value);
+  hd_parameter *p = &model->parameters[piece.parameter - model->parameters];
+  hd_matrix_settle(&p->value);
+  p->n_sets++;
   return HD_OK;
 }

@@ -128,6 +128,7 @@ hd_status hd_parameter_set(hd_parameter *p, const float *values, bool in_out, hd
   HD_TRY(hd_piece_set(&whole, values, in_out, err));
   hd_matrix_settle(&p->value);
   p->filled = true;
+  p->n_sets++;
   return HD_OK;
 }
 

@@ -447,8 +447,11 @@ static hd_status check_names(const hd_filling *f, hd_error *err) {
 }
 
 static hd_status fill_all(hd_filling *f, hd_error *err) {
-  for (size_t i = 0; i < f->n; i++)
-    if (f->entries[i]) HD_TRY(fill(f, &f->at[i], f->entries[i], err));
+  for (size_t i = 0; i < f->n; i++) {
+    if (!f->entries[i]) continue;
+    HD_TRY(fill(f, &f->at[i], f->entries[i], err));
+    f->model->parameters[f->at[i].piece.parameter - f->model->parameters].n_sets++;
+  }
   for (size_t i = 0; i < f->model->n_parameters; i++) {
     hd_parameter *p = &f->model->parameters[i];
     if (p->value.data) hd_matrix_settle(&p->value);

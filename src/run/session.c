@@ -201,6 +201,7 @@ hd_status hd_session_estimate(hd_session_size *out, const hd_model *model, const
 
 hd_status hd_session_use(hd_session *s, hd_adapter *adapter, hd_error *err) {
   if (adapter && adapter->model != s->model) return hd_fail(err, HD_BAD_ARGUMENT, "the adapter was loaded for another model");
+  if (adapter && hd_adapter_is_merged(adapter)) return hd_fail(err, HD_BAD_STATE, "the adapter is merged into the weights already: unmerge it, or leave it out");
   if (adapter && s->mode == HD_TRAIN) return hd_fail(err, HD_UNSUPPORTED, "training with an adapter is not built yet");
   HD_TRY(hd_steps_use(&s->steps, adapter, err));
   if (adapter) adapter->n_users++;

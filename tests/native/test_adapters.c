@@ -67,6 +67,40 @@ TEST(an_adapter_changes_a_sessions_output_and_taking_it_off_restores_every_bit) 
   free_files(f);
 }
 
+#define Q_PROJ "model.layers.0.self_attn.q_proj.weight"
+
+TEST(merging_an_adapter_twice_is_merging_it_once) {
+  files f = read_files();
+  hd_model *model = load(&f);
+  hd_adapter *adapter = NULL;
+  hd_error err = {0};
+  size_t n = hd_parameter_count(&model->parameters[hd_parameter_find(model, Q_PROJ)]);
+  float *base = malloc(n * sizeof *base), *once = malloc(n * sizeof *once), *now = malloc(n * sizeof *now);
+  CHECK_EQ(hd_adapter_load(&adapter, model, f.config, f.n_config, f.weights, f.n_weights, &err), HD_OK);
+  CHECK_EQ(hd_model_read_weight(model, Q_PROJ, base, n, NULL), HD_OK);
+  CHECK_EQ(hd_adapter_merge(model, adapter, -1, false, &err), HD_BAD_STATE); /* it is not there yet */
+  CHECK_EQ(hd_adapter_merge(model, adapter, 1, false, &err), HD_OK);
+  CHECK_EQ(hd_model_read_weight(model, Q_PROJ, once, n, NULL), HD_OK);
+  CHECK(memcmp(base, once, n * sizeof *base) != 0);
+  CHECK_EQ(hd_adapter_merge(model, adapter, 1, false, &err), HD_OK);
+  CHECK_EQ(hd_model_read_weight(model, Q_PROJ, now, n, NULL), HD_OK);
+  CHECK_EQ_BITS(now, once, n * sizeof *now);
+  hd_session *s = test_session(model, HD_INFER);
+  CHECK_EQ(hd_session_use(s, adapter, &err), HD_BAD_STATE);
+  hd_session_free(s);
+  /* A weight that was set since is without it, and gets it again; the others keep theirs. */
+  CHECK_EQ(hd_model_write_weight(model, Q_PROJ, base, n, NULL), HD_OK);
+  CHECK_EQ(hd_adapter_merge(model, adapter, 1, false, &err), HD_OK);
+  CHECK_EQ(hd_model_read_weight(model, Q_PROJ, now, n, NULL), HD_OK);
+  CHECK_EQ_BITS(now, once, n * sizeof *now);
+  CHECK_EQ(hd_adapter_merge(model, adapter, -1, false, &err), HD_OK);
+  CHECK_EQ(hd_adapter_merge(model, adapter, -1, false, &err), HD_BAD_STATE);
+  free(base), free(once), free(now);
+  CHECK_EQ(hd_adapter_free(adapter, NULL), HD_OK);
+  CHECK_EQ(hd_model_free(model, NULL), HD_OK);
+  free_files(f);
+}
+
 TEST(running_out_of_memory_while_an_adapter_loads_is_an_error_and_leaks_nothing) {
   files f = read_files();
   hd_model *model = load(&f);

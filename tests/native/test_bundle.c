@@ -416,6 +416,26 @@ TEST(text_floats_read_back_and_are_no_longer_than_nine_digits) {
   }
 }
 
+/* Of the decimals of that many digits it is the nearest; of sizes that weights have, neighbours of round numbers among them. */
+TEST(text_floats_are_the_nearest_of_their_length) {
+  for (int i = 0; i < 300000; i++) {
+    float value = (float)ldexp((double)(uint32_t)test_random() / 4294967296.0, (int)(test_random() % 60) - 40);
+    if (i % 3 == 0) value = (float)(pow(10, (int)(test_random() % 24) - 10) * (double)(1 + test_random() % 999));
+    if (i % 6 == 0) value = nextafterf(value, i % 12 ? 0 : INFINITY);
+    int two;
+    if (!(value > 0) || frexpf(value, &two) == 0.5f) continue;
+    hd_text t = {0};
+    hd_text_float(&t, value);
+    char expected[48];
+    for (int p = 0; p < 9; p++) {
+      snprintf(expected, sizeof expected, "%.*e", p, (double)value);
+      if (strtof(expected, NULL) == value) break;
+    }
+    if (!CHECK(strtod(t.data, NULL) == strtod(expected, NULL))) printf("# %s, expected %s\n", t.data, expected);
+    hd_free(t.data);
+  }
+}
+
 TEST(text_doubles_are_the_shortest_too) {
   static const struct {
     double value;

@@ -70,7 +70,8 @@ for (const [where, runtime] of [['in this thread', here], ['in a worker', there]
       [{ context: 513 }, "context: 513 positions are more than the model's 512"],
       [{ progress: true }, 'progress: expected a function, found true'],
       [{ signal: {} }, 'signal: expected an AbortSignal, found an object'],
-      [{ tokenizer: 'tokenizer.json' }, "tokenizer: expected an object with 'tokenizer.json', found 'tokenizer.json'"],
+      [{ tokenizer: 'no file of its own' }, "tokenizer: expected an object with 'tokenizer.json', found 'no file of its own'"],
+      [{ tokenizer: 'tokenizer.json' }, "tokenizer: expected an object with the files' contents, { 'tokenizer.json': text }, found 'tokenizer.json', which looks like where it lies: read it and give what is in it"],
     ];
     for (const [options, text] of cases) await refused(runtime.loadModel(storyFolder, options), text);
   });
@@ -186,7 +187,7 @@ for (const [where, runtime] of [['in this thread', here], ['in a worker', there]
     await refused(runtime.inspect(empty), `no model.safetensors in ${empty}: there are no files`, 'bad_file');
     await refused(runtime.loadModel({}), 'no config.json among the files given: there are no files', 'bad_file');
     await refused(runtime.loadModel({ 'model.safetensors': new Uint8Array(8) }), 'no config.json among the files given (model.safetensors)', 'bad_file');
-    await refused(runtime.loadModel({ 'config.json': empty }), `${empty} is a folder, expected a file`, 'bad_file');
+    await refused(runtime.loadModel({ 'config.json': empty }), `config.json: ${empty} is a folder, expected a file`, 'bad_file');
   });
 
   test(`loadAdapter says which of its files is wrong (${where})`, async () => {

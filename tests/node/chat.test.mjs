@@ -42,6 +42,16 @@ testOnEveryModule('a conversation answers as its whole text would, and computes 
   const other = chat.send('Who was it?', { maxTokens: 3 });
   assert.equal(await collect(other), await fromNothing(model, chat.messages.slice(0, -1), { ...options, maxTokens: 3 }));
   assert.ok(other.usage.reusedTokens > 0);
+  const kept = chat.messages;
+  chat.setMessages(said.slice(0, 2));
+  chat.setMessages(kept.slice(0, 3));
+  assert.deepEqual(chat.messages, [...said, { role: 'assistant', content: text }]);
+  const again = chat.send('And then?', { maxTokens: 3 });
+  await again.next();
+  assert.throws(() => chat.setMessages([]), heddleError('bad_state', /has not ended/));
+  await again.return();
+  assert.ok((await chat.send('More', { maxTokens: 2 }).reply()).usage.reusedTokens > first.usage.prefillTokens, 'what both have in common is kept');
+  assert.throws(() => chat.setMessages([{ content: 'x' }]), heddleError('bad_argument', /^messages\[0\]\.role/));
   await chat.reset();
   assert.deepEqual(chat.messages, said.slice(0, 1));
   assert.equal(chat.position, 0);

@@ -1,38 +1,17 @@
 /**
- * The command line as a user has it: the packed package's bin, run as a program. Converted values are compared with the fixtures' bytes, read here without
- * the package where the format is simple (SafeTensors, MLX JSON; PyTorch's by Python), and by it where its readers have tests of their own (GGUF).
+ * The command line's inspect, convert, trace, generate, tokenize and cache; cli-texts.test.mjs has chat and embed. Converted values are compared with the
+ * fixtures' bytes, read here without the package where the format is simple (SafeTensors, MLX JSON; PyTorch's by Python), and by it where its readers have
+ * tests of their own (GGUF).
  */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { closeSync, ftruncateSync, mkdirSync, mkdtempSync, openSync, readFileSync, readdirSync, rmSync, writeFileSync, writeSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { closeSync, ftruncateSync, mkdirSync, openSync, readFileSync, readdirSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, test } from 'node:test';
+import { test } from 'node:test';
+import { folder, heddle, json, ok, out, version } from './command-line.mjs';
 import { assertClose, writeEncoded } from './golden.mjs';
-import { golden, needs, packageFolder, readJson, runtimeWith, shared } from './heddle.mjs';
+import { golden, needs, readJson, runtimeWith, shared } from './heddle.mjs';
 import { serverFor } from './range-server.mjs';
-
-const { bin, version } = readJson(join(packageFolder, 'package.json'));
-const program = join(packageFolder, bin.heddle);
-const folder = mkdtempSync(join(tmpdir(), 'heddle-cli-'));
-after(() => rmSync(folder, { recursive: true, force: true }));
-const out = (name) => join(folder, name);
-
-/** Runs it: { code, stdout, stderr }. */
-function heddle(args, { env = {}, input } = {}) {
-  return new Promise((done) => {
-    const child = execFile(process.execPath, [program, ...args], { env: { ...process.env, ...env }, maxBuffer: 1 << 26 }, (error, stdout, stderr) => done({ code: error ? error.code : 0, stdout, stderr }));
-    child.stdin.end(input ?? '');
-  });
-}
-
-async function ok(args, options) {
-  const result = await heddle(args, options);
-  assert.equal(result.code, 0, result.stderr);
-  return result;
-}
-
-const json = async (args, options) => JSON.parse((await ok([...args, '--json'], options)).stdout);
 
 /** A SafeTensors file's tensors by name: { dtype, shape, bytes }. */
 function tensorsOf(path) {
@@ -60,7 +39,7 @@ const weights = join(mild, 'model.safetensors');
 test('C1: help, version and usage: exit codes 0 and 2, and what was wrong on stderr', async () => {
   assert.equal((await ok(['--version'])).stdout.trim(), version);
   const overview = (await ok(['--help'])).stdout;
-  for (const command of ['inspect', 'convert', 'trace', 'generate', 'tokenize', 'cache']) {
+  for (const command of ['inspect', 'convert', 'trace', 'generate', 'chat', 'embed', 'tokenize', 'cache']) {
     assert.match(overview, new RegExp(`^  ${command} `, 'm'));
     assert.match((await ok([command, '--help'])).stdout, new RegExp(`usage: heddle ${command} `));
   }
@@ -304,6 +283,45 @@ test('C1: convert sharded folder → one file → shards again', async () => {
   const all = Object.assign({}, ...files.map((name) => tensorsOf(join(out('split'), name))));
   assertSame(all, tensorsOf(whole));
   for (const [name, file] of Object.entries(map)) assert.ok(name in tensorsOf(join(out('split'), file)), name);
+});
+
+test('C1: a convert to a folder that fails leaves no folder, and one that was there as it was', async () => {
+  for (const [args, said] of [[['--dtype', 'q9_9'], /q9_9/i], [['--shard-size', '100KB', '--dtype', 'q8_0'], /q8_0/i]]) {
+    const { code, stderr } = await heddle(['convert', mild, out('deep/er/model'), '--to', 'hf', ...args]);
+    assert.equal(code, 3, stderr);
+    assert.match(stderr, said);
+    assert.ok(!readdirSync(folder).includes('deep'));
+  }
+  mkdirSync(out('mine'));
+  writeFileSync(join(out('mine'), 'notes.txt'), 'mine');
+  assert.equal((await heddle(['convert', mild, out('mine'), '--to', 'mlx', '--dtype', 'q8_0'])).code, 3);
+  assert.deepEqual(readdirSync(out('mine')), ['notes.txt']);
+});
+
+test('C1: a config.json that is no JSON is refused by its name, whatever is converted', async () => {
+  mkdirSync(out('broken'));
+  writeFileSync(join(out('broken'), 'model.safetensors'), readFileSync(weights));
+  writeFileSync(join(out('broken'), 'config.json'), '{"model_type": "llama",}');
+  for (const to of ['x.gguf', 'x.mlx', 'x-folder']) {
+    const { code, stderr } = await heddle(['convert', out('broken'), out(to)]);
+    assert.equal(code, 3, stderr);
+    assert.match(stderr, /^heddle: config\.json: /);
+  }
+  assert.ok(!readdirSync(folder).some((name) => name.startsWith('x')));
+  assert.match((await heddle(['generate', out('broken'), '--prompt', 'x'])).stderr, /^heddle: config\.json: byte 23/);
+});
+
+test("C1: convert a training's checkpoint → GGUF: metadata that GGUF has no type for is kept as text, and the optimizer's state is named", needs('fixtures/torch/pt/checkpoint.pt'), async () => {
+  const { tensors, warnings } = await json(['convert', shared('fixtures/torch/pt/checkpoint.pt'), out('checkpoint.gguf')]);
+  assert.equal(tensors.length, 28);
+  assert.ok(warnings.includes("metadata that GGUF has no type for, kept as JSON's text: optimizer.param_groups, scheduler, config"), warnings.join('; '));
+  assert.ok(warnings.some((text) => /18 of its 28 tensors are an optimizer's state \(optimizer\.state\.0\.step first\)/.test(text)), warnings.join('; '));
+  const { metadata } = await json(['inspect', out('checkpoint.gguf')]);
+  assert.deepEqual([metadata.epoch, JSON.parse(metadata.config)], [3, { hidden: 5, name: 'net', lr: 0.01, flags: [true, null] }]);
+  await ok(['convert', out('checkpoint.gguf'), out('checkpoint.safetensors')]);
+  const want = tensorsOf(shared('fixtures/torch/pt/checkpoint.safetensors'));
+  const got = tensorsOf(out('checkpoint.safetensors'));
+  for (const [name, { dtype, bytes }] of Object.entries(want)) if (dtype === 'F32') assert.ok(Buffer.compare(got[name].bytes, bytes) === 0, name);
 });
 
 test('C1: convert SafeTensors → F16 and back says that precision was lost, once', async () => {

@@ -71,11 +71,12 @@ export function assertWithin(got, want, { abs, rel }, what) {
   assert.ok(got instanceof Float32Array, `${what}: a Float32Array`);
   assert.equal(got.length, want.length, `${what}: number of values`);
   for (const [i, value] of want.entries()) {
-    assert.ok(Math.abs(got[i] - value) <= abs + rel * Math.abs(value), `${what}: value ${i}: expected ${value}, found ${got[i]}`);
+    if (!(Math.abs(got[i] - value) <= abs + rel * Math.abs(value))) assert.fail(`${what}: value ${i}: expected ${value}, found ${got[i]}`);
   }
 }
 
 /** Fails unless all bits are the same (so 0 is not −0). */
 export function assertSameBits(got, want, what) {
-  assert.ok(Buffer.from(got.buffer, got.byteOffset, got.byteLength).equals(Buffer.from(want.buffer, want.byteOffset, want.byteLength)), `${what}: off by ${distance(got, want)}`);
+  const isSame = Buffer.from(got.buffer, got.byteOffset, got.byteLength).equals(Buffer.from(want.buffer, want.byteOffset, want.byteLength));
+  if (!isSame) assert.fail(`${what}: off by ${distance(got, want)}`);
 }

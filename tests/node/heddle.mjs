@@ -26,8 +26,11 @@ export const heddle = await entry('.');
 /** Every test fails, instead of testing less, when a newer Node is said not to have relaxed SIMD. */
 export const nodeHasRelaxed = Number(process.versions.node.split('.')[0]) >= 22;
 
-/** Threads of the modules that have them: two workers and the caller. */
+/** Threads of a pool that several tests share: two workers and the caller. */
 export const threads = 3;
+
+/** Threads of a pool that one model has: a worker and the caller. Starting a worker takes Node longer than most tests take, and there are thousands of models. */
+const ownThreads = 2;
 
 const onlyRelaxed = process.argv[1]?.endsWith('.relaxed.test.mjs') ?? false;
 
@@ -40,14 +43,20 @@ export const modules = [
 /** The options that start a runtime with that module. */
 export function optionsFor(module) {
   const [variant, withThreads] = module.split('-');
-  return { variant, threads: withThreads ? threads : 1 };
+  return { variant, threads: withThreads ? ownThreads : 1 };
 }
+
+/**
+ * The same for what most tests run on. With relaxed-threads all models are in one instance with one pool, so that every test has been run in a shared instance
+ * too; with simd128-threads each model has its own.
+ */
+const commonOptionsFor = (module) => ({ ...optionsFor(module), ...(module === 'relaxed-threads' && { shared: true, threads }) });
 
 const runtimes = new Map();
 
-/** A runtime with that module, the same for all tests of a file. */
+/** A runtime with that module, the same for all tests of a process. */
 export function runtimeWith(module) {
-  if (!runtimes.has(module)) runtimes.set(module, heddle.init(optionsFor(module)));
+  if (!runtimes.has(module)) runtimes.set(module, heddle.init(commonOptionsFor(module)));
   return runtimes.get(module);
 }
 

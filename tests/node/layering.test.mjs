@@ -145,3 +145,15 @@ test('no source file is longer than 1,000 lines', () => {
 test('no source file is called utils, helpers, common or misc', () => {
   none(sources.filter((file) => /^(utils?|helpers?|common|misc)$/i.test(basename(file).replace(/\..*$/, ''))), 'names that say nothing');
 });
+
+test('every file of tests that run on every module is in one suite of the relaxed modules', () => {
+  const folder = join(root, 'tests/node');
+  const names = readdirSync(folder).filter((name) => name.endsWith('.test.mjs'));
+  const text = (name) => readFileSync(join(folder, name), 'utf8');
+  const suites = names.filter((name) => name.endsWith('.relaxed.test.mjs'));
+  const imported = suites.flatMap((name) => [...text(name).matchAll(/^import '\.\/(.*)';$/gm)].map(([, file]) => file));
+  const wanted = names.filter((name) => !suites.includes(name) && /^import \{[^}]*\btestOnEveryModule\b[^}]*\} from '\.\/heddle\.mjs';$/m.test(text(name)));
+  assert.ok(wanted.length > 30);
+  assert.deepEqual(wanted.filter((name) => !imported.includes(name)), [], 'in none');
+  assert.deepEqual(imported.filter((name, i) => imported.indexOf(name) !== i), [], 'in two');
+});

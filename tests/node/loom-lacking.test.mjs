@@ -1,6 +1,7 @@
 /** What Loom makes of convolutions and norms whose weights a bundle lacks, as a whole or in part (shared/formats/loom.md, section a). */
 import assert from 'node:assert/strict';
-import { testOnEveryModule } from './heddle.mjs';
+import { readFileSync } from 'node:fs';
+import { golden, heddleError, readJson, testOnEveryModule } from './heddle.mjs';
 
 /** A bundle of one layer; `weights` are the fields it has. */
 function bundle(layer, weights) {
@@ -32,3 +33,19 @@ for (const { what, layer, weights, input, output } of cases) {
     }
   });
 }
+
+testOnEveryModule("G1: in Loom's dialect a short input is filled up with zeros and a long one's end is not read; the textbook's refuses both", (runtime) => {
+  for (const name of ['dense_relu', 'rnn', 'lstm']) {
+    const { input } = readJson(golden(`loom/${name}.io.json`));
+    const bundle = readFileSync(golden(`loom/${name}.bundle.json`), 'utf8');
+    const network = runtime.LoadNetworkFromString(bundle, JSON.parse(bundle).models[0].id);
+    const want = network.ForwardCPU([...input.slice(0, -2), 0, 0]);
+    assert.notDeepEqual(network.ForwardCPU(input), want);
+    assert.deepEqual(network.ForwardCPU(input.slice(0, -2)), want, `${name}, short`);
+    assert.deepEqual(network.ForwardCPU([...input, 7, 8]), network.ForwardCPU(input), `${name}, long`);
+    network.free();
+  }
+  const textbook = runtime.BuildNetworkFromJSON({ dialect: 'standard', layers: [{ type: 'dense', in_features: 3, out_features: 2 }] });
+  for (const length of [2, 4]) assert.throws(() => textbook.ForwardCPU(new Float32Array(length)), heddleError('bad_argument', /expected 3 input features/));
+  textbook.free();
+});

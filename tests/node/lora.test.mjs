@@ -6,6 +6,7 @@
  * its greedy ids in full: their smallest margin, 1.4e-3, is clear of twice that.
  */
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { assertClose, assertSameBits, distance, largest, readSafetensors, writeSafetensors } from './golden.mjs';
 import { golden, heddleError, needs, readJson, shared, testOnEveryModule } from './heddle.mjs';
 import { quantiseWeights, roundedEitherWay } from './reference-llama.mjs';
@@ -127,6 +128,39 @@ testOnEveryModule('merging gives the adapter\'s logits and unmerging the base\'s
   }
   const unmerged = await model.createSession();
   assertClose(await last(unmerged), base.last_prompt_position_logits, tolerance, 'unmerged logits');
+  await model.free();
+});
+
+testOnEveryModule('A5: merging twice is merging once; a merged adapter is not attached, and one that is not merged is not taken away', skipped, async (runtime) => {
+  const { model, adapter } = await open(runtime);
+  const names = model.weights.map(({ name }) => name);
+  const read = async () => new Map(await Promise.all(names.map(async (name) => [name, await model.readWeight(name)])));
+  const target = names.find((name) => /q_proj/.test(name));
+  const base = await model.readWeight(target);
+  await assert.rejects(model.unmergeAdapter(adapter), heddleError('bad_state', /not merged/));
+  await model.mergeAdapter(adapter);
+  const once = await read();
+  assert.notDeepEqual(once.get(target), base);
+  await model.mergeAdapter(adapter);
+  for (const [name, values] of await read()) assertSameBits(values, once.get(name), name);
+  const text = await model.generate(promptIds, { maxTokens: row.ids.length }).text();
+  assert.notEqual(text, '');
+  await assert.rejects(model.generate(promptIds, { adapter }).text(), heddleError('bad_state', /merged into the weights already/));
+  const session = await model.createSession();
+  await assert.rejects(session.useAdapter(adapter), heddleError('bad_state', /merged into the weights already/));
+  assertClose(await last(session), row.last_prompt_position_logits, tolerance, 'the merged model against the row, once');
+  await session.free();
+  await model.writeWeight(target, base);
+  await model.mergeAdapter(adapter);
+  for (const [name, values] of await read()) assertSameBits(values, once.get(name), `${name}: what was set since gets it again`);
+  await model.loadWeights(readFileSync(at('hf/model.safetensors')));
+  assertSameBits(await model.readWeight(target), base, 'loading puts the base back');
+  await model.mergeAdapter(adapter);
+  for (const [name, values] of await read()) assertSameBits(values, once.get(name), `${name}: loaded and merged again`);
+  await model.unmergeAdapter(adapter);
+  await assert.rejects(model.unmergeAdapter(adapter), heddleError('bad_state', /not merged/));
+  const attached = await model.createSession();
+  await attached.useAdapter(adapter);
   await model.free();
 });
 

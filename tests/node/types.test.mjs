@@ -20,6 +20,10 @@ export async function told(source: string): Promise<string> {
   for await (const made of model.generate('Once', { maxTokens: 3 })) text += made.text;
   const session: Session = await model.createSession({ mode: 'infer' });
   session[Symbol.dispose]();
+  await model.forward(new Float64Array(new SharedArrayBuffer(8)));
+  await model.loadWeights(new SharedArrayBuffer(8));
+  // @ts-expect-error: numbers, not bigints
+  await model.forward(new BigInt64Array(1));
   runtime.BuildNetworkFromJSON({ layers: [] }).free();
   return text;
 }

@@ -1,0 +1,25 @@
+/** The tests of files on the relaxed modules: what is read, fetched, kept and written. See suite.relaxed.test.mjs. */
+import './build-json.test.mjs';
+import './bundles.test.mjs';
+import './cache.test.mjs';
+import './convert-models.test.mjs';
+import './entries.test.mjs';
+import './estimate.test.mjs';
+import './generic.test.mjs';
+import './generic-parts.test.mjs';
+import './gguf.test.mjs';
+import './gguf-families.test.mjs';
+import './gguf-write.test.mjs';
+import './hostile.test.mjs';
+import './http.test.mjs';
+import './inspect.test.mjs';
+import './lazy.test.mjs';
+import './llama2c.test.mjs';
+import './loom-reader.test.mjs';
+import './mlx.test.mjs';
+import './precision.test.mjs';
+import './quantised-bundles.test.mjs';
+import './ranges.test.mjs';
+import './safetensors-files.test.mjs';
+import './torch-files.test.mjs';
+import './weights.test.mjs';
