@@ -337,7 +337,8 @@ hd_status hd_decode(hd_session *session, const int32_t *tokens, size_t n, hd_err
 /* Makes room in the state for `positions` in all (pages of 256, up to the context). hd_decode past it is bad_state. */
 hd_status hd_session_reserve(hd_session *session, size_t positions, hd_error *err);
 size_t hd_session_position(const hd_session *session);
-/* Forgets everything from `position` on. Recurrent state can only go to 0. */
+/* Forgets everything from `position` on. Recurrent state can only go to 0; layers with a sliding window hold a window and a few hundred positions of a
+ * long text, and what they no longer hold cannot be gone back to (unsupported, with the first position that can), but for 0. */
 hd_status hd_session_rewind(hd_session *session, size_t position, hd_error *err);
 /* The state as bytes, for another session over the same model, here or elsewhere. `n` is hd_session_state_bytes. Machine order: little-endian. */
 size_t hd_session_state_bytes(const hd_session *session);
@@ -432,8 +433,8 @@ typedef struct hd_memory_report {
 } hd_memory_report;
 hd_memory_report hd_session_memory(const hd_session *session);
 
-/* What hd_session_new would take, in bytes: the arena, and scratch and steps; the state of no position, and what each position adds to it. The
- * model need not have its weights. */
+/* What hd_session_new would take, in bytes: the arena, and scratch and steps; the state of no position (of layers whose sliding
+ * window the context fills, all of it), and what each position adds to it. The model need not have its weights. */
 typedef struct hd_session_size {
   uint64_t arena, other, state, per_position;
 } hd_session_size;

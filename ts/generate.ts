@@ -60,9 +60,21 @@ export async function* generateInSession(model: TextModel, session: LocalSession
   const given = promptIds(model, prompt, options.reuse === true || held.length === 0);
   const all = options.reuse === true ? given : [...held, ...given];
   // The logits of the last token choose the next: without them it is computed again.
-  const same = Math.min(commonLength(held, all), all.length - (session.hasOutput && held.length === all.length ? 0 : 1));
-  if (same < held.length) session.rewindSync(same);
+  let same = Math.min(commonLength(held, all), all.length - (session.hasOutput && held.length === all.length ? 0 : 1));
+  if (same < held.length) same = goBack(session, same);
   return yield* new Writing(model, session, all, same, options).run(true);
+}
+
+/** Rewinds the session so far back; where its layers no longer hold what that takes, all the way. Returns where it is then. */
+function goBack(session: LocalSession, position: number): number {
+  try {
+    session.rewindSync(position);
+    return position;
+  } catch (error) {
+    if (!(error instanceof HeddleError && error.code === 'unsupported')) throw error;
+    session.rewindSync(0);
+    return 0;
+  }
 }
 
 function commonLength(a: readonly number[], b: readonly number[]): number {

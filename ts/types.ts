@@ -321,7 +321,10 @@ export interface Session {
   gradient(weight: string): Promise<TensorValue>;
   /** Forgets all state. */
   reset(): Promise<void>;
-  /** Forgets everything from `position` on; recurrent state can only go to 0. */
+  /**
+   * Forgets everything from `position` on; recurrent state can only go to 0. Layers with a sliding window hold a window and a few hundred positions of a long
+   * text: further back is `unsupported`, but for 0.
+   */
   rewind(position: number): Promise<void>;
   memory(): Promise<SessionMemory>;
   /** Positions decoded so far. */

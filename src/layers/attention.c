@@ -1,7 +1,8 @@
 /* attention.c: scaled dot-product attention ("Attention Is All You Need", Vaswani et al., 2017) with grouped key/value heads (Ainslie et
  * al., 2023), and the multi-head layer that declares its projections.
  *
- * The primitive keeps its keys and values in the session when `cache` is set: state = keys [kv_heads, context, head_dim], then values. */
+ * The primitive keeps its keys and values in the session when `cache` is set: state = keys [kv_heads, positions, head_dim], then values. Where it has
+ * a window, the positions are only those that a row may still look at. */
 #include "base/status.h"
 #include "kernels/attention.h"
 #include "layers/rows.h"
@@ -28,8 +29,9 @@ static size_t n_parts(const hd_run *run, const hd_shape *q) {
 static part part_of(const hd_attention_config *c, const hd_run *run, const hd_shape *q, size_t index) {
   const hd_sequence *s = &run->sequences[run->n_sequences > 1 ? index : 0];
   size_t n = run->n_sequences > 1 ? s->rows : q->n_dims >= 2 ? q->dim[q->n_dims - 2] : 1;
-  bool remembers = c->cache && s->context;
-  return (part){.n = n, .past = remembers ? s->past : 0, .capacity = remembers ? s->context : n, .remembers = remembers};
+  if (!c->cache || !s->context) return (part){.n = n, .capacity = n};
+  const bool cut = c->window && s->window; /* of its past, only what comes from s->begin on is there */
+  return (part){.n = n, .past = s->past - (cut ? s->begin : 0), .capacity = cut ? s->window : s->context, .remembers = true};
 }
 
 /* Keys and values of so many positions. SIZE_MAX: too many. */
@@ -71,15 +73,17 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   return HD_OK;
 }
 
-static size_t state_bytes(const void *config, size_t context) {
+static size_t state_bytes(const void *config, size_t positions) {
   const hd_attention_config *c = config;
-  return c->cache ? cache_bytes(c, context) : 0;
+  return c->cache ? cache_bytes(c, positions) : 0;
 }
 
-static void move_state(const void *config, void *to, size_t to_context, const void *from, size_t from_context, size_t used) {
+static size_t window(const void *config) { return ((const hd_attention_config *)config)->window; }
+
+static void move_state(const void *config, void *to, size_t to_positions, const void *from, size_t from_positions, size_t first, size_t n) {
   const hd_attention_config *c = config;
   for (size_t h = 0; h < 2 * c->kv_heads; h++)
-    memcpy((float *)to + h * to_context * c->head_dim, (const float *)from + h * from_context * c->head_dim, used * c->head_dim * sizeof(float));
+    memmove((float *)to + h * to_positions * c->head_dim, (const float *)from + (h * from_positions + first) * c->head_dim, n * c->head_dim * sizeof(float));
 }
 
 /* rows [n, kv_heads, head_dim] → heads' own places [kv_heads, capacity, head_dim], from position `past` on */
@@ -148,6 +152,7 @@ const hd_layer hd_layer_attention = {
   .output_names = outputs,
   .extra_outputs_optional = true,
   .state_bytes = state_bytes,
+  .window = window,
   .move_state = move_state,
   .can_rewind = true,
   .many_sequences = true,

@@ -113,8 +113,10 @@ size_t hd_shape_rows(const hd_shape *shape);     /* elements / innermost */
 /* A sequence that a call adds rows to. */
 typedef struct hd_sequence {
   size_t rows;         /* of the call's input */
-  size_t past;         /* positions already in its state */
+  size_t past;         /* positions already computed */
+  size_t begin;        /* the first of them that the states of layers with a window still hold */
   size_t context;      /* positions its state has room for; 0: it has no state, and nothing of it is remembered */
+  size_t window;       /* positions that the states of layers with a window have room for; 0: as the others */
   void **state;        /* per node of the graph: state_bytes of it; NULL while a plan is made */
 } hd_sequence;
 
@@ -248,9 +250,12 @@ struct hd_layer {
   bool extra_outputs_optional;     /* outputs after the first are only computed where every value is kept */
   bool many_sequences;    /* it may be given several at once, and such as have no state: it computes every row alone, or asks run->sequences */
   bool in_place;          /* the output may lie where the first input lay (elementwise) */
-  size_t (*state_bytes)(const void *config, size_t context); /* 0: none; by hd_times: SIZE_MAX is more than there can be */
-  /* Moves a state to a block for another context, keeping `used` positions. NULL: a plain copy does. */
-  void (*move_state)(const void *config, void *to, size_t to_context, const void *from, size_t from_context, size_t used);
+  size_t (*state_bytes)(const void *config, size_t positions); /* 0: none; by hd_times: SIZE_MAX is more than there can be */
+  /* How many positions, the newest included, a row looks at: older ones may be taken from its state. NULL, 0: all of them. */
+  size_t (*window)(const void *config);
+  /* Moves n positions, from the `first` on, of a block for from_positions to the beginning of one for to_positions; it may be the same block. NULL: a
+   * plain copy of a whole block does. */
+  void (*move_state)(const void *config, void *to, size_t to_positions, const void *from, size_t from_positions, size_t first, size_t n);
   bool can_rewind;        /* state can be cut at a position; else only reset */
   hd_status (*forward)(const hd_call *call, hd_error *err);
   hd_status (*backward)(const hd_call *call, hd_error *err); /* NULL: training through it is refused */

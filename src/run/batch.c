@@ -108,7 +108,7 @@ static hd_status check_session(const hd_batch *b, const hd_batch_part *parts, si
     return hd_fail(err, HD_BAD_STATE, "part %zu: the session has room for %zu positions, the batch was made for %zu", index, s->sequence.context, b->max_context);
   for (size_t i = 0; i < index; i++)
     if (parts[i].session == s) return hd_fail(err, HD_BAD_ARGUMENT, "part %zu: its session is part %zu's already", index, i);
-  return hd_session_room(s, parts[index].rows, err);
+  return hd_session_make_room(parts[index].session, parts[index].rows, err);
 }
 
 /* The parts as sequences; their rows in all. */

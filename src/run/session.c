@@ -32,7 +32,7 @@ static void find_state(hd_session *s) {
   s->can_rewind = true;
   for (size_t n = 0; n < s->model->n_nodes; n++) {
     const hd_node *node = &s->model->nodes[n];
-    if (hd_state_bytes(node, 1)) s->can_rewind = s->can_rewind && node->layer->can_rewind;
+    if (hd_state_bytes(node, (hd_room){1, 1})) s->can_rewind = s->can_rewind && node->layer->can_rewind;
   }
 }
 
@@ -50,6 +50,9 @@ void hd_model_close(hd_model *model) {
   model->exclusive = false;
 }
 
+/* What a session's layers with a window keep of the past: where every value is kept, all of it. */
+static size_t kept_of(const hd_model *model, const hd_session_options *o) { return o->mode == HD_INFER ? hd_model_kept(model) : SIZE_MAX; }
+
 /* A session is planned for its largest call: all of the context behind it. */
 static hd_status largest_call(hd_shape *input, hd_sequence *sequence, const hd_model *model, const hd_session_options *o, hd_error *err) {
   HD_TRY(hd_input_shape(input, model, &o->input, err));
@@ -57,7 +60,9 @@ static hd_status largest_call(hd_shape *input, hd_sequence *sequence, const hd_m
   bool remembers = hd_model_remembers(model);
   size_t context = o->context ? o->context : o->mode == HD_INFER && model->max_context ? model->max_context : rows;
   if (remembers && context < rows) return hd_fail(err, HD_BAD_ARGUMENT, "a context of %zu positions is less than a call's %zu", context, rows);
-  *sequence = (hd_sequence){.rows = rows, .past = remembers ? context - rows : 0, .context = context};
+  const hd_room room = hd_room_for(kept_of(model, o), rows, context);
+  *sequence = (hd_sequence){.rows = rows, .past = remembers ? context - rows : 0, .begin = remembers ? context - room.window : 0, .context = context,
+                            .window = room.window};
   return HD_OK;
 }
 
@@ -72,6 +77,7 @@ static hd_status prepare(hd_session *s, const hd_session_options *o, hd_error *e
   HD_TRY(largest_call(&input, &largest, s->model, o, err));
   const hd_run run = run_of(o, &largest);
   s->max_context = largest.context;
+  s->kept = kept_of(s->model, o);
   HD_TRY(hd_steps_make(&s->steps, s->model, &input, s->model->output, &run, 1, err));
   s->sequence.state = hd_alloc_zero(s->model->n_nodes * sizeof *s->sequence.state);
   if (!s->sequence.state) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a session's state");
@@ -108,20 +114,11 @@ void hd_session_free(hd_session *s) {
 
 /* ---- Forward ---- */
 
-hd_status hd_session_room(const hd_session *s, size_t rows, hd_error *err) {
-  const hd_sequence *q = &s->sequence;
-  size_t want = q->past + rows;
-  if (!s->has_state || want <= q->context) return HD_OK;
-  if (want > s->max_context)
-    return hd_fail(err, HD_BAD_STATE, "%zu more positions after %zu do not fit the context of %zu", rows, q->past, s->max_context);
-  return hd_fail(err, HD_BAD_STATE, "%zu positions are not reserved; call hd_session_reserve between decodes", want);
-}
-
 hd_status hd_forward(hd_session *s, const hd_tensor *input, hd_error *err) {
   hd_shape shape;
   HD_TRY(hd_steps_call_shape(&s->steps, input, &shape, err));
   size_t rows = shape.dim[0];
-  HD_TRY(hd_session_room(s, rows, err));
+  HD_TRY(hd_session_make_room(s, rows, err));
   s->has_output = s->has_loss = false;
   s->sequence.rows = rows;
   HD_TRY(hd_steps_run(&s->steps, input, &shape, &s->sequence, 1, err));
@@ -173,11 +170,10 @@ hd_memory_report hd_session_memory(const hd_session *s) {
     if (m->data && m->layout->bytes(m->rows, m->cols, &bytes)) r.weights += bytes;
   }
   for (size_t n = 0; n < s->model->n_nodes; n++)
-    if (s->sequence.state[n]) r.state += hd_state_bytes(&s->model->nodes[n], s->sequence.context);
+    if (s->sequence.state[n]) r.state += hd_state_bytes(&s->model->nodes[n], (hd_room){s->sequence.context, s->sequence.window});
   return r;
 }
 
-/* States are linear in positions: two sizes tell the rest, for any number of positions, be it more than a size_t holds the bytes of. */
 hd_status hd_session_estimate(hd_session_size *out, const hd_model *model, const hd_session_options *options, hd_error *err) {
   hd_plan planned;
   hd_shape input;
@@ -189,11 +185,7 @@ hd_status hd_session_estimate(hd_session_size *out, const hd_model *model, const
   out->arena = planned.arena_bytes;
   out->other = hd_steps_other_bytes(&planned);
   hd_plan_free(&planned);
-  for (size_t n = 0; n < model->n_nodes; n++) {
-    size_t page = hd_state_bytes(&model->nodes[n], HD_STATE_PAGE), two = hd_state_bytes(&model->nodes[n], 2 * HD_STATE_PAGE);
-    out->per_position += (two - page) / HD_STATE_PAGE;
-    out->state += page - (two - page);
-  }
+  hd_state_estimate(out, model, (hd_room){largest.context, largest.window});
   return HD_OK;
 }
 

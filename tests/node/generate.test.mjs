@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { heddle, heddleError, projectFolder, readJson, testOnEveryModule } from './heddle.mjs';
+import { golden, heddle, heddleError, projectFolder, readJson, testOnEveryModule } from './heddle.mjs';
 
 const storyFolder = join(projectFolder, 'demo/models/story');
 const story = readJson(join(storyFolder, 'expected.json')).cases[0];
@@ -104,6 +104,27 @@ testOnEveryModule('a page can abort: timers run while a text is made', async (ru
     for (;;) await model.generate(story.prompt, { signal: controller.signal }).text();
   };
   await assert.rejects(endless(), /timer/);
+  await model.free();
+});
+
+testOnEveryModule('G2 a sliding window holds no more than it looks at; a text that goes back further is computed anew', async (runtime) => {
+  const part = (file) => golden(`transformers/mistral-swa/${file}`);
+  const model = await runtime.loadModel({ 'config.json': part('config.json'), 'model.safetensors': part('model.safetensors') });
+  const { prompt_ids: prompt, greedy_ids_ignore_eos: want } = readJson(part('expected.json'));
+  const options = { maxTokens: 24, ignoreEnd: true, reuse: true };
+  const session = await model.createSession({ context: 2000, outputRows: 1, input: { shape: [64] } });
+  const long = Array.from({ length: 1500 }, (_, i) => (7 * i + 3) % 250);
+  await session.decode([...prompt, ...long]);
+  const { state } = await session.memory();
+  await session.decode(long.slice(0, 400));
+  assert.equal((await session.memory()).state, state, 'the state of a longer text');
+  await assert.rejects(session.rewind(prompt.length), heddleError('unsupported', /^cannot rewind to \d+: layers with a window hold/));
+  const again = session.generate(prompt, options);
+  assert.deepEqual(await idsOf(again), want);
+  assert.equal(again.usage.reusedTokens, 0);
+  const near = session.generate(prompt, options);
+  assert.deepEqual(await idsOf(near), want);
+  assert.equal(near.usage.reusedTokens, prompt.length - 1);
   await model.free();
 });
 
