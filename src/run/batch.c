@@ -160,7 +160,7 @@ static void advance(hd_batch *b, const hd_batch_part *parts, size_t n) {
 
 hd_status hd_batch_forward(hd_batch *b, const hd_tensor *input, const hd_batch_part *parts, size_t n_parts, hd_error *err) {
   hd_shape shape;
-  size_t rows;
+  size_t rows = 0;
   b->has_output = false;
   HD_TRY(hd_steps_call_shape(&b->steps, input, &shape, err));
   HD_TRY(take_parts(b, parts, n_parts, &rows, err));
