@@ -150,7 +150,8 @@ hd_status hd_directory_detect(char **json, const hd_directory *directory, const 
 hd_status hd_mlx_to_safetensors(uint8_t **file, size_t *n_file, const char *text, size_t n_text, hd_error *err);
 /* A weights.mlx of a SafeTensors file of F32, F16 and BF16 (else unsupported), finite values only. `config`, JSON text, may be NULL: then it is what the
  * metadata keep. `pretty`: a line for each row. The caller frees *text with hd_text_free. */
-hd_status hd_mlx_from_safetensors(char **text, size_t *n, const void *file, size_t n_file, const char *config, size_t n_config, bool pretty, hd_error *err);
+hd_status hd_mlx_from_safetensors(char **text, size_t *n, const void *file, size_t n_file, const char *config, size_t n_config,
+                                  bool pretty, hd_error *err);
 /* What either variant lists, as JSON: "metadataOnly", "weights" (name, dtype, shape), its "note". The caller frees *json with hd_text_free. */
 hd_status hd_mlx_list(char **json, const char *text, size_t n_text, hd_error *err);
 
@@ -226,7 +227,8 @@ typedef struct hd_quantization {
   const char *dtype;        /* "int8" (also NULL), "int16", "uint8", "uint16" */
   bool zero_point;          /* false: symmetric, ±127 of int8 for ±max|w|; true, and always for unsigned ones: the codes span min … max */
   bool per_tensor;          /* one scale for a whole tensor; false: one for each of its output channels */
-  float scale;              /* above 0: this one for all weights instead of fitted ones, with the zero point below; what it does not reach is clamped */
+  float scale;              /* above 0: this one for all weights instead of fitted ones, with the zero point below; what it does not
+                             * reach is clamped */
   int32_t given_zero_point;
 } hd_quantization;
 
@@ -251,8 +253,8 @@ hd_status hd_model_load_state(hd_model *model, const void *file, size_t n, const
 /* All weights as a file for torch.load(weights_only=True), in F32, F64, F16 or BF16: the state dict, or with `checkpoint` (JSON, may be NULL) what
  * that says: {"$weights": true} becomes the state dict, {"$tensor": "F32", "shape": […], "values": "<Base64>"} a tensor, a key of digits a
  * number. The same model gives the same bytes. Not in the loom dialect. The caller frees *bytes with hd_bytes_free. */
-hd_status hd_model_save_torch(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, const char *checkpoint, size_t n_checkpoint,
-                              hd_error *err);
+hd_status hd_model_save_torch(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype,
+                              const char *checkpoint, size_t n_checkpoint, hd_error *err);
 void hd_bytes_free(void *bytes);
 
 /* A weight file to be written tensor by tensor: everything in it but the tensors' values. `format` is "SafeTensors", "GGUF" or "PyTorch" (a state
@@ -260,7 +262,8 @@ void hd_bytes_free(void *bytes);
  * left alone for PyTorch. Refuses a dtype the format has not, a name that comes twice, a file of 4 GB or more where size_t has 32 bits. */
 typedef struct hd_outline hd_outline;
 
-hd_status hd_outline_new(hd_outline **out, const char *format, const char *json, size_t n_json, const char *metadata, size_t n_metadata, hd_error *err);
+hd_status hd_outline_new(hd_outline **out, const char *format, const char *json, size_t n_json,
+                         const char *metadata, size_t n_metadata, hd_error *err);
 void hd_outline_free(hd_outline *outline);
 size_t hd_outline_count(const hd_outline *outline);
 /* Which of the JSON's tensors is the file's i-th, and how many bytes its values take. */
@@ -278,15 +281,15 @@ hd_status hd_safetensors_serialize(uint8_t **bytes, size_t *n, const char *json,
  * Q4_0, …). `metadata` is a JSON object, or NULL: a whole number becomes the first of u32, i32, u64, i64 that holds it (in arrays i32 comes first), a
  * number with a point or an exponent f32, or f64 where that loses digits; {"type": "f64", "value": 1} says the type, of the elements where the
  * value is an array. The caller frees *bytes with hd_bytes_free. */
-hd_status hd_gguf_serialize(uint8_t **bytes, size_t *n, const char *json, size_t n_json, const float *values, size_t n_values, const char *metadata,
-                            size_t n_metadata, hd_error *err);
+hd_status hd_gguf_serialize(uint8_t **bytes, size_t *n, const char *json, size_t n_json, const float *values, size_t n_values,
+                            const char *metadata, size_t n_metadata, hd_error *err);
 
 /* A Llama-style model as a GGUF file: names, metadata and the order of heads' rows as llama.cpp has them. Matrices become `dtype` (F32, F16, BF16, Q8_0,
  * Q4_0) where their rows are whole blocks, else F16; the embedding and the head have 8 bits at least; vectors are F32. Weights that are of that
  * dtype already keep their bits. `config` is the model's config.json; `metadata` (may be NULL) is more of the file's, for example the tokenizer's,
  * and goes before what the config says. The caller frees *bytes with hd_bytes_free. */
-hd_status hd_model_save_gguf(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, const char *config, size_t n_config, const char *metadata,
-                             size_t n_metadata, hd_error *err);
+hd_status hd_model_save_gguf(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, const char *config, size_t n_config,
+                             const char *metadata, size_t n_metadata, hd_error *err);
 
 /* Fails with bad_state while sessions are open, and frees nothing then. */
 hd_status hd_model_free(hd_model *model, hd_error *err);
@@ -372,7 +375,8 @@ typedef struct hd_batch_options {
 
 /* A sequence's rows in a call. */
 typedef struct hd_batch_part {
-  hd_session *session; /* whose state they continue, made for inference over the same model; NULL: they begin a sequence that is forgotten */
+  hd_session *session; /* whose state they continue, made for inference over the same model; NULL: they begin a sequence that is
+                        * forgotten */
   size_t rows;
 } hd_batch_part;
 

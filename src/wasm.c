@@ -162,7 +162,8 @@ int w_loader_estimate(hd_loader *loader, const hd_directory *directory) {
 int w_loader_session(const hd_loader *loader, size_t rows, size_t context) {
   const hd_model *model = hd_loader_model(loader);
   const size_t most = model ? hd_model_max_context(model) : 0;
-  hd_session_options options = {.mode = HD_INFER, .context = context, .output_rows = 1, .input = {.dtype = HD_I32, .n_dims = 1, .shape = {rows}}};
+  hd_session_options options = {.mode = HD_INFER, .context = context, .output_rows = 1,
+                                .input = {.dtype = HD_I32, .n_dims = 1, .shape = {rows}}};
   hd_session_size size = {0};
   hd_status status = most ? hd_session_estimate(&size, model, &options, &error) : HD_OK;
   transfer[0] = (double)size.arena;
@@ -234,7 +235,8 @@ int w_model_save_bundle(const hd_model *model, const char *id, const char *dtype
 }
 
 /* likewise; scale 0: fitted */
-int w_model_save_quantized(const hd_model *model, const char *id, const char *dtype, int zero_point, int per_tensor, double scale, int given_zero_point) {
+int w_model_save_quantized(const hd_model *model, const char *id, const char *dtype, int zero_point, int per_tensor,
+                           double scale, int given_zero_point) {
   const hd_quantization how = {dtype, zero_point != 0, per_tensor != 0, (float)scale, given_zero_point};
   char *text = NULL;
   size_t n = 0;
@@ -375,7 +377,8 @@ static hd_tensor wanted_input(int dtype, int n_dims, const uint32_t *dims) {
 
 /* n_dims 0: the model's own input. transfer: [session] */
 int w_session_new(hd_model *model, int mode, int dtype, int n_dims, const uint32_t *dims, size_t context, size_t output_rows) {
-  hd_session_options options = {.mode = (hd_mode)mode, .input = wanted_input(dtype, n_dims, dims), .context = context, .output_rows = output_rows};
+  hd_session_options options = {.mode = (hd_mode)mode, .input = wanted_input(dtype, n_dims, dims),
+                                .context = context, .output_rows = output_rows};
   hd_session *session = NULL;
   hd_status status = hd_session_new(&session, model, &options, &error);
   put(0, session);
@@ -438,8 +441,10 @@ void w_session_memory(const hd_session *session) {
 /* ---- Batches ---- */
 
 /* n_dims 0: the model's own input; output may be NULL. transfer: [batch] */
-int w_batch_new(hd_model *model, int dtype, int n_dims, const uint32_t *dims, size_t sequences, size_t context, size_t output_rows, const char *output) {
-  hd_batch_options options = {.input = wanted_input(dtype, n_dims, dims), .sequences = sequences, .context = context, .output_rows = output_rows, .output = output};
+int w_batch_new(hd_model *model, int dtype, int n_dims, const uint32_t *dims, size_t sequences, size_t context,
+                size_t output_rows, const char *output) {
+  hd_batch_options options = {.input = wanted_input(dtype, n_dims, dims), .sequences = sequences, .context = context,
+                              .output_rows = output_rows, .output = output};
   hd_batch *batch = NULL;
   hd_status status = hd_batch_new(&batch, model, &options, &error);
   put(0, batch);

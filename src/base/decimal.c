@@ -186,7 +186,8 @@ static decimal find_digits(double value, hd_binary format) {
     int digit = (int)take_quotient(&w.rest, &w.unit);
     bool down = reaches_down(&w), up = reaches_up(&w);
     if (down || up) digit += rounds_up(&w, digit, down, up);
-    if (digit == 10) return (decimal){.digits = "1", .n = 1, .exponent = w.exponent + 1}; /* of the first digit: others never come to that */
+    /* Of the first digit: others never come to that. */
+    if (digit == 10) return (decimal){.digits = "1", .n = 1, .exponent = w.exponent + 1};
     d.digits[d.n++] = (char)('0' + digit);
     if (down || up) return d;
   }

@@ -90,9 +90,11 @@ CONVERSIONS(bool, uint8_t, value ? 1.0f : 0.0f, value != 0.0f)
 #define PLAIN(title, bytes, pair) \
   {.name = title, .block_values = 1, .block_bytes = bytes, .safetensors = true, .to_f32 = pair##_to_f32, .from_f32 = pair##_from_f32}
 #define SMALL(title, values, bytes, pair) \
-  {.name = title, .block_values = values, .block_bytes = bytes, .safetensors = true, .to_f32 = hd_##pair##_to_f32, .from_f32 = hd_##pair##_from_f32}
+  {.name = title, .block_values = values, .block_bytes = bytes, .safetensors = true, \
+   .to_f32 = hd_##pair##_to_f32, .from_f32 = hd_##pair##_from_f32}
 #define GGML(title, values, bytes, pair) \
-  {.name = title, .block_values = values, .block_bytes = bytes, .ggml = true, .to_f32 = hd_##pair##_to_f32, .from_f32 = hd_##pair##_from_f32}
+  {.name = title, .block_values = values, .block_bytes = bytes, .ggml = true, \
+   .to_f32 = hd_##pair##_to_f32, .from_f32 = hd_##pair##_from_f32}
 #define GGML_READ(title, values, bytes, pair) \
   {.name = title, .block_values = values, .block_bytes = bytes, .ggml = true, .to_f32 = hd_##pair##_to_f32}
 
@@ -118,7 +120,8 @@ static const hd_dtype_info dtypes[HD_DTYPE_COUNT] = {
     [HD_F8_E8M0] = SMALL("F8_E8M0", 1, 1, f8_e8m0),
     [HD_F6_E2M3] = SMALL("F6_E2M3", 4, 3, f6_e2m3),
     [HD_F6_E3M2] = SMALL("F6_E3M2", 4, 3, f6_e3m2),
-    [HD_F4] = {.name = "F4", .block_values = 2, .block_bytes = 1, .ragged = true, .safetensors = true, .to_f32 = hd_f4_to_f32, .from_f32 = hd_f4_from_f32},
+    [HD_F4] = {.name = "F4", .block_values = 2, .block_bytes = 1, .ragged = true, .safetensors = true,
+               .to_f32 = hd_f4_to_f32, .from_f32 = hd_f4_from_f32},
     [HD_Q4_0] = GGML("Q4_0", 32, 18, q4_0),
     [HD_Q4_1] = GGML("Q4_1", 32, 20, q4_1),
     [HD_Q5_0] = GGML("Q5_0", 32, 22, q5_0),
@@ -153,7 +156,8 @@ bool hd_dtype_bytes(hd_dtype dtype, size_t n, size_t *bytes) {
 
 /* By significant bits and range: an integer of b bits needs b (one less with a sign), 11 fit F16, 8 fit BF16, 24 fit F32. */
 bool hd_dtype_holds(hd_dtype to, hd_dtype from) {
-  static const hd_dtype into_both[] = {HD_I8, HD_U8, HD_BOOL, HD_F8_E4M3, HD_F8_E5M2, HD_F8_E4M3FNUZ, HD_F8_E5M2FNUZ, HD_F6_E2M3, HD_F6_E3M2, HD_F4};
+  static const hd_dtype into_both[] = {HD_I8, HD_U8, HD_BOOL, HD_F8_E4M3, HD_F8_E5M2, HD_F8_E4M3FNUZ, HD_F8_E5M2FNUZ,
+                                       HD_F6_E2M3, HD_F6_E3M2, HD_F4};
   static const hd_dtype not_into_f32[] = {HD_F64, HD_I64, HD_I32, HD_U64, HD_U32, HD_C64};
   if (to == from) return true;
   if (to == HD_F32) {

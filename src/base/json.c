@@ -320,7 +320,8 @@ void hd_json_refuse_size(const hd_json *j, const char *const *spellings, size_t 
   for (const char *const *other = spellings; !node && *other; other++) node = find(j, *other);
   if (!node && cJSON_IsObject(j->node)) nearest = nearest_key(j, spellings, &meant);
   if (node) refuse_kind(j, key, expected, node);
-  else if (nearest) hd_json_refuse(j, key, HD_BAD_FILE, "expected %s, found '%s'; did you mean '%s'?", expected, hd_short_name(room, nearest), meant);
+  else if (nearest)
+    hd_json_refuse(j, key, HD_BAD_FILE, "expected %s, found '%s'; did you mean '%s'?", expected, hd_short_name(room, nearest), meant);
   else hd_json_refuse(j, key, HD_BAD_FILE, "expected %s, found none", expected);
 }
 

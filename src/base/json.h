@@ -21,7 +21,9 @@ hd_status hd_json_parse_file(cJSON **out, const char *text, size_t n, const char
 
 /* ---- Pull reader ---- */
 
-typedef enum hd_json_type { HD_JSON_NULL, HD_JSON_BOOL, HD_JSON_NUMBER, HD_JSON_STRING, HD_JSON_ARRAY, HD_JSON_OBJECT, HD_JSON_END } hd_json_type;
+typedef enum hd_json_type {
+  HD_JSON_NULL, HD_JSON_BOOL, HD_JSON_NUMBER, HD_JSON_STRING, HD_JSON_ARRAY, HD_JSON_OBJECT, HD_JSON_END
+} hd_json_type;
 
 /* Reads a text from front to back, validating as it goes. After the first failure every call does nothing and fails;
  * check `status` once at the end of a loop. */

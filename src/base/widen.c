@@ -7,7 +7,8 @@ static hd_status check_bytes(const hd_dtype_info *info, hd_dtype dtype, size_t n
   size_t expected;
   if (!hd_dtype_bytes(dtype, n, &expected))
     return hd_fail(err, HD_BAD_ARGUMENT, "%zu values are not whole blocks of %s, which have %zu", n, info->name, info->block_values);
-  if (n_bytes != expected) return hd_fail(err, HD_BAD_ARGUMENT, "%zu values of %s take %zu bytes, found %zu", n, info->name, expected, n_bytes);
+  if (n_bytes != expected)
+    return hd_fail(err, HD_BAD_ARGUMENT, "%zu values of %s take %zu bytes, found %zu", n, info->name, expected, n_bytes);
   return HD_OK;
 }
 

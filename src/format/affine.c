@@ -67,8 +67,8 @@ void hd_affine_fit(const hd_affine_dtype *dtype, bool symmetric, const float *va
 
 /* ---- Codes ---- */
 
-void hd_affine_encode(const hd_affine_dtype *dtype, bool symmetric, const float *values, const hd_channels *channels, const hd_affine *fitted,
-                      uint8_t *codes) {
+void hd_affine_encode(const hd_affine_dtype *dtype, bool symmetric, const float *values, const hd_channels *channels,
+                      const hd_affine *fitted, uint8_t *codes) {
   int32_t low = symmetric ? -dtype->high : dtype->low;
   for (size_t i = 0; i < channels->n; i++) {
     uint32_t code = (uint32_t)code_of(values[i], &fitted[channel_of(channels, i)], low, dtype->high);
@@ -82,7 +82,8 @@ static int32_t read_code(const hd_affine_dtype *dtype, const uint8_t *bytes) {
   return dtype->is_signed && code > dtype->high ? code - (dtype->high - dtype->low + 1) : code;
 }
 
-void hd_affine_decode(const hd_affine_dtype *dtype, const uint8_t *codes, const hd_channels *channels, const hd_affine *fitted, float *values) {
+void hd_affine_decode(const hd_affine_dtype *dtype, const uint8_t *codes, const hd_channels *channels,
+                      const hd_affine *fitted, float *values) {
   for (size_t i = 0; i < channels->n; i++) {
     const hd_affine *a = &fitted[channel_of(channels, i)];
     float w = (float)(read_code(dtype, codes + i * dtype->width) - a->zero_point) * a->scale;

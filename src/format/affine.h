@@ -31,8 +31,9 @@ typedef struct hd_channels {
 void hd_affine_fit(const hd_affine_dtype *dtype, bool symmetric, const float *values, const hd_channels *channels, hd_affine *fitted);
 
 /* code = w / scale + zero point, rounded to nearest even, clamped (to ±high when symmetric). */
-void hd_affine_encode(const hd_affine_dtype *dtype, bool symmetric, const float *values, const hd_channels *channels, const hd_affine *fitted,
-                      uint8_t *codes);
-void hd_affine_decode(const hd_affine_dtype *dtype, const uint8_t *codes, const hd_channels *channels, const hd_affine *fitted, float *values);
+void hd_affine_encode(const hd_affine_dtype *dtype, bool symmetric, const float *values, const hd_channels *channels,
+                      const hd_affine *fitted, uint8_t *codes);
+void hd_affine_decode(const hd_affine_dtype *dtype, const uint8_t *codes, const hd_channels *channels,
+                      const hd_affine *fitted, float *values);
 
 #endif

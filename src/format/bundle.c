@@ -30,7 +30,8 @@
 static const char bundle_type[] = "modelhost/bundle";
 
 /* What "fmt" calls each form. */
-static const char *const form_names[] = {[HD_FORM_DECIMAL] = "jsonModelB64", [HD_FORM_CODED] = "multiPrecisionB64", [HD_FORM_AFFINE] = "affineB64"};
+static const char *const form_names[] = {
+    [HD_FORM_DECIMAL] = "jsonModelB64", [HD_FORM_CODED] = "multiPrecisionB64", [HD_FORM_AFFINE] = "affineB64"};
 
 static hd_bundle_form form_called(const char *name) {
   for (int form = HD_FORM_CODED; form <= HD_FORM_AFFINE; form++)
@@ -349,7 +350,8 @@ const char *hd_bundle_field(const char *field, hd_bundle_form form) {
 
 const char *hd_bundle_lost(const cJSON *layer, hd_bundle_form form) {
   const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(layer, "type"));
-  const bool is_residual = type && strcmp(type, "residual") == 0, has_positions = cJSON_GetObjectItemCaseSensitive(layer, "grid_positions") != NULL;
+  const bool is_residual = type && strcmp(type, "residual") == 0,
+             has_positions = cJSON_GetObjectItemCaseSensitive(layer, "grid_positions") != NULL;
   if (form == HD_FORM_DECIMAL && is_residual) return "residual";
   return form == HD_FORM_CODED && has_positions ? "grid_positions" : NULL;
 }
@@ -357,7 +359,9 @@ const char *hd_bundle_lost(const cJSON *layer, hd_bundle_form form) {
 /* ---- Writing ---- */
 
 /* Loom's own numbers say which form it is (2 for ours, too); another is the user's, and stays. */
-static double version_of(const hd_bundle_parts *parts) { return parts->version > 2 ? parts->version : parts->form > HD_FORM_DECIMAL ? 2 : 1; }
+static double version_of(const hd_bundle_parts *parts) {
+  return parts->version > 2 ? parts->version : parts->form > HD_FORM_DECIMAL ? 2 : 1;
+}
 
 hd_status hd_bundle_write(char **text, size_t *n, const hd_bundle_parts *parts, hd_error *err) {
   hd_text t = {0};

@@ -32,14 +32,14 @@ enum { MAX_BRANCH_DEPTH = HD_JSON_MAX_DEPTH / 2, PATH_ROOM = 2048, MAX_NAME_BYTE
 /* What Loom's layers hold: found whatever the case of their keys. The last two need not be plain lists. Any other list of
  * numbers is a tensor too, under its key as written: the standard dialect's fields, and those of layers we do not know. */
 static const char *const layer_fields[] = {
-    "kernel",        "biases",       "conv_bias",  "gamma",        "beta",       "embedding_weights",                /* dense, conv, norms */
-    "q_weights",     "k_weights",    "v_weights",  "output_weight",                                                  /* attention */
+    "kernel",        "biases",       "conv_bias",  "gamma",        "beta",       "embedding_weights",  /* dense, conv, norms */
+    "q_weights",     "k_weights",    "v_weights",  "output_weight",                                    /* attention */
     "q_bias",        "k_bias",       "v_bias",     "output_bias",
-    "weight_ih",     "weight_hh",    "bias_h",                                                                       /* rnn */
-    "weight_ii",     "weight_if",    "weight_ig",  "weight_io",                                                      /* lstm */
+    "weight_ih",     "weight_hh",    "bias_h",                                                         /* rnn */
+    "weight_ii",     "weight_if",    "weight_ig",  "weight_io",                                        /* lstm */
     "weight_hi",     "weight_hf",    "weight_hg",  "weight_ho",
     "bias_i",        "bias_f",       "bias_g",     "bias_o",
-    "gate_weights",  "up_weights",   "down_weights", "gate_bias",  "up_bias",    "down_bias",                        /* swiglu */
+    "gate_weights",  "up_weights",   "down_weights", "gate_bias",  "up_bias",    "down_bias",          /* swiglu */
     "conv3d_kernel", "conv3d_bias",
     "cluster_centers", "branch_weights"};
 enum { N_FIELDS = sizeof layer_fields / sizeof *layer_fields, CLUSTER_CENTERS = N_FIELDS - 2, BRANCH_WEIGHTS = N_FIELDS - 1 };
@@ -265,8 +265,8 @@ static void read_affine_members(weights_reader *w, affine_tensor *t) {
 static hd_affine *affines_of(weights_reader *w, const affine_tensor *t) {
   char problem[128];
   size_t n = t->scale.n, n_values = t->n_codes / w->affine->width;
-  snprintf(problem, sizeof problem, "expected %s codes of as many channels as scales, found %zu bytes, %zu scales, %zu zero points", w->affine->name,
-           t->n_codes, n, t->zero_point.n);
+  snprintf(problem, sizeof problem, "expected %s codes of as many channels as scales, found %zu bytes, %zu scales, %zu zero points",
+           w->affine->name, t->n_codes, n, t->zero_point.n);
   bool fits = n > 0 && t->n_codes % w->affine->width == 0 && n_values % n == 0 && (t->zero_point.n == 0 || t->zero_point.n == n);
   if (!fits) hd_bundle_fail(&w->r, HD_BAD_FILE, problem);
   hd_affine *affines = fits ? hd_arena_alloc(&w->bundle->arena, n * sizeof *affines) : NULL;
@@ -455,7 +455,8 @@ static void read_form_3(weights_reader *w) {
 }
 
 hd_status hd_bundle_read_weights(hd_bundle *bundle, const char *text, size_t n, hd_error *err) {
-  static void (*const read[])(weights_reader *) = {[HD_FORM_DECIMAL] = read_form_1, [HD_FORM_CODED] = read_form_2, [HD_FORM_AFFINE] = read_form_3};
+  static void (*const read[])(weights_reader *) = {
+      [HD_FORM_DECIMAL] = read_form_1, [HD_FORM_CODED] = read_form_2, [HD_FORM_AFFINE] = read_form_3};
   weights_reader w = {.r = hd_json_open(text, n, "weights", err), .bundle = bundle};
   read[bundle->form](&w);
   return w.r.status;

@@ -71,7 +71,8 @@ hd_status hd_directory_append_json(hd_directory *directory, const char *key, con
 
 hd_status hd_directory_reserve(hd_directory *directory, size_t n_entries, size_t n_pairs, hd_error *err) {
   size_t entry_bytes, pair_bytes;
-  if (!hd_mul_size(n_entries, sizeof *directory->entries, &entry_bytes) || !hd_mul_size(n_pairs, sizeof *directory->pairs, &pair_bytes)) return no_memory(err);
+  if (!hd_mul_size(n_entries, sizeof *directory->entries, &entry_bytes) || !hd_mul_size(n_pairs, sizeof *directory->pairs, &pair_bytes))
+    return no_memory(err);
   directory->entries = hd_alloc(entry_bytes);
   directory->pairs = hd_alloc(pair_bytes);
   if (!directory->entries || !directory->pairs) return no_memory(err);
@@ -110,7 +111,9 @@ static hd_status refuse_repeated_keys(const hd_directory *directory, hd_error *e
   size_t i = 1;
   while (i < n && strcmp(sorted[i - 1].key, sorted[i].key) != 0) i++;
   char room[HD_NAME_ROOM];
-  hd_status status = i == n ? HD_OK : hd_fail(err, HD_BAD_FILE, "metadata \"%s\": expected every key once, found it twice", hd_short_name(room, sorted[i].key));
+  hd_status status = i == n ? HD_OK
+                            : hd_fail(err, HD_BAD_FILE, "metadata \"%s\": expected every key once, found it twice",
+                                      hd_short_name(room, sorted[i].key));
   hd_free(sorted);
   return status;
 }
@@ -170,8 +173,8 @@ hd_status hd_directory_check_data(const hd_directory *directory, hd_error *err) 
   for (size_t i = 0; i < directory->n_entries; i++) {
     const hd_entry *entry = &directory->entries[i];
     if (entry->end > directory->file_bytes)
-      return hd_fail(err, HD_BAD_FILE, "tensor \"%s\": its data would end at byte %llu, the file ends at %llu", hd_short_name(room, entry->name),
-                     (unsigned long long)entry->end, (unsigned long long)directory->file_bytes);
+      return hd_fail(err, HD_BAD_FILE, "tensor \"%s\": its data would end at byte %llu, the file ends at %llu",
+                     hd_short_name(room, entry->name), (unsigned long long)entry->end, (unsigned long long)directory->file_bytes);
   }
   return HD_OK;
 }
@@ -196,7 +199,9 @@ bool hd_directory_metadata(const hd_directory *directory, size_t index, const ch
   return true;
 }
 
-bool hd_directory_metadata_is_json(const hd_directory *directory, size_t index) { return index < directory->n_pairs && directory->pairs[index].json; }
+bool hd_directory_metadata_is_json(const hd_directory *directory, size_t index) {
+  return index < directory->n_pairs && directory->pairs[index].json;
+}
 
 const char *hd_directory_value(const hd_directory *directory, const char *key) {
   for (size_t i = 0; i < directory->n_pairs; i++)

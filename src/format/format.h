@@ -82,7 +82,8 @@ hd_status hd_stored_refuse_twice(hd_directory *names, const hd_stored *tensors, 
 /* What each format's file begins with, up to the first tensor's values. Sets every tensor's `begin` and the file's size; sorts SafeTensors' by name. The
  * caller frees header->data, whatever comes back. */
 hd_status hd_safetensors_header(struct hd_text *header, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, hd_error *err);
-hd_status hd_gguf_header(struct hd_text *header, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, size_t n_metadata, hd_error *err);
+hd_status hd_gguf_header(struct hd_text *header, size_t *n_file, hd_stored *tensors, size_t n,
+                         const char *metadata, size_t n_metadata, hd_error *err);
 bool hd_gguf_can_write(hd_dtype dtype);
 /* A file of n_file bytes that begins with the header, which is freed; the rest is zero. Passes on a status that is none. */
 hd_status hd_stored_open(uint8_t **file, size_t *n_file, struct hd_text *header, hd_status status, hd_error *err);
@@ -92,7 +93,8 @@ hd_status hd_stored_open(uint8_t **file, size_t *n_file, struct hd_text *header,
 hd_status hd_safetensors_start(uint8_t **file, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, hd_error *err);
 
 /* The same for GGUF, version 3, in the order given. `metadata` is a JSON object (heddle.h, hd_gguf_serialize, says what becomes of its values). */
-hd_status hd_gguf_start(uint8_t **file, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, size_t n_metadata, hd_error *err);
+hd_status hd_gguf_start(uint8_t **file, size_t *n_file, hd_stored *tensors, size_t n,
+                        const char *metadata, size_t n_metadata, hd_error *err);
 
 /* n values to and from a dtype as Loom's tensor files have them: integers truncated toward zero, halves truncated as in precision.h, and
  * an F4 of Loom's own, whose codes mean 0, 0.75, 1, 1.5, 2, 3, infinity, NaN. */

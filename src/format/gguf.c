@@ -70,7 +70,8 @@ static hd_status check_version(const uint8_t *first, hd_error *err) {
   uint32_t version = hd_u32_at(first + VERSION_AT);
   bool turned = version != 0 && (version & 0xffff) == 0;
   if (turned)
-    return hd_fail(err, HD_UNSUPPORTED, "GGUF: byte 4: version %" PRIu32 " the other way around: the file is big-endian, expected a little-endian one",
+    return hd_fail(err, HD_UNSUPPORTED,
+                   "GGUF: byte 4: version %" PRIu32 " the other way around: the file is big-endian, expected a little-endian one",
                    version >> 24 | (version >> 8 & 0xff00));
   if (version < 2 || version > 3) return hd_fail(err, HD_UNSUPPORTED, "GGUF: byte 4: expected version 2 or 3, found %" PRIu32, version);
   return HD_OK;
@@ -149,8 +150,8 @@ static char *take_name(hd_gguf_cursor *c, hd_arena *names, const char *what) {
   for (size_t i = 0, step; i < n; i += step) {
     step = hd_utf8_length(bytes + i, (size_t)n - i);
     if (step && bytes[i]) continue;
-    hd_gguf_fail(c, HD_BAD_FILE, step ? "expected a %s without NUL characters, found one" : "expected a %s in UTF-8, found byte 0x%02X", what,
-                 (unsigned)(uint8_t)bytes[i]);
+    hd_gguf_fail(c, HD_BAD_FILE, step ? "expected a %s without NUL characters, found one" : "expected a %s in UTF-8, found byte 0x%02X",
+                 what, (unsigned)(uint8_t)bytes[i]);
     return NULL;
   }
   char *copy = hd_arena_alloc(names, (size_t)n + 1);
@@ -228,7 +229,8 @@ static bool measure(hd_gguf_cursor *c, const record *t, uint64_t *bytes) {
   const hd_dtype_info *info = hd_dtype_get(t->dtype);
   uint64_t n_values = 1, row = t->n_dims ? t->shape[t->n_dims - 1] : 1;
   if (row % info->block_values != 0)
-    return hd_gguf_fail(c, HD_BAD_FILE, "expected rows of a multiple of %zu values for %s, found %" PRIu64, info->block_values, info->name, row);
+    return hd_gguf_fail(c, HD_BAD_FILE, "expected rows of a multiple of %zu values for %s, found %" PRIu64,
+                        info->block_values, info->name, row);
   for (int d = 0; d < t->n_dims; d++)
     if (!multiply(n_values, t->shape[d], &n_values)) return hd_gguf_fail(c, HD_BAD_FILE, "its sizes' product passes 64 bits");
   if (!multiply(n_values / info->block_values, info->block_bytes, bytes)) return hd_gguf_fail(c, HD_BAD_FILE, "its bytes pass 64 bits");
@@ -250,7 +252,8 @@ static bool place(reading *r, const record *t, hd_entry *entry) {
   bool within = t->offset <= n_data && bytes <= n_data - t->offset;
   bool countable = t->offset <= INT64_MAX / 2 && bytes <= INT64_MAX / 2 - begins;
   if (!countable || (!within && n_data > 0))
-    return hd_gguf_fail(c, HD_BAD_FILE, "its %" PRIu64 " bytes at %" PRIu64 " of the data do not lie within the %" PRIu64 " there are", bytes, t->offset, n_data);
+    return hd_gguf_fail(c, HD_BAD_FILE, "its %" PRIu64 " bytes at %" PRIu64 " of the data do not lie within the %" PRIu64 " there are",
+                        bytes, t->offset, n_data);
   entry->begin = begins + t->offset;
   entry->end = entry->begin + bytes;
   return true;

@@ -14,7 +14,9 @@ typedef enum hd_gguf_kind {
 const char *hd_gguf_type_name(uint32_t kind);
 size_t hd_gguf_value_bytes(uint32_t kind); /* 0: strings and arrays, whose values say how long they are */
 
-static inline uint32_t hd_u32_at(const uint8_t *p) { return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24; }
+static inline uint32_t hd_u32_at(const uint8_t *p) {
+  return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
 static inline uint64_t hd_u64_at(const uint8_t *p) { return hd_u32_at(p) | (uint64_t)hd_u32_at(p + 4) << 32; }
 
 /* A place in the window, from which everything is read. A call that returns false has either failed (status) or come to the window's end

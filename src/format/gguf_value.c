@@ -29,7 +29,8 @@ size_t hd_gguf_value_bytes(uint32_t kind) { return kind < HD_GGUF_N_KINDS ? kind
 /* ---- Bytes ---- */
 
 hd_gguf_cursor hd_gguf_open(const hd_reader *reader, uint64_t at, hd_error *err) {
-  return (hd_gguf_cursor){.bytes = reader->window, .at = at, .held = reader->held, .file_bytes = reader->file_bytes, .item = "header", .status = HD_OK, .err = err};
+  return (hd_gguf_cursor){.bytes = reader->window, .at = at, .held = reader->held, .file_bytes = reader->file_bytes,
+                          .item = "header", .status = HD_OK, .err = err};
 }
 
 void hd_gguf_item(hd_gguf_cursor *c, const char *item, uint64_t index) {
@@ -92,9 +93,11 @@ static bool pass_array(hd_gguf_cursor *c, int depth) {
   uint64_t n;
   if (depth == MAX_DEPTH) return hd_gguf_fail(c, HD_UNSUPPORTED, "expected arrays at most %d deep, found more", MAX_DEPTH);
   if (!hd_gguf_u32(c, &kind) || !hd_gguf_u64(c, &n)) return false;
-  if (kind >= HD_GGUF_N_KINDS) return hd_gguf_fail(c, HD_BAD_FILE, "expected an array of a value type from 0 to %d, found %" PRIu32, HD_GGUF_N_KINDS - 1, kind);
+  if (kind >= HD_GGUF_N_KINDS)
+    return hd_gguf_fail(c, HD_BAD_FILE, "expected an array of a value type from 0 to %d, found %" PRIu32, HD_GGUF_N_KINDS - 1, kind);
   if (n > (c->file_bytes - c->at) / smallest(kind))
-    return hd_gguf_fail(c, HD_BAD_FILE, "an array of %" PRIu64 " %s does not fit the file's other %" PRIu64 " bytes", n, kinds[kind].name, c->file_bytes - c->at);
+    return hd_gguf_fail(c, HD_BAD_FILE, "an array of %" PRIu64 " %s does not fit the file's other %" PRIu64 " bytes",
+                        n, kinds[kind].name, c->file_bytes - c->at);
   if (kinds[kind].bytes) return hd_gguf_pass(c, n * kinds[kind].bytes);
   for (uint64_t i = 0; i < n; i++)
     if (!hd_gguf_pass_value(c, kind, depth + 1)) return false;
@@ -104,7 +107,8 @@ static bool pass_array(hd_gguf_cursor *c, int depth) {
 bool hd_gguf_pass_value(hd_gguf_cursor *c, uint32_t kind, int depth) {
   const char *bytes;
   uint64_t n;
-  if (kind >= HD_GGUF_N_KINDS) return hd_gguf_fail(c, HD_BAD_FILE, "expected a value type from 0 to %d, found %" PRIu32, HD_GGUF_N_KINDS - 1, kind);
+  if (kind >= HD_GGUF_N_KINDS)
+    return hd_gguf_fail(c, HD_BAD_FILE, "expected a value type from 0 to %d, found %" PRIu32, HD_GGUF_N_KINDS - 1, kind);
   if (kind == HD_GGUF_ARRAY) return pass_array(c, depth);
   return kind == HD_GGUF_STRING ? hd_gguf_string(c, &bytes, &n) : hd_gguf_pass(c, kinds[kind].bytes);
 }

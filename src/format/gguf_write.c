@@ -147,10 +147,12 @@ static bool survey(hd_json_reader *r, uint32_t *kind, uint64_t *n) {
 
 static bool put_whole(hd_text *out, hd_json_reader *r, uint32_t kind, const written *w) {
   static const struct { uint64_t most, least; } ranges[HD_GGUF_N_KINDS] = {
-      [HD_GGUF_U8] = {UINT8_MAX, 0},   [HD_GGUF_U16] = {UINT16_MAX, 0},         [HD_GGUF_U32] = {UINT32_MAX, 0},         [HD_GGUF_U64] = {UINT64_MAX, 0},
-      [HD_GGUF_I8] = {INT8_MAX, 128},  [HD_GGUF_I16] = {INT16_MAX, 32768},      [HD_GGUF_I32] = {INT32_MAX, 2147483648},
-      [HD_GGUF_I64] = {INT64_MAX, UINT64_C(1) << 63}};
-  if (!w->fits || w->magnitude > (w->negative ? ranges[kind].least : ranges[kind].most)) return refuse(r, "a whole number that its type holds");
+      [HD_GGUF_U8] = {UINT8_MAX, 0},           [HD_GGUF_U16] = {UINT16_MAX, 0},
+      [HD_GGUF_U32] = {UINT32_MAX, 0},         [HD_GGUF_U64] = {UINT64_MAX, 0},
+      [HD_GGUF_I8] = {INT8_MAX, 128},          [HD_GGUF_I16] = {INT16_MAX, 32768},
+      [HD_GGUF_I32] = {INT32_MAX, 2147483648}, [HD_GGUF_I64] = {INT64_MAX, UINT64_C(1) << 63}};
+  if (!w->fits || w->magnitude > (w->negative ? ranges[kind].least : ranges[kind].most))
+    return refuse(r, "a whole number that its type holds");
   uint64_t value = w->negative ? 0 - w->magnitude : w->magnitude;
   for (size_t i = 0; i < hd_gguf_value_bytes(kind); i++) hd_text_add(out, (char[1]){(char)(uint8_t)(value >> 8 * i)}, 1);
   return true;
@@ -244,7 +246,8 @@ static bool put_any(hd_text *out, hd_json_reader *r, uint32_t kind) {
     put_u32(out, HD_GGUF_ARRAY);
     return put_array(out, r, kind, 0);
   }
-  if (type == HD_JSON_OBJECT || (type == HD_JSON_NULL && kind == NO_KIND)) return refuse(r, "a number, a text, true, false, an array, or {\"type\", \"value\"}");
+  if (type == HD_JSON_OBJECT || (type == HD_JSON_NULL && kind == NO_KIND))
+    return refuse(r, "a number, a text, true, false, an array, or {\"type\", \"value\"}");
   written w;
   if (kind == NO_KIND) kind = kind_of_type(type);
   if (kind == NO_KIND && take_number(&ahead, &w)) kind = kind_of_number(&w);
@@ -253,8 +256,9 @@ static bool put_any(hd_text *out, hd_json_reader *r, uint32_t kind) {
 }
 
 static bool is_real(const char *key) {
-  static const char *const endings[] = {"tokenizer.ggml.scores", ".rope.freq_base", "_epsilon", ".rope.scaling.factor", ".rope.scaling.attn_factor",
-                                        "_softcapping", "_scale", ".attention.scale", ".clamp_kqv", ".max_alibi_bias"};
+  static const char *const endings[] = {"tokenizer.ggml.scores", ".rope.freq_base", "_epsilon",
+                                        ".rope.scaling.factor", ".rope.scaling.attn_factor", "_softcapping",
+                                        "_scale", ".attention.scale", ".clamp_kqv", ".max_alibi_bias"};
   for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
     size_t n = strlen(key), m = strlen(endings[i]);
     if (n >= m && strcmp(key + n - m, endings[i]) == 0) return true;
@@ -267,7 +271,8 @@ static bool put_pair(hd_text *out, hd_json_reader *r, const char *key, size_t n)
   uint32_t kind;
   put_string(out, key, n);
   hd_json_type type = hd_json_peek(r);
-  if (type != HD_JSON_OBJECT) return put_any(out, r, is_real(key) && (type == HD_JSON_NUMBER || type == HD_JSON_ARRAY) ? HD_GGUF_F32 : NO_KIND);
+  if (type != HD_JSON_OBJECT)
+    return put_any(out, r, is_real(key) && (type == HD_JSON_NUMBER || type == HD_JSON_ARRAY) ? HD_GGUF_F32 : NO_KIND);
   if (!open_typed(r, &kind, &value)) return false;
   bool put = put_any(out, &value, kind);
   r->status = value.status;
@@ -297,10 +302,12 @@ static hd_status put_tensor(hd_text *out, hd_stored *t, size_t *end, hd_error *e
   size_t count, bytes;
   uint32_t type;
   char room[HD_NAME_ROOM];
-  if (!hd_gguf_type(t->dtype, &type)) return hd_fail(err, HD_BAD_ARGUMENT, "tensor %s: GGUF has no type for %s", hd_short_name(room, t->name), hd_dtype_name(t->dtype));
+  if (!hd_gguf_type(t->dtype, &type))
+    return hd_fail(err, HD_BAD_ARGUMENT, "tensor %s: GGUF has no type for %s", hd_short_name(room, t->name), hd_dtype_name(t->dtype));
   size_t row = t->n_dims ? t->shape[t->n_dims - 1] : 1, block = hd_dtype_get(t->dtype)->block_values;
-  if (row % block) return hd_fail(err, HD_BAD_ARGUMENT, "tensor %s: expected rows of a multiple of %zu values for %s, found %zu", hd_short_name(room, t->name), block,
-                                  hd_dtype_name(t->dtype), row);
+  if (row % block)
+    return hd_fail(err, HD_BAD_ARGUMENT, "tensor %s: expected rows of a multiple of %zu values for %s, found %zu",
+                   hd_short_name(room, t->name), block, hd_dtype_name(t->dtype), row);
   if (!hd_shape_count(t->n_dims, t->shape, &count) || !hd_dtype_bytes(t->dtype, count, &bytes)) return hd_stored_too_large(err, t);
   t->begin = *end;
   if (!hd_add_size(*end, bytes, end) || !hd_add_size(*end, DEFAULT_ALIGNMENT, &count)) return hd_stored_too_large(err, t);
@@ -313,7 +320,8 @@ static hd_status put_tensor(hd_text *out, hd_stored *t, size_t *end, hd_error *e
   return HD_OK;
 }
 
-static hd_status put_header(hd_text *out, hd_stored *tensors, size_t n, const char *metadata, size_t n_metadata, size_t *data_bytes, hd_error *err) {
+static hd_status put_header(hd_text *out, hd_stored *tensors, size_t n, const char *metadata, size_t n_metadata,
+                            size_t *data_bytes, hd_error *err) {
   hd_text pairs = {0};
   uint64_t n_pairs = 0;
   hd_directory *names = hd_directory_new("GGUF", 0);
@@ -334,7 +342,8 @@ static hd_status put_header(hd_text *out, hd_stored *tensors, size_t n, const ch
   return status;
 }
 
-hd_status hd_gguf_header(hd_text *header, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, size_t n_metadata, hd_error *err) {
+hd_status hd_gguf_header(hd_text *header, size_t *n_file, hd_stored *tensors, size_t n,
+                         const char *metadata, size_t n_metadata, hd_error *err) {
   size_t data_bytes = 0;
   HD_TRY(put_header(header, tensors, n, metadata, n_metadata, &data_bytes, err));
   for (size_t i = 0; i < n; i++) tensors[i].begin += header->n;
@@ -342,7 +351,8 @@ hd_status hd_gguf_header(hd_text *header, size_t *n_file, hd_stored *tensors, si
   return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a file of %zu tensors and %zu bytes", n, data_bytes);
 }
 
-hd_status hd_gguf_start(uint8_t **file, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, size_t n_metadata, hd_error *err) {
+hd_status hd_gguf_start(uint8_t **file, size_t *n_file, hd_stored *tensors, size_t n,
+                        const char *metadata, size_t n_metadata, hd_error *err) {
   hd_text header = {0};
   hd_status status = hd_gguf_header(&header, n_file, tensors, n, metadata, n_metadata, err);
   return hd_stored_open(file, n_file, &header, status, err);
@@ -353,8 +363,8 @@ bool hd_gguf_can_write(hd_dtype dtype) {
   return hd_gguf_type(dtype, &number);
 }
 
-hd_status hd_gguf_serialize(uint8_t **bytes, size_t *n, const char *text, size_t n_text, const float *values, size_t n_values, const char *metadata,
-                            size_t n_metadata, hd_error *err) {
+hd_status hd_gguf_serialize(uint8_t **bytes, size_t *n, const char *text, size_t n_text, const float *values, size_t n_values,
+                            const char *metadata, size_t n_metadata, hd_error *err) {
   hd_stored_list list;
   *bytes = NULL;
   *n = 0;

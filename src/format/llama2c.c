@@ -36,15 +36,17 @@ typedef struct row {
 } row;
 
 static const row version_0[] = {
-    {"token_embd", false, VOCABULARY, DIM}, {"attn_norm", true, ONE, DIM}, {"attn_q", true, DIM, DIM},       {"attn_k", true, KV, DIM},
-    {"attn_v", true, KV, DIM},              {"attn_output", true, DIM, DIM}, {"ffn_norm", true, ONE, DIM},   {"ffn_gate", true, HIDDEN, DIM},
-    {"ffn_down", true, DIM, HIDDEN},        {"ffn_up", true, HIDDEN, DIM}, {"output_norm", false, ONE, DIM}, {NULL, false, CONTEXT, HALF},
+    {"token_embd", false, VOCABULARY, DIM}, {"attn_norm", true, ONE, DIM},      {"attn_q", true, DIM, DIM},
+    {"attn_k", true, KV, DIM},              {"attn_v", true, KV, DIM},          {"attn_output", true, DIM, DIM},
+    {"ffn_norm", true, ONE, DIM},           {"ffn_gate", true, HIDDEN, DIM},    {"ffn_down", true, DIM, HIDDEN},
+    {"ffn_up", true, HIDDEN, DIM},          {"output_norm", false, ONE, DIM},   {NULL, false, CONTEXT, HALF},
     {NULL, false, CONTEXT, HALF},           {"output", false, VOCABULARY, DIM},
 };
 static const row version_1[] = {
-    {"attn_norm", true, ONE, DIM},   {"ffn_norm", true, ONE, DIM},    {"output_norm", false, ONE, DIM}, {"token_embd", false, VOCABULARY, DIM},
-    {"attn_q", true, DIM, DIM},      {"attn_k", true, KV, DIM},       {"attn_v", true, KV, DIM},        {"attn_output", true, DIM, DIM},
-    {"ffn_gate", true, HIDDEN, DIM}, {"ffn_down", true, DIM, HIDDEN}, {"ffn_up", true, HIDDEN, DIM},    {"output", false, VOCABULARY, DIM},
+    {"attn_norm", true, ONE, DIM},          {"ffn_norm", true, ONE, DIM},     {"output_norm", false, ONE, DIM},
+    {"token_embd", false, VOCABULARY, DIM}, {"attn_q", true, DIM, DIM},       {"attn_k", true, KV, DIM},
+    {"attn_v", true, KV, DIM},              {"attn_output", true, DIM, DIM},  {"ffn_gate", true, HIDDEN, DIM},
+    {"ffn_down", true, DIM, HIDDEN},        {"ffn_up", true, HIDDEN, DIM},    {"output", false, VOCABULARY, DIM},
 };
 
 static const row *rows_of(const model *m, size_t *n) {
@@ -76,8 +78,8 @@ static bool read_numbers(model *m, const uint8_t *at) {
     m->own_head = true;
     n[5] = -n[5];
   }
-  bool sized = within(n[0], MOST_WIDTH) && within(n[1], MOST_WIDTH) && within(n[2], MOST_LAYERS) && within(n[3], n[0]) && within(n[4], n[3]) &&
-               within(n[5], MOST_TOKENS) && within(n[6], MOST_TOKENS);
+  bool sized = within(n[0], MOST_WIDTH) && within(n[1], MOST_WIDTH) && within(n[2], MOST_LAYERS) && within(n[3], n[0]) && within(n[4], n[3])
+               && within(n[5], MOST_TOKENS) && within(n[6], MOST_TOKENS);
   if (!sized || n[0] % (2 * n[3]) != 0 || n[3] % n[4] != 0) return false;
   const uint64_t dim = (uint64_t)n[0], head = dim / (uint64_t)n[3];
   const uint64_t sizes[N_SIZES] = {1, dim, head * (uint64_t)n[4], (uint64_t)n[1], (uint64_t)n[5], (uint64_t)n[6], head / 2};
@@ -117,21 +119,28 @@ static hd_status read_group(model *m, const uint8_t *first, hd_error *err) {
     m->group = (uint64_t)group;
     return HD_OK;
   }
-  return hd_fail(err, group > 0 ? HD_UNSUPPORTED : HD_BAD_FILE, "llama2.c: byte %d: expected groups that rows of %" PRIu64 " and %" PRIu64 " are made of, found %d",
+  return hd_fail(err, group > 0 ? HD_UNSUPPORTED : HD_BAD_FILE,
+                 "llama2.c: byte %d: expected groups that rows of %" PRIu64 " and %" PRIu64 " are made of, found %d",
                  GROUP_AT, m->sizes[DIM], m->sizes[HIDDEN], group);
 }
 
 static hd_status refuse_numbers(const uint8_t *at, hd_error *err) {
-  return hd_fail(err, HD_BAD_FILE, "llama2.c: byte 8: expected a Llama's sizes, found %d wide, %d hidden, %d layers, %d heads, %d of them for keys, %d tokens, %d positions",
-                 number_at(at, 0), number_at(at, 4), number_at(at, 8), number_at(at, 12), number_at(at, 16), number_at(at, 20), number_at(at, 24));
+  return hd_fail(err, HD_BAD_FILE,
+                 "llama2.c: byte 8: expected a Llama's sizes, found %d wide, %d hidden, %d layers, %d heads, %d of them for keys, "
+                 "%d tokens, %d positions",
+                 number_at(at, 0), number_at(at, 4), number_at(at, 8), number_at(at, 12), number_at(at, 16), number_at(at, 20),
+                 number_at(at, 24));
 }
 
 static hd_status read_header(model *m, const hd_reader *reader, hd_error *err) {
   const uint8_t *first = reader->window;
   *m = (model){.version = has_magic(first, reader->held) ? number_at(first, 4) : 0};
-  if (!has_magic(first, reader->held)) return read_numbers(m, first) ? HD_OK : hd_fail(err, HD_BAD_FILE, "llama2.c: its seven numbers are no Llama's");
-  if (m->version != 1 && m->version != 2) return hd_fail(err, HD_UNSUPPORTED, "llama2.c: byte 4: expected version 1 or 2, found %d", m->version);
-  if (reader->held < HEADER_1) return hd_fail(err, HD_BAD_FILE, "llama2.c: expected a header of %d bytes, found a file of %zu", HEADER_1, reader->held);
+  if (!has_magic(first, reader->held))
+    return read_numbers(m, first) ? HD_OK : hd_fail(err, HD_BAD_FILE, "llama2.c: its seven numbers are no Llama's");
+  if (m->version != 1 && m->version != 2)
+    return hd_fail(err, HD_UNSUPPORTED, "llama2.c: byte 4: expected version 1 or 2, found %d", m->version);
+  if (reader->held < HEADER_1)
+    return hd_fail(err, HD_BAD_FILE, "llama2.c: expected a header of %d bytes, found a file of %zu", HEADER_1, reader->held);
   if (!read_numbers(m, first + 8)) return refuse_numbers(first + 8, err);
   m->own_head = first[SHARED_AT] == 0;
   return m->version == 2 ? read_group(m, first, err) : HD_OK;
@@ -151,7 +160,8 @@ static hd_status append(hd_directory *d, const model *m, const row *r, const cha
   HD_TRY(hd_directory_append(d, &e, err));
   *at += bytes_of(m, r);
   if (!codes) return HD_OK;
-  hd_entry scales = {.name = name, .dtype = HD_F32, .n_dims = 2, .shape = {(size_t)rows, (size_t)(cols / m->group)}, .begin = e.end, .end = *at};
+  hd_entry scales = {.name = name, .dtype = HD_F32, .n_dims = 2, .shape = {(size_t)rows, (size_t)(cols / m->group)},
+                     .begin = e.end, .end = *at};
   snprintf(name, sizeof name, "%s.scales", base);
   return hd_directory_append(d, &scales, err);
 }
@@ -171,9 +181,11 @@ static hd_status append_row(hd_directory *d, const model *m, const row *r, uint6
 /* What llama2.c's own program takes for granted is said too: a text ends where another begins, at token 1. */
 static hd_status append_metadata(hd_directory *d, const model *m, hd_error *err) {
   const struct { const char *key; uint64_t value; } numbers[] = {
-      {"llama.embedding_length", m->sizes[DIM]},        {"llama.feed_forward_length", m->sizes[HIDDEN]}, {"llama.block_count", m->n_layers},
-      {"llama.attention.head_count", m->heads},         {"llama.attention.head_count_kv", m->kv_heads},  {"llama.context_length", m->sizes[CONTEXT]},
-      {"tokenizer.ggml.bos_token_id", 1},               {"tokenizer.ggml.eos_token_id", 2},              {"tokenizer.ggml.eot_token_id", 1},
+      {"llama.embedding_length", m->sizes[DIM]},       {"llama.feed_forward_length", m->sizes[HIDDEN]},
+      {"llama.block_count", m->n_layers},              {"llama.attention.head_count", m->heads},
+      {"llama.attention.head_count_kv", m->kv_heads},  {"llama.context_length", m->sizes[CONTEXT]},
+      {"tokenizer.ggml.bos_token_id", 1},              {"tokenizer.ggml.eos_token_id", 2},
+      {"tokenizer.ggml.eot_token_id", 1},
   };
   char room[24];
   HD_TRY(hd_directory_append_json(d, "general.architecture", "\"llama\"", err));
@@ -192,7 +204,8 @@ static hd_status step(hd_reader *reader, hd_error *err) {
   const row *rows = rows_of(&m, &n);
   uint64_t at = m.version ? HEADER_1 : HEADER_0, all = file_bytes_of(&m);
   if (all != reader->file_bytes)
-    return hd_fail(err, HD_BAD_FILE, "llama2.c: expected %" PRIu64 " bytes by the sizes in its header, found %" PRIu64, all, reader->file_bytes);
+    return hd_fail(err, HD_BAD_FILE, "llama2.c: expected %" PRIu64 " bytes by the sizes in its header, found %" PRIu64,
+                   all, reader->file_bytes);
   HD_TRY(append_metadata(reader->directory, &m, err));
   for (size_t i = 0; i < n_rows(&m); i++) HD_TRY(append_row(reader->directory, &m, &rows[i], &at, err));
   HD_TRY(hd_directory_seal(reader->directory, err));

@@ -27,7 +27,8 @@ static const struct {
   double number; /* of the variant without data */
   hd_dtype dtype;
   bool values;   /* a weight may be of it; the others are only listed */
-} labels[] = {{"float32", 0, HD_F32, true}, {"int32", 1, HD_I32, false}, {"float16", 2, HD_F16, true}, {"bfloat16", 3, HD_BF16, true}, {"uint32", 4, HD_U32, false}};
+} labels[] = {{"float32", 0, HD_F32, true}, {"int32", 1, HD_I32, false}, {"float16", 2, HD_F16, true},
+              {"bfloat16", 3, HD_BF16, true}, {"uint32", 4, HD_U32, false}};
 enum { N_LABELS = sizeof labels / sizeof labels[0] };
 
 static hd_dtype dtype_of_label(const char *label) {
@@ -44,7 +45,8 @@ static const char *label_of(hd_dtype dtype) {
 
 static hd_status unsupported(const char *name, const char *label, hd_error *err) {
   char room[HD_NAME_ROOM], other[HD_NAME_ROOM];
-  return hd_fail(err, HD_UNSUPPORTED, "Unsupported dtype for %s: %s. Supported: float32, float16, bfloat16", hd_short_name(room, name), hd_short_name(other, label));
+  return hd_fail(err, HD_UNSUPPORTED, "Unsupported dtype for %s: %s. Supported: float32, float16, bfloat16",
+                 hd_short_name(room, name), hd_short_name(other, label));
 }
 
 /* ---- One record ---- */
@@ -237,7 +239,8 @@ static hd_status check_record(const record *t, hd_error *err) {
   if (!t->has_shape) return refuse_shapeless(t, err);
   if (!t->label && !(t->has_number && t->has_data)) return hd_fail(err, HD_BAD_FILE, "Missing dtype for %s", name);
   if (!t->has_data) return hd_fail(err, HD_BAD_FILE, "Missing data for %s", name);
-  if (!hd_shape_count(t->n_dims, t->shape, &count)) return hd_fail(err, HD_BAD_FILE, "Data size mismatch for %s: expected more than memory can address, got %zu", name, t->n_values);
+  if (!hd_shape_count(t->n_dims, t->shape, &count))
+    return hd_fail(err, HD_BAD_FILE, "Data size mismatch for %s: expected more than memory can address, got %zu", name, t->n_values);
   if (count != t->n_values) return hd_fail(err, HD_BAD_FILE, "Data size mismatch for %s: expected %zu, got %zu", name, count, t->n_values);
   return HD_OK;
 }
@@ -311,7 +314,8 @@ static hd_status refuse_repeated(records *all, hd_error *err) {
   if (all->n) qsort(all->items, all->n, sizeof *all->items, compare_records);
   for (size_t i = 1; i < all->n; i++)
     if (strcmp(all->items[i - 1].name, all->items[i].name) == 0)
-      return hd_fail(err, HD_BAD_FILE, "MLX JSON: weight %s: expected every name once, found it twice", hd_short_name(room, all->items[i].name));
+      return hd_fail(err, HD_BAD_FILE, "MLX JSON: weight %s: expected every name once, found it twice",
+                     hd_short_name(room, all->items[i].name));
   return HD_OK;
 }
 
@@ -321,7 +325,8 @@ hd_status hd_mlx_to_safetensors(uint8_t **file, size_t *n_file, const char *text
   *n_file = 0;
   hd_status status = read_text(&all, text, n_text, err);
   if (status == HD_OK && is_metadata_only(&all))
-    status = hd_fail(err, HD_UNSUPPORTED, "MLX JSON: it only describes %zu weights, first %s: \"Full weights are in weights.safetensors\"", all.n, all.items[0].name);
+    status = hd_fail(err, HD_UNSUPPORTED, "MLX JSON: it only describes %zu weights, first %s: \"Full weights are in weights.safetensors\"",
+                     all.n, all.items[0].name);
   if (status == HD_OK) status = refuse_repeated(&all, err);
   hd_stored *tensors = status == HD_OK ? hd_alloc((all.n + 1) * sizeof *tensors) : NULL;
   if (status == HD_OK) status = tensors ? store(file, n_file, tensors, &all, err) : no_memory(err);
@@ -412,8 +417,8 @@ static hd_status refuse_not_finite(const hd_mlx_writing *w, const hd_entry *e, s
   }
   if (n == 0) return HD_OK;
   return hd_fail(err, HD_BAD_ARGUMENT,
-                 "Cannot save model: parameter '%s' contains %zu NaN/Inf values. Model weights are corrupted, likely due to training instability. "
-                 "Consider reducing learning rate or using an earlier checkpoint.",
+                 "Cannot save model: parameter '%s' contains %zu NaN/Inf values. Model weights are corrupted, likely due to training "
+                 "instability. Consider reducing learning rate or using an earlier checkpoint.",
                  hd_short_name(room, e->name), n);
 }
 
@@ -442,7 +447,8 @@ static const char *metadata_of(const hd_directory *directory, const char *wanted
 
 /* What the file's metadata keep of a text that it was made of. A config that is no JSON is refused. */
 static hd_status write_top(hd_mlx_writing *w, const hd_directory *directory, const char *config, size_t n_config, hd_error *err) {
-  const char *version = metadata_of(directory, "version"), *kept = metadata_of(directory, "config"), *line = w->pretty ? "\n  " : "", *space = w->pretty ? " " : "";
+  const char *version = metadata_of(directory, "version"), *kept = metadata_of(directory, "config"),
+             *line = w->pretty ? "\n  " : "", *space = w->pretty ? " " : "";
   if (!config && kept) n_config = strlen(config = kept);
   hd_text_print(&w->text, "{%s\"version\":%s", line, space);
   hd_text_quoted(&w->text, version ? version : "1.0");
@@ -456,7 +462,9 @@ static hd_status write_top(hd_mlx_writing *w, const hd_directory *directory, con
   return HD_OK;
 }
 
-static int compare_entries(const void *a, const void *b) { return strcmp((*(const hd_entry *const *)a)->name, (*(const hd_entry *const *)b)->name); }
+static int compare_entries(const void *a, const void *b) {
+  return strcmp((*(const hd_entry *const *)a)->name, (*(const hd_entry *const *)b)->name);
+}
 
 /* By name, as MLX-Node's own files have them. */
 static hd_status write_weights(hd_mlx_writing *w, const hd_directory *directory, hd_error *err) {
@@ -471,7 +479,8 @@ static hd_status write_weights(hd_mlx_writing *w, const hd_directory *directory,
   return status;
 }
 
-hd_status hd_mlx_from_safetensors(char **text, size_t *n, const void *file, size_t n_file, const char *config, size_t n_config, bool pretty, hd_error *err) {
+hd_status hd_mlx_from_safetensors(char **text, size_t *n, const void *file, size_t n_file, const char *config, size_t n_config,
+                                  bool pretty, hd_error *err) {
   hd_mlx_writing w = {.file = file, .pretty = pretty};
   hd_directory *directory = NULL;
   *text = NULL;

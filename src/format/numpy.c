@@ -101,7 +101,8 @@ static hd_status numpy_step(hd_reader *reader, hd_error *err) {
   if (n > MAX_HEADER) return hd_fail(err, HD_BAD_FILE, "NumPy: expected a header of at most %d bytes, found %" PRIu64, MAX_HEADER, n);
   if (at + n > reader->end) return hd_reader_want(reader, 0, at + n, err);
   char header[1024];
-  if (n >= sizeof header) return hd_fail(err, HD_UNSUPPORTED, "NumPy: expected a header of at most %zu bytes, found %" PRIu64, sizeof header - 1, n);
+  if (n >= sizeof header)
+    return hd_fail(err, HD_UNSUPPORTED, "NumPy: expected a header of at most %zu bytes, found %" PRIu64, sizeof header - 1, n);
   memcpy(header, first + at, (size_t)n);
   header[n] = '\0';
   hd_entry entry = {.name = "array", .begin = at + n};

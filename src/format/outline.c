@@ -96,7 +96,8 @@ void hd_outline_free(hd_outline *o) {
 
 static hd_status refuse_twice(const hd_stored_list *list, hd_error *err) {
   hd_directory *names = hd_directory_new("", 0);
-  hd_status status = names ? hd_stored_refuse_twice(names, list->tensors, list->n, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the names of %zu tensors", list->n);
+  hd_status status = names ? hd_stored_refuse_twice(names, list->tensors, list->n, err)
+                           : hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the names of %zu tensors", list->n);
   hd_directory_free(names);
   return status;
 }
@@ -118,7 +119,8 @@ static hd_status fill(hd_outline *o, const char *json, size_t n_json, const char
   return o->format->lay_out(o, metadata, n_metadata, err);
 }
 
-hd_status hd_outline_new(hd_outline **out, const char *format, const char *json, size_t n_json, const char *metadata, size_t n_metadata, hd_error *err) {
+hd_status hd_outline_new(hd_outline **out, const char *format, const char *json, size_t n_json,
+                         const char *metadata, size_t n_metadata, hd_error *err) {
   char room[HD_NAME_ROOM];
   *out = NULL;
   const hd_outline_format *row = find_format(format);

@@ -74,7 +74,8 @@ static void read_packing(hd_packing *said, const hd_json *j) {
   if (!mode) return;
   said->mode = find_mode(mode);
   if (said->mode) return;
-  hd_json_refuse(j, "mode", HD_UNSUPPORTED, "'%s' is not built; known: affine, mxfp4, mxfp8, nvfp4, fp8_e4m3, sym8, sym8_groups", hd_short_name(room, mode));
+  hd_json_refuse(j, "mode", HD_UNSUPPORTED, "'%s' is not built; known: affine, mxfp4, mxfp8, nvfp4, fp8_e4m3, sym8, sym8_groups",
+                 hd_short_name(room, mode));
 }
 
 /* An exception says all of its own mode: what it leaves out is not the others'. */
@@ -106,7 +107,8 @@ static bool as_rows(const hd_entry *e, size_t *rows, size_t *cols) {
 
 /* By the dtypes, and of 4 and 8 bits by the words that a scale has. */
 static const hd_packed_mode *mode_of(const hd_entry *weight, const hd_entry *scales) {
-  if (weight->dtype == HD_I8) return find_mode(scales->n_dims == weight->n_dims && scales->shape[scales->n_dims - 1] > 1 ? "sym8_groups" : "sym8");
+  if (weight->dtype == HD_I8)
+    return find_mode(scales->n_dims == weight->n_dims && scales->shape[scales->n_dims - 1] > 1 ? "sym8_groups" : "sym8");
   if (weight->dtype == HD_U8) return find_mode("fp8_e4m3");
   if (is_float(scales->dtype)) return find_mode("affine");
   size_t rows, words, groups;
@@ -119,14 +121,16 @@ static const hd_packed_mode *mode_of(const hd_entry *weight, const hd_entry *sca
 static hd_status find_modes(hd_packed *p, const hd_packing *said, hd_error *err) {
   const hd_entry *weight = p->entry[HD_PART_WEIGHT], *scales = p->entry[HD_PART_SCALES];
   size_t words;
-  if (!as_rows(weight, &p->rows, &words) || !hd_packed_dtype(weight->dtype)) return fail_part(weight, "expected a matrix of codes (U32, U8 or I8)", err);
+  if (!as_rows(weight, &p->rows, &words) || !hd_packed_dtype(weight->dtype))
+    return fail_part(weight, "expected a matrix of codes (U32, U8 or I8)", err);
   if (!scales) return fail_part(weight, "expected .scales beside it", err);
   p->mode = said->mode ? said->mode : mode_of(weight, scales);
   if (!p->mode) return fail_part(scales, "expected scales that fit the weight by mxfp4, mxfp8 or nvfp4", err);
   char problem[96];
   snprintf(problem, sizeof problem, "expected %s for the codes of %s", hd_dtype_name(p->mode->weight), p->mode->name);
   if (weight->dtype != p->mode->weight) return fail_part(weight, problem, err);
-  snprintf(problem, sizeof problem, "expected %s for the scales of %s", p->mode->scale == HD_DTYPE_COUNT ? "F32, F16 or BF16" : "U8", p->mode->name);
+  snprintf(problem, sizeof problem, "expected %s for the scales of %s",
+           p->mode->scale == HD_DTYPE_COUNT ? "F32, F16 or BF16" : "U8", p->mode->name);
   bool fits = p->mode->scale == HD_DTYPE_COUNT ? is_float(scales->dtype) : scales->dtype == HD_U8;
   return fits ? HD_OK : fail_part(scales, problem, err);
 }
@@ -155,7 +159,8 @@ static hd_status check_cols(const hd_packed *p, size_t row_bits, size_t groups, 
   const hd_entry *w = p->entry[HD_PART_WEIGHT], *s = p->entry[HD_PART_SCALES];
   bool grouped = p->group_size > 0 && p->group_size * groups == p->cols && (p->mode->whole_rows || p->group_size * p->bits % 8 == 0);
   if (grouped && known_bits(p->bits) && row_bits / p->bits == p->cols && row_bits % p->bits == 0) return HD_OK;
-  return hd_fail(err, HD_BAD_FILE, "tensor %s: rows of %zu values in %zu bits and groups of %zu (%s) do not fit codes of %s and scales of %s",
+  return hd_fail(err, HD_BAD_FILE,
+                 "tensor %s: rows of %zu values in %zu bits and groups of %zu (%s) do not fit codes of %s and scales of %s",
                  hd_short_name(room, w->name), p->cols, p->bits, p->group_size, p->mode->name, hd_shape_text(codes, w->n_dims, w->shape),
                  hd_shape_text(scales, s->n_dims, s->shape));
 }
@@ -170,11 +175,13 @@ static bool is_per_group(const hd_packed *p, const hd_entry *e, size_t groups) {
 }
 
 static hd_status check_sides(const hd_packed *p, const hd_packing *said, size_t groups, hd_error *err) {
-  const hd_entry *weight = p->entry[HD_PART_WEIGHT], *scales = p->entry[HD_PART_SCALES], *biases = p->entry[HD_PART_BIASES], *global = p->entry[HD_PART_GLOBAL];
+  const hd_entry *weight = p->entry[HD_PART_WEIGHT], *scales = p->entry[HD_PART_SCALES],
+                 *biases = p->entry[HD_PART_BIASES], *global = p->entry[HD_PART_GLOBAL];
   if (!is_per_group(p, scales, groups)) return fail_part(scales, "expected a scale for each group of each row", err);
   if (biases && !p->mode->biases) return fail_part(biases, "this mode has no biases", err);
   if (!biases && p->mode->biases && said->zero_point == 0) return fail_part(weight, "expected .biases beside it", err);
-  if (biases && (!is_float(biases->dtype) || !is_per_group(p, biases, groups))) return fail_part(biases, "expected a float for each group of each row", err);
+  if (biases && (!is_float(biases->dtype) || !is_per_group(p, biases, groups)))
+    return fail_part(biases, "expected a float for each group of each row", err);
   if (global && !p->mode->global) return fail_part(global, "this mode has no global scale", err);
   bool one = global && (global->n_dims == 0 || (global->n_dims == 1 && global->shape[0] == 1));
   return global && (!one || !is_float(global->dtype)) ? fail_part(global, "expected one float", err) : HD_OK;
@@ -187,11 +194,13 @@ hd_status hd_packed_open(hd_packed *packed, const hd_entry *const parts[HD_N_PAR
   const hd_entry *weight = parts[HD_PART_WEIGHT], *scales = parts[HD_PART_SCALES];
   size_t groups = 1, rows, row_bits, count;
   if (!packed->mode->whole_rows && !as_rows(scales, &rows, &groups)) groups = 0;
-  bool fits = hd_dtype_bytes(weight->dtype, weight->shape[weight->n_dims - 1], &packed->row_bytes) && hd_mul_size(packed->row_bytes, 8, &row_bits);
+  bool fits = hd_dtype_bytes(weight->dtype, weight->shape[weight->n_dims - 1], &packed->row_bytes)
+              && hd_mul_size(packed->row_bytes, 8, &row_bits);
   if (!fits) return fail_part(weight, "rows too long", err);
   HD_TRY(find_cols(packed, said, cols, row_bits, groups, err));
   HD_TRY(check_cols(packed, row_bits, groups, err));
-  if (!hd_mul_size(packed->rows, packed->cols, &count) || !hd_mul_size(count, sizeof(float), &count)) return fail_part(weight, "too many values", err);
+  if (!hd_mul_size(packed->rows, packed->cols, &count) || !hd_mul_size(count, sizeof(float), &count))
+    return fail_part(weight, "too many values", err);
   return check_sides(packed, said, groups, err);
 }
 
@@ -281,4 +290,6 @@ const char *hd_packed_text(char room[HD_PACKED_ROOM], const hd_packed *p) {
 
 hd_dtype hd_packed_kept(const hd_packed *p) { return p->mode->kept; }
 
-bool hd_packed_fits(const hd_packed *p, hd_dtype dtype) { return dtype == HD_F32 || (dtype == HD_INT8 && p->mode->code == HD_I8 && p->mode->whole_rows); }
+bool hd_packed_fits(const hd_packed *p, hd_dtype dtype) {
+  return dtype == HD_F32 || (dtype == HD_INT8 && p->mode->code == HD_I8 && p->mode->whole_rows);
+}

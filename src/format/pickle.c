@@ -235,7 +235,8 @@ hd_status hd_pickle_read(hd_pickle **out, const uint8_t *bytes, size_t n, uint64
   if (n > HD_PICKLE_MAX_BYTES) return hd_fail(err, HD_UNSUPPORTED, "pickle: expected at most %d bytes, found %zu", HD_PICKLE_MAX_BYTES, n);
   hd_pickle *p = hd_alloc_zero(sizeof *p);
   if (!p) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a pickle");
-  *p = (hd_pickle){.bytes = bytes, .n = n, .place = place, .globals = globals, .n_globals = n_globals, .max_values = n / 3 + SPARE_VALUES, .err = err};
+  *p = (hd_pickle){.bytes = bytes, .n = n, .place = place, .globals = globals, .n_globals = n_globals,
+                   .max_values = n / 3 + SPARE_VALUES, .err = err};
   hd_status status = run(p);
   *short_of_bytes = p->short_of_bytes;
   p->err = NULL;

@@ -65,7 +65,8 @@ static hd_status memoize(hd_pickle *p, uint64_t index) {
 }
 
 static hd_status recall(hd_pickle *p, uint64_t index) {
-  if (index >= p->memo.n || p->memo.items[index] == NOWHERE) return hd_machine_fail(p, "expected a memo number that was set, found another");
+  if (index >= p->memo.n || p->memo.items[index] == NOWHERE)
+    return hd_machine_fail(p, "expected a memo number that was set, found another");
   return hd_machine_push(p, p->memo.items[index]);
 }
 
@@ -149,7 +150,8 @@ static hd_status op_int(hd_pickle *p) {
   const uint8_t *line;
   size_t n;
   HD_TRY(hd_machine_take_line(p, &line, &n));
-  if (n == 2 && line[0] == '0' && line[1] <= '1') return hd_machine_push(p, line[1] == '1' ? TRUE_REF : FALSE_REF); /* how protocol 0 writes them */
+  if (n == 2 && line[0] == '0' && line[1] <= '1')
+    return hd_machine_push(p, line[1] == '1' ? TRUE_REF : FALSE_REF); /* how protocol 0 writes them */
   return push_text_int(p, line, n);
 }
 
@@ -313,7 +315,8 @@ static hd_status op_dict(hd_pickle *p) { return push_collected(p, HD_PICKLE_DICT
 static hd_status append_to(hd_pickle *p, hd_pickle_kind kind, const hd_pickle_ref *items, size_t n) {
   hd_pickle_value *to;
   HD_TRY(hd_machine_top(p, &to));
-  if (to->kind != kind) return hd_machine_fail(p, kind == HD_PICKLE_LIST ? "expected a list to append to" : "expected a dictionary to set items of");
+  if (to->kind != kind)
+    return hd_machine_fail(p, kind == HD_PICKLE_LIST ? "expected a list to append to" : "expected a dictionary to set items of");
   if (kind == HD_PICKLE_DICTIONARY && n % 2) return hd_machine_fail(p, "expected a value for every key");
   return hd_machine_append(p, to, items, n);
 }
@@ -359,7 +362,9 @@ static hd_status refuse_global(hd_pickle *p, const uint8_t *module, size_t n_mod
   char text[256], room[HD_NAME_ROOM];
   snprintf(text, sizeof text, "%.*s.%.*s", (int)(n_module < 120 ? n_module : 120), (const char *)module, (int)(n_name < 120 ? n_name : 120),
            (const char *)name);
-  return hd_fail(p->err, HD_BAD_FILE, "pickle: byte %" PRIu64 ": expected tensors and plain data, found the global %s, which is not on the list of what a weight file may name; nothing was called",
+  return hd_fail(p->err, HD_BAD_FILE,
+                 "pickle: byte %" PRIu64 ": expected tensors and plain data, found the global %s, which is not on the list of what "
+                 "a weight file may name; nothing was called",
                  p->place + p->opcode_at, hd_short_name(room, text));
 }
 
@@ -400,7 +405,8 @@ static hd_status push_pairs(hd_pickle *p, const hd_pickle_value *arguments) {
   if (list && list->kind != HD_PICKLE_LIST) return hd_machine_fail(p, "expected a list of pairs for a dictionary");
   for (size_t i = 0; list && i < list->n; i++) {
     const hd_pickle_value *pair = hd_pickle_item(p, list, i);
-    if ((pair->kind != HD_PICKLE_TUPLE && pair->kind != HD_PICKLE_LIST) || pair->n != 2) return hd_machine_fail(p, "expected a list of pairs for a dictionary");
+    if ((pair->kind != HD_PICKLE_TUPLE && pair->kind != HD_PICKLE_LIST) || pair->n != 2)
+      return hd_machine_fail(p, "expected a list of pairs for a dictionary");
     HD_TRY(hd_machine_append(p, dict, hd_pickle_items(pair), 2));
   }
   return hd_machine_push(p, ref);
@@ -436,7 +442,8 @@ static hd_status op_reduce(hd_pickle *p) {
   HD_TRY(hd_machine_pop(p, &arguments));
   HD_TRY(hd_machine_pop(p, &function));
   if (hd_pickle_value_of(p, arguments)->kind != HD_PICKLE_TUPLE) return hd_machine_fail(p, "expected a tuple of arguments");
-  if (hd_pickle_value_of(p, function)->kind != HD_PICKLE_GLOBAL) return hd_machine_fail(p, "expected a call of a global, found one of a value");
+  if (hd_pickle_value_of(p, function)->kind != HD_PICKLE_GLOBAL)
+    return hd_machine_fail(p, "expected a call of a global, found one of a value");
   return push_called(p, hd_pickle_value_of(p, function), arguments);
 }
 

@@ -73,7 +73,8 @@ static hd_status find_format(hd_reader *reader, hd_error *err) {
 /* Moves the window within the file's bytes in memory. */
 static hd_status point(hd_reader *reader, uint64_t begin, uint64_t end, hd_error *err) {
   if (end > reader->n_memory)
-    return hd_fail(err, HD_BAD_ARGUMENT, "%s: expected the file up to byte %" PRIu64 ", found its first %zu", reader->format->name, end, reader->n_memory);
+    return hd_fail(err, HD_BAD_ARGUMENT, "%s: expected the file up to byte %" PRIu64 ", found its first %zu",
+                   reader->format->name, end, reader->n_memory);
   reader->window = reader->memory + begin;
   reader->held = (size_t)(end - begin);
   return HD_OK;
@@ -95,7 +96,8 @@ hd_status hd_reader_want(hd_reader *reader, uint64_t begin, uint64_t end, hd_err
   if (begin > end || end > reader->file_bytes)
     return hd_fail(err, HD_BAD_FILE, "%s: it should go on to byte %" PRIu64 ", found %" PRIu64 " bytes", name, end, reader->file_bytes);
   if (end - begin > HD_MAX_WINDOW)
-    return hd_fail(err, HD_UNSUPPORTED, "%s: its directory would take %" PRIu64 " bytes at once, expected at most %" PRIu64, name, end - begin, HD_MAX_WINDOW);
+    return hd_fail(err, HD_UNSUPPORTED, "%s: its directory would take %" PRIu64 " bytes at once, expected at most %" PRIu64,
+                   name, end - begin, HD_MAX_WINDOW);
   HD_TRY(reader->memory ? point(reader, begin, end, err) : make_room(reader, begin, end, err));
   reader->begin = begin;
   reader->end = end;

@@ -90,7 +90,8 @@ static bool is_integer(hd_dtype dtype) { return dtype >= HD_I64 && dtype <= HD_U
 void hd_loom_encode(hd_dtype dtype, const float *values, void *to, size_t n) {
   uint8_t *bytes = to;
   if (dtype == HD_F4) {
-    for (size_t i = 0; i < n; i += 2) bytes[i / 2] = (uint8_t)(loom_f4_code(values[i]) | (i + 1 < n ? loom_f4_code(values[i + 1]) << 4 : 0));
+    for (size_t i = 0; i < n; i += 2)
+      bytes[i / 2] = (uint8_t)(loom_f4_code(values[i]) | (i + 1 < n ? loom_f4_code(values[i + 1]) << 4 : 0));
   } else if (dtype == HD_F16 || dtype == HD_BF16) {
     hd_precision_encode(hd_precision_find(dtype == HD_F16 ? "float16" : "bfloat16"), values, n, bytes);
   } else if (is_integer(dtype)) {

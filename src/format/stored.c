@@ -46,11 +46,13 @@ static void read_tensors(hd_json *list, hd_stored *tensors, size_t n, bool from_
       hd_json_refuse(&item, "dtype", HD_BAD_ARGUMENT, "%s has no dtype '%s'", format, hd_short_name(room, dtype));
     else if (from_floats && !hd_dtype_get(t->dtype)->from_f32)
       hd_json_refuse(&item, "dtype", HD_UNSUPPORTED, "values cannot be written as '%s'", dtype);
-    if (n_dims > HD_MAX_DIMS) hd_json_refuse(&item, "shape", HD_UNSUPPORTED, "expected at most %d dimensions, found %zu", HD_MAX_DIMS, n_dims);
+    if (n_dims > HD_MAX_DIMS)
+      hd_json_refuse(&item, "shape", HD_UNSUPPORTED, "expected at most %d dimensions, found %zu", HD_MAX_DIMS, n_dims);
     t->n_dims = n_dims > HD_MAX_DIMS ? 0 : (int)n_dims;
     for (int d = 0; d < t->n_dims; d++) {
       const cJSON *size = cJSON_GetArrayItem(shape.node, d);
-      bool whole = cJSON_IsNumber(size) && size->valuedouble >= 0 && size->valuedouble < 0x1p32 && size->valuedouble == floor(size->valuedouble);
+      bool whole = cJSON_IsNumber(size) && size->valuedouble >= 0 && size->valuedouble < 0x1p32
+                   && size->valuedouble == floor(size->valuedouble);
       if (!whole) hd_json_refuse(&item, "shape", HD_BAD_ARGUMENT, "expected whole numbers");
       t->shape[d] = whole ? (size_t)size->valuedouble : 0;
     }

@@ -63,15 +63,16 @@ static hd_status find_pickle(torch_state *s, hd_error *err) {
   for (size_t i = 0; i < s->zip.n_members && !s->pickle_member; i++)
     if (is_root(&s->zip.members[i], &n_root)) s->pickle_member = &s->zip.members[i];
   if (!s->pickle_member)
-    return hd_fail(err, HD_BAD_FILE, "zip: expected a PyTorch file, with a member data.pkl, found %zu members, first \"%s\"", s->zip.n_members,
-                   s->zip.n_members ? hd_short_name(room, s->zip.members[0].name) : "");
+    return hd_fail(err, HD_BAD_FILE, "zip: expected a PyTorch file, with a member data.pkl, found %zu members, first \"%s\"",
+                   s->zip.n_members, s->zip.n_members ? hd_short_name(room, s->zip.members[0].name) : "");
   if (n_root >= ROOT_ROOM) return hd_fail(err, HD_UNSUPPORTED, "PyTorch: expected a folder name below %d bytes in the zip", ROOT_ROOM);
   memcpy(s->root, s->pickle_member->name, n_root);
   return HD_OK;
 }
 
 /* A member by its name in the folder; *member is NULL when there is none. */
-static hd_status find_member(const torch_state *s, const char *folder, const char *name, hd_arena *arena, hd_zip_member **member, hd_error *err) {
+static hd_status find_member(const torch_state *s, const char *folder, const char *name, hd_arena *arena,
+                             hd_zip_member **member, hd_error *err) {
   char *full = hd_arena_format(arena, "%s%s%s", s->root, folder, name);
   if (!full) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the names of a zip's members");
   *member = hd_zip_find(&s->zip, full);
@@ -113,7 +114,8 @@ static hd_status read_zip_pickle(torch_state *s, hd_reader *reader, hd_error *er
   size_t n = (size_t)member->bytes; /* it fit a window */
   uint32_t crc = hd_crc32(0, bytes, n); /* 0 in the member: the writer left it out, and there is nothing to compare */
   if (member->crc != 0 && crc != member->crc)
-    return hd_fail(err, HD_BAD_FILE, "zip: member \"%s\": expected the checksum %08" PRIx32 ", found %08" PRIx32, "data.pkl", member->crc, crc);
+    return hd_fail(err, HD_BAD_FILE, "zip: member \"%s\": expected the checksum %08" PRIx32 ", found %08" PRIx32,
+                   "data.pkl", member->crc, crc);
   s->pickle_bytes = hd_alloc(n);
   if (!s->pickle_bytes) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a PyTorch file's pickle");
   memcpy(s->pickle_bytes, bytes, n);
@@ -127,10 +129,11 @@ static hd_status locate_storage(torch_state *s, hd_torch_storage *storage, hd_re
   char room[HD_NAME_ROOM];
   hd_zip_member *member = NULL;
   HD_TRY(find_member(s, "data/", storage->key, &s->tree.strings, &member, err));
-  if (!member) return hd_fail(err, HD_BAD_FILE, "zip: expected a member \"data/%s\" for a storage, found none", hd_short_name(room, storage->key));
+  if (!member)
+    return hd_fail(err, HD_BAD_FILE, "zip: expected a member \"data/%s\" for a storage, found none", hd_short_name(room, storage->key));
   if (member->bytes < storage->bytes)
-    return hd_fail(err, HD_BAD_FILE, "zip: member \"data/%s\": expected %" PRIu64 " bytes for a %s, found %" PRIu64, hd_short_name(room, storage->key),
-                   storage->bytes, storage->type, member->bytes);
+    return hd_fail(err, HD_BAD_FILE, "zip: member \"data/%s\": expected %" PRIu64 " bytes for a %s, found %" PRIu64,
+                   hd_short_name(room, storage->key), storage->bytes, storage->type, member->bytes);
   HD_TRY(hd_zip_locate(&s->zip, member, reader, true, &located, err));
   storage->begin = member->begin;
   *waits = !located;
@@ -171,7 +174,8 @@ typedef struct stream {
 static hd_status next_pickle(stream *in, hd_pickle **pickle) {
   bool short_of_bytes;
   const hd_reader *reader = in->reader;
-  hd_status status = hd_pickle_read(pickle, reader->window + in->at, reader->held - in->at, in->at, hd_torch_globals, hd_torch_n_globals, &short_of_bytes, in->err);
+  hd_status status = hd_pickle_read(pickle, reader->window + in->at, reader->held - in->at, in->at, hd_torch_globals, hd_torch_n_globals,
+                                    &short_of_bytes, in->err);
   if (status == HD_BAD_FILE && short_of_bytes && reader->end < reader->file_bytes) {
     in->short_of_bytes = true;
     return HD_OK;
@@ -199,7 +203,8 @@ static bool is_protocol(const hd_pickle *pickle) {
 static const hd_pickle_value *find_item(const hd_pickle *pickle, const hd_pickle_value *dict, const char *key) {
   for (size_t i = 0; dict->kind == HD_PICKLE_DICTIONARY && i + 1 < dict->n; i += 2) {
     const hd_pickle_value *at = hd_pickle_item(pickle, dict, i);
-    if (at->kind == HD_PICKLE_TEXT && at->n == strlen(key) && memcmp(at->as.bytes, key, at->n) == 0) return hd_pickle_item(pickle, dict, i + 1);
+    if (at->kind == HD_PICKLE_TEXT && at->n == strlen(key) && memcmp(at->as.bytes, key, at->n) == 0)
+      return hd_pickle_item(pickle, dict, i + 1);
   }
   return NULL;
 }
@@ -207,8 +212,10 @@ static const hd_pickle_value *find_item(const hd_pickle *pickle, const hd_pickle
 static hd_status check_head(hd_pickle *const pickles[3], hd_error *err) {
   if (!is_protocol(pickles[1])) return hd_fail(err, HD_UNSUPPORTED, "PyTorch: expected the legacy protocol %d", LEGACY_PROTOCOL);
   const hd_pickle_value *little = find_item(pickles[2], root_of(pickles[2]), "little_endian");
-  if (!little || little->kind != HD_PICKLE_BOOL) return hd_fail(err, HD_BAD_FILE, "PyTorch: expected \"little_endian\" in the third pickle");
-  if (!little->as.integer) return hd_fail(err, HD_UNSUPPORTED, "PyTorch: expected little-endian data, found a file of a big-endian machine");
+  if (!little || little->kind != HD_PICKLE_BOOL)
+    return hd_fail(err, HD_BAD_FILE, "PyTorch: expected \"little_endian\" in the third pickle");
+  if (!little->as.integer)
+    return hd_fail(err, HD_UNSUPPORTED, "PyTorch: expected little-endian data, found a file of a big-endian machine");
   return HD_OK;
 }
 
@@ -218,7 +225,8 @@ static int compare_keys(const void *a, const void *b) {
 }
 
 /* The storage's data at *place, after its count; moves *place past it. All persistent ids of one key get the same place. */
-static hd_status place_storage(hd_torch_storage **sorted, size_t n, const char *key, const hd_reader *reader, uint64_t *place, hd_error *err) {
+static hd_status place_storage(hd_torch_storage **sorted, size_t n, const char *key, const hd_reader *reader,
+                               uint64_t *place, hd_error *err) {
   const hd_torch_storage wanted = {.key = key}, *pointer = &wanted;
   char room[HD_NAME_ROOM];
   hd_torch_storage **found = bsearch(&pointer, sorted, n, sizeof *sorted, compare_keys);
@@ -226,10 +234,12 @@ static hd_status place_storage(hd_torch_storage **sorted, size_t n, const char *
   while (found > sorted && strcmp(found[-1]->key, key) == 0) found--;
   const hd_torch_storage *first = *found;
   if (reader->file_bytes - *place < COUNT_BYTES || reader->file_bytes - *place - COUNT_BYTES < first->bytes)
-    return hd_fail(err, HD_BAD_FILE, "PyTorch: storage \"%s\": expected %" PRIu64 " bytes from byte %" PRIu64 " on, found a file of %" PRIu64,
+    return hd_fail(err, HD_BAD_FILE,
+                   "PyTorch: storage \"%s\": expected %" PRIu64 " bytes from byte %" PRIu64 " on, found a file of %" PRIu64,
                    hd_short_name(room, key), first->bytes, *place + COUNT_BYTES, reader->file_bytes);
   for (; found < sorted + n && strcmp((*found)->key, key) == 0; found++) {
-    if ((*found)->bytes != first->bytes || (*found)->begin) return hd_fail(err, HD_BAD_FILE, "PyTorch: storage \"%s\" is declared in two ways", hd_short_name(room, key));
+    if ((*found)->bytes != first->bytes || (*found)->begin)
+      return hd_fail(err, HD_BAD_FILE, "PyTorch: storage \"%s\" is declared in two ways", hd_short_name(room, key));
     (*found)->begin = *place + COUNT_BYTES;
   }
   *place += COUNT_BYTES + first->bytes;
@@ -243,11 +253,12 @@ static hd_status check_count(const hd_torch_storage *storage, const hd_reader *r
   uint64_t count = 0;
   for (int i = COUNT_BYTES - 1; at && i >= 0; i--) count = count << 8 | at[i];
   if (!at || count == storage->bytes / storage->value_bytes) return HD_OK;
-  return hd_fail(err, HD_BAD_FILE, "PyTorch: storage \"%s\": expected a count of %" PRIu64 ", found %" PRIu64, hd_short_name(room, storage->key),
-                 storage->bytes / storage->value_bytes, count);
+  return hd_fail(err, HD_BAD_FILE, "PyTorch: storage \"%s\": expected a count of %" PRIu64 ", found %" PRIu64,
+                 hd_short_name(room, storage->key), storage->bytes / storage->value_bytes, count);
 }
 
-static hd_status place_all(hd_torch_tree *tree, hd_torch_storage **sorted, const hd_pickle *keys, const hd_reader *reader, uint64_t place, hd_error *err) {
+static hd_status place_all(hd_torch_tree *tree, hd_torch_storage **sorted, const hd_pickle *keys, const hd_reader *reader,
+                           uint64_t place, hd_error *err) {
   const hd_pickle_value *list = root_of(keys);
   if (list->kind != HD_PICKLE_LIST) return hd_fail(err, HD_BAD_FILE, "PyTorch: expected a list of storages' keys");
   for (size_t i = 0; i < tree->n_storages; i++) sorted[i] = &tree->storages[i];
@@ -261,7 +272,8 @@ static hd_status place_all(hd_torch_tree *tree, hd_torch_storage **sorted, const
   }
   for (size_t i = 0; i < tree->n_storages; i++) {
     char room[HD_NAME_ROOM];
-    if (!tree->storages[i].begin) return hd_fail(err, HD_BAD_FILE, "PyTorch: storage \"%s\" is not in the list of keys", hd_short_name(room, tree->storages[i].key));
+    if (!tree->storages[i].begin)
+      return hd_fail(err, HD_BAD_FILE, "PyTorch: storage \"%s\" is not in the list of keys", hd_short_name(room, tree->storages[i].key));
     HD_TRY(check_count(&tree->storages[i], reader, err));
   }
   if (place == reader->file_bytes) return HD_OK;
@@ -284,9 +296,11 @@ static hd_status list_alone(torch_state *s, stream *in, hd_pickle *pickle) {
   char room[HD_NAME_ROOM];
   HD_TRY(hd_torch_tree_open(&s->tree, pickle, in->err));
   if (in->at != in->reader->file_bytes)
-    return hd_fail(in->err, HD_BAD_FILE, "pickle: expected it to end with the file, found %" PRIu64 " bytes after it", in->reader->file_bytes - in->at);
+    return hd_fail(in->err, HD_BAD_FILE, "pickle: expected it to end with the file, found %" PRIu64 " bytes after it",
+                   in->reader->file_bytes - in->at);
   if (s->tree.n_storages > 0)
-    return hd_fail(in->err, HD_BAD_FILE, "pickle: storage \"%s\" has no data: the pickle is by itself", hd_short_name(room, s->tree.storages[0].key));
+    return hd_fail(in->err, HD_BAD_FILE, "pickle: storage \"%s\" has no data: the pickle is by itself",
+                   hd_short_name(room, s->tree.storages[0].key));
   HD_TRY(hd_torch_tree_list(&s->tree, in->reader->directory, in->err));
   in->reader->done = true;
   return HD_OK;
@@ -353,7 +367,9 @@ static bool torch_detect(const uint8_t *first, size_t n, uint64_t file_bytes) {
 static hd_status torch_step(hd_reader *reader, hd_error *err) {
   if (reader->state) return step_zip(reader->state, reader, err);
   if (is_tar(reader->window, reader->held))
-    return hd_fail(err, HD_UNSUPPORTED, "PyTorch: expected a zip or a legacy stream, found a tar archive, as torch.save wrote them before 0.1.10: load it with PyTorch and save it again");
+    return hd_fail(err, HD_UNSUPPORTED,
+                   "PyTorch: expected a zip or a legacy stream, found a tar archive, as torch.save wrote them before 0.1.10: "
+                   "load it with PyTorch and save it again");
   torch_state *state = hd_alloc_zero(sizeof *state);
   if (!state) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for reading a PyTorch file");
   if (is_zip(reader->window, reader->held)) {

@@ -13,7 +13,8 @@
 enum { MAX_BIG_BYTES = 64 }; /* of a whole number; Python's have no end */
 
 hd_status hd_torch_put(hd_torch_text *to, const char *text, size_t n, hd_error *err) {
-  if (n > to->left) return hd_fail(err, HD_UNSUPPORTED, "PyTorch: names and data besides tensors are larger than a file of this size should need");
+  if (n > to->left)
+    return hd_fail(err, HD_UNSUPPORTED, "PyTorch: names and data besides tensors are larger than a file of this size should need");
   if (to->room - to->n <= n) {
     size_t room = to->n + to->n / 4 + n + 64;
     char *grown = hd_realloc(to->text, room);
@@ -80,7 +81,8 @@ static hd_status put_big(hd_torch_text *to, const uint8_t *bytes, size_t n, hd_e
   uint8_t magnitude[MAX_BIG_BYTES];
   char digits[MAX_BIG_BYTES * 3 + 2];
   size_t at = sizeof digits;
-  if (n > MAX_BIG_BYTES) return hd_fail(err, HD_UNSUPPORTED, "PyTorch: expected whole numbers of at most %d bytes, found %zu", MAX_BIG_BYTES, n);
+  if (n > MAX_BIG_BYTES)
+    return hd_fail(err, HD_UNSUPPORTED, "PyTorch: expected whole numbers of at most %d bytes, found %zu", MAX_BIG_BYTES, n);
   bool negative = bytes[n - 1] & 0x80;
   unsigned carry = 1;
   for (size_t i = 0; i < n; i++) {
@@ -159,7 +161,8 @@ static hd_status put_value(hd_torch_text *to, const hd_pickle *pickle, const hd_
     case HD_PICKLE_NONE: return put_text(to, "null", err);
     case HD_PICKLE_BOOL: return put_text(to, value->as.integer ? "true" : "false", err);
     case HD_PICKLE_INT: return put_integer(to, value->as.integer, err);
-    case HD_PICKLE_BIG: return value->binary ? put_big(to, value->as.bytes, value->n, err) : hd_torch_put(to, (const char *)value->as.bytes, value->n, err);
+    case HD_PICKLE_BIG:
+      return value->binary ? put_big(to, value->as.bytes, value->n, err) : hd_torch_put(to, (const char *)value->as.bytes, value->n, err);
     case HD_PICKLE_REAL: return put_real(to, value->as.real, err);
     case HD_PICKLE_TEXT: return put_string(to, value->as.bytes, value->n, err);
     case HD_PICKLE_BYTES: return put_bytes(to, value->as.bytes, value->n, err);
@@ -180,6 +183,7 @@ hd_status hd_torch_put_json(hd_torch_text *to, const hd_pickle *pickle, const hd
 
 hd_status hd_torch_put_key(hd_torch_text *to, const hd_pickle *pickle, const hd_pickle_value *key, hd_error *err) {
   if (key->kind != HD_PICKLE_TEXT) return put_value(to, pickle, key, HD_TORCH_MAX_DEPTH, err);
-  if (key->n > 0 && memchr(key->as.bytes, 0, key->n)) return hd_fail(err, HD_BAD_FILE, "PyTorch: expected keys without NUL characters, found one");
+  if (key->n > 0 && memchr(key->as.bytes, 0, key->n))
+    return hd_fail(err, HD_BAD_FILE, "PyTorch: expected keys without NUL characters, found one");
   return hd_torch_put(to, (const char *)key->as.bytes, key->n, err);
 }

@@ -21,16 +21,19 @@
 /* What a global means: one of the element types, or one of these. */
 enum { TENSOR_V2 = 100, TENSOR_V3, STRANGE_TENSOR, UNTYPED, OTHER };
 
-typedef enum element { F32, F64, F16, BF16, I64, I32, I16, I8, U8, BOOLEAN, U16, U32, U64, E4M3, E5M2, E4M3Z, E5M2Z, C64, C128, QI8, QU8, QI32 } element;
+typedef enum element {
+  F32, F64, F16, BF16, I64, I32, I16, I8, U8, BOOLEAN, U16, U32, U64, E4M3, E5M2, E4M3Z, E5M2Z, C64, C128, QI8, QU8, QI32
+} element;
 
 static const struct {
   const char *dtype; /* as SafeTensors writes it; one that base/dtype.c does not know is refused */
   size_t bytes;
-} elements[] = {[F32] = {"F32", 4},      [F64] = {"F64", 8},      [F16] = {"F16", 2},          [BF16] = {"BF16", 2},        [I64] = {"I64", 8},
-                [I32] = {"I32", 4},      [I16] = {"I16", 2},      [I8] = {"I8", 1},            [U8] = {"U8", 1},            [BOOLEAN] = {"BOOL", 1},
-                [U16] = {"U16", 2},      [U32] = {"U32", 4},      [U64] = {"U64", 8},          [E4M3] = {"F8_E4M3", 1},     [E5M2] = {"F8_E5M2", 1},
-                [E4M3Z] = {"F8_E4M3FNUZ", 1}, [E5M2Z] = {"F8_E5M2FNUZ", 1}, [C64] = {"complex64", 8}, [C128] = {"complex128", 16},
-                [QI8] = {"qint8", 1},    [QU8] = {"quint8", 1},   [QI32] = {"qint32", 4}};
+} elements[] = {[F32] = {"F32", 4},        [F64] = {"F64", 8},         [F16] = {"F16", 2},           [BF16] = {"BF16", 2},
+                [I64] = {"I64", 8},        [I32] = {"I32", 4},         [I16] = {"I16", 2},           [I8] = {"I8", 1},
+                [U8] = {"U8", 1},          [BOOLEAN] = {"BOOL", 1},    [U16] = {"U16", 2},           [U32] = {"U32", 4},
+                [U64] = {"U64", 8},        [E4M3] = {"F8_E4M3", 1},    [E5M2] = {"F8_E5M2", 1},      [E4M3Z] = {"F8_E4M3FNUZ", 1},
+                [E5M2Z] = {"F8_E5M2FNUZ", 1}, [C64] = {"complex64", 8}, [C128] = {"complex128", 16}, [QI8] = {"qint8", 1},
+                [QU8] = {"quint8", 1},     [QI32] = {"qint32", 4}};
 
 #define STORAGE(name, type) {"torch", name "Storage", HD_PICKLE_NAME, type}, {"torch.storage", name "Storage", HD_PICKLE_NAME, type}
 #define DTYPE(name, type) {"torch", name, HD_PICKLE_NAME, type}
@@ -111,10 +114,13 @@ static int meaning_of(const hd_pickle_value *value) { return hd_torch_globals[va
 
 /* ---- Storages ---- */
 
-static hd_status refuse_id(hd_error *err, const char *problem) { return hd_fail(err, HD_BAD_FILE, "PyTorch: a storage's persistent id: %s", problem); }
+static hd_status refuse_id(hd_error *err, const char *problem) {
+  return hd_fail(err, HD_BAD_FILE, "PyTorch: a storage's persistent id: %s", problem);
+}
 
 static bool is_storage_type(const hd_pickle_value *value) {
-  return value->kind == HD_PICKLE_GLOBAL && strstr(hd_torch_globals[value->global].name ? hd_torch_globals[value->global].name : "", "Storage");
+  return value->kind == HD_PICKLE_GLOBAL
+         && strstr(hd_torch_globals[value->global].name ? hd_torch_globals[value->global].name : "", "Storage");
 }
 
 /* ('storage', type, key, location, count) and, in legacy files, a view that is None. */
@@ -122,15 +128,18 @@ static hd_status read_storage(hd_torch_tree *tree, const hd_pickle_value *id, hd
   if (id->n != 5 && id->n != 6) return refuse_id(err, "expected five or six parts");
   const hd_pickle_value *tag = hd_pickle_item(tree->pickle, id, 0), *type = hd_pickle_item(tree->pickle, id, 1);
   const hd_pickle_value *key = hd_pickle_item(tree->pickle, id, 2), *count = hd_pickle_item(tree->pickle, id, 4);
-  if (tag->kind != HD_PICKLE_TEXT || tag->n != 7 || memcmp(tag->as.bytes, "storage", 7) != 0) return refuse_id(err, "expected 'storage' first");
+  if (tag->kind != HD_PICKLE_TEXT || tag->n != 7 || memcmp(tag->as.bytes, "storage", 7) != 0)
+    return refuse_id(err, "expected 'storage' first");
   if (!is_storage_type(type)) return refuse_id(err, "expected a storage type of torch");
   if (key->kind != HD_PICKLE_TEXT || memchr(key->as.bytes, 0, key->n)) return refuse_id(err, "expected a string as key");
   if (count->kind != HD_PICKLE_INT || count->as.integer < 0) return refuse_id(err, "expected a number of elements");
   if (id->n == 6 && hd_pickle_item(tree->pickle, id, 5)->kind != HD_PICKLE_NONE)
     return hd_fail(err, HD_UNSUPPORTED, "PyTorch: expected whole storages, found a view of one (from before PyTorch 0.4)");
   int meaning = meaning_of(type);
-  *storage = (hd_torch_storage){.type = hd_torch_globals[type->global].name, .value_bytes = meaning == UNTYPED ? 1 : elements[meaning].bytes};
-  if ((uint64_t)count->as.integer > INT64_MAX / storage->value_bytes) return refuse_id(err, "it has more elements than bytes can be counted");
+  *storage = (hd_torch_storage){.type = hd_torch_globals[type->global].name,
+                                .value_bytes = meaning == UNTYPED ? 1 : elements[meaning].bytes};
+  if ((uint64_t)count->as.integer > INT64_MAX / storage->value_bytes)
+    return refuse_id(err, "it has more elements than bytes can be counted");
   storage->bytes = (uint64_t)count->as.integer * storage->value_bytes;
   char *copy = hd_arena_alloc(&tree->strings, (size_t)key->n + 1);
   if (!copy) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a PyTorch file's storages");
@@ -198,7 +207,8 @@ static hd_status read_shape(const hd_pickle *pickle, const hd_pickle_value *call
 }
 
 /* The element types: v3 says it itself, else the storage's. */
-static hd_status read_dtype(const hd_torch_tree *tree, const hd_pickle_value *call, const hd_pickle_value *storage, hd_entry *entry, hd_error *err) {
+static hd_status read_dtype(const hd_torch_tree *tree, const hd_pickle_value *call, const hd_pickle_value *storage,
+                            hd_entry *entry, hd_error *err) {
   int meaning = meaning_of(storage);
   if (meaning_of(call) == TENSOR_V3) {
     const hd_pickle_value *dtype = call->n > 6 ? hd_pickle_item(tree->pickle, call, 6) : NULL;
@@ -209,7 +219,8 @@ static hd_status read_dtype(const hd_torch_tree *tree, const hd_pickle_value *ca
   entry->dtype = hd_dtype_find(elements[meaning].dtype, strlen(elements[meaning].dtype));
   char room[HD_NAME_ROOM];
   if (entry->dtype == HD_DTYPE_COUNT)
-    return hd_fail(err, HD_UNSUPPORTED, "tensor \"%s\": expected a dtype that we read, found %s", hd_short_name(room, entry->name), elements[meaning].dtype);
+    return hd_fail(err, HD_UNSUPPORTED, "tensor \"%s\": expected a dtype that we read, found %s",
+                   hd_short_name(room, entry->name), elements[meaning].dtype);
   return HD_OK;
 }
 
@@ -262,7 +273,8 @@ static hd_status read_tensor(const hd_torch_tree *tree, const hd_pickle_value *c
   const hd_pickle_value *storage = hd_pickle_item(pickle, call, 0), *offset = hd_pickle_item(pickle, call, 1);
   if (storage->kind != HD_PICKLE_PERSISTENT) return refuse(entry->name, HD_BAD_FILE, "expected a storage", err);
   if (offset->kind != HD_PICKLE_INT || offset->as.integer < 0) return refuse(entry->name, HD_BAD_FILE, "expected an offset", err);
-  if (is_lazy(pickle, call)) return refuse(entry->name, HD_UNSUPPORTED, "it is to be conjugated or negated when read, which is not supported", err);
+  if (is_lazy(pickle, call))
+    return refuse(entry->name, HD_UNSUPPORTED, "it is to be conjugated or negated when read, which is not supported", err);
   const hd_torch_storage *from = &tree->storages[storage->as.integer];
   HD_TRY(read_dtype(tree, call, storage, entry, err));
   HD_TRY(read_shape(pickle, call, entry, err));
@@ -290,7 +302,8 @@ static bool is_container(const hd_pickle_value *value) { return value->kind >= H
 /* Marks every value of the tree once. A value that holds itself is seen as without tensors while it is being looked at; writing it as JSON then
  * meets the limit of depth. */
 static hd_status mark(const walk *w, hd_pickle_value *value, int depth) {
-  if (depth > HD_TORCH_MAX_DEPTH) return hd_fail(w->err, HD_UNSUPPORTED, "PyTorch: expected data nested at most %d deep", HD_TORCH_MAX_DEPTH);
+  if (depth > HD_TORCH_MAX_DEPTH)
+    return hd_fail(w->err, HD_UNSUPPORTED, "PyTorch: expected data nested at most %d deep", HD_TORCH_MAX_DEPTH);
   if (value->mark != UNKNOWN) return HD_OK;
   value->mark = is_tensor(value) ? WITH_TENSORS : WITHOUT_TENSORS;
   for (size_t i = 0; is_container(value) && i < value->n; i++) {
@@ -355,7 +368,8 @@ static hd_status list_items(walk *w, const hd_pickle_value *value, int depth) {
 }
 
 static hd_status list(walk *w, hd_pickle_value *value, int depth) {
-  if (depth > HD_TORCH_MAX_DEPTH) return hd_fail(w->err, HD_UNSUPPORTED, "PyTorch: expected data nested at most %d deep", HD_TORCH_MAX_DEPTH);
+  if (depth > HD_TORCH_MAX_DEPTH)
+    return hd_fail(w->err, HD_UNSUPPORTED, "PyTorch: expected data nested at most %d deep", HD_TORCH_MAX_DEPTH);
   const char *name = w->name.n > 0 ? w->name.text : NULL;
   if (is_tensor(value)) return list_tensor(w, value, name ? name : "tensor");
   if (value->mark == WITH_TENSORS || (depth == 0 && value->kind == HD_PICKLE_DICTIONARY)) return list_items(w, value, depth);

@@ -197,7 +197,8 @@ hd_status hd_torch_lay_out(hd_torch_writer *w, size_t *n_file, hd_error *err) {
   w->list_begin = at;
   for (size_t i = 0; i < w->n_members; i++) at += RECORD_BYTES + strlen(w->members[i].name);
   *n_file = w->n_file = at + END_BYTES;
-  if (w->n_members > UINT16_MAX - 1 || *n_file > UINT32_MAX - 1) return hd_fail(err, HD_UNSUPPORTED, "a PyTorch file of 65535 tensors or 4 GB cannot be written yet");
+  if (w->n_members > UINT16_MAX - 1 || *n_file > UINT32_MAX - 1)
+    return hd_fail(err, HD_UNSUPPORTED, "a PyTorch file of 65535 tensors or 4 GB cannot be written yet");
   return HD_OK;
 }
 

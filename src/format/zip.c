@@ -66,7 +66,8 @@ static const uint8_t *find_end(const uint8_t *tail, size_t n) {
 /* Where the list is, checked against the file and the record after it. */
 static hd_status set_list(hd_zip *zip, uint64_t begin, uint64_t bytes, uint64_t n, uint64_t end_record, hd_error *err) {
   if (bytes > end_record || begin > end_record - bytes)
-    return hd_fail(err, HD_BAD_FILE, "zip: expected the list of members before its end at %" PRIu64 ", found %" PRIu64 " bytes at %" PRIu64, end_record, bytes, begin);
+    return hd_fail(err, HD_BAD_FILE, "zip: expected the list of members before its end at %" PRIu64 ", found %" PRIu64 " bytes at %" PRIu64,
+                   end_record, bytes, begin);
   if (n > bytes / RECORD_BYTES)
     return hd_fail(err, HD_BAD_FILE, "zip: expected room for %" PRIu64 " members, found a list of %" PRIu64 " bytes", n, bytes);
   zip->list_begin = begin;
@@ -75,11 +76,14 @@ static hd_status set_list(hd_zip *zip, uint64_t begin, uint64_t bytes, uint64_t 
   return HD_OK;
 }
 
-static hd_status refuse_split(hd_error *err) { return hd_fail(err, HD_UNSUPPORTED, "zip: expected one file, found a part of a split archive"); }
+static hd_status refuse_split(hd_error *err) {
+  return hd_fail(err, HD_UNSUPPORTED, "zip: expected one file, found a part of a split archive");
+}
 
 static hd_status read_tail(hd_zip *zip, const hd_reader *reader, hd_error *err) {
   const uint8_t *end = find_end(reader->window, reader->held);
-  if (!end) return hd_fail(err, HD_BAD_FILE, "zip: expected an end record in the last %zu bytes, found none: the file is cut off", reader->held);
+  if (!end)
+    return hd_fail(err, HD_BAD_FILE, "zip: expected an end record in the last %zu bytes, found none: the file is cut off", reader->held);
   uint64_t at = reader->begin + (uint64_t)(end - reader->window);
   zip->tail_seen = true;
   const uint8_t *locator = at - reader->begin >= LOCATOR_BYTES ? end - LOCATOR_BYTES : NULL;
@@ -134,7 +138,8 @@ static hd_status read_record(hd_zip *zip, const uint8_t *list, size_t n, size_t 
   if (n - *at < RECORD_BYTES || u32(record) != RECORD_SIGNATURE)
     return hd_fail(err, HD_BAD_FILE, "zip: byte %" PRIu64 ": expected a record of the list of members", zip->list_begin + *at);
   size_t name_bytes = u16(record + 28), extra_bytes = u16(record + 30), all = RECORD_BYTES + name_bytes + extra_bytes + u16(record + 32);
-  if (n - *at < all) return hd_fail(err, HD_BAD_FILE, "zip: byte %" PRIu64 ": a member's record goes past the list's end", zip->list_begin + *at);
+  if (n - *at < all)
+    return hd_fail(err, HD_BAD_FILE, "zip: byte %" PRIu64 ": a member's record goes past the list's end", zip->list_begin + *at);
   char *name = hd_arena_alloc(&zip->strings, name_bytes + 1);
   if (!name) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a zip's list");
   memcpy(name, record + RECORD_BYTES, name_bytes);
@@ -142,7 +147,8 @@ static hd_status read_record(hd_zip *zip, const uint8_t *list, size_t n, size_t 
   *m = (hd_zip_member){.name = name, .header = u32(record + 42), .bytes = u32(record + 24), .stored_bytes = u32(record + 20),
                        .crc = u32(record + 16), .flags = u16(record + 8), .method = u16(record + 10)};
   if (strlen(name) != name_bytes) return refuse_member(m, HD_BAD_FILE, "expected a name without NUL characters", err);
-  if (!read_extra_64(m, record + RECORD_BYTES + name_bytes, extra_bytes)) return refuse_member(m, HD_BAD_FILE, "its extra field is cut off", err);
+  if (!read_extra_64(m, record + RECORD_BYTES + name_bytes, extra_bytes))
+    return refuse_member(m, HD_BAD_FILE, "its extra field is cut off", err);
   if (m->header >= zip->list_begin || zip->list_begin - m->header < LOCAL_BYTES)
     return refuse_member(m, HD_BAD_FILE, "expected it before the list of members", err);
   *at += all;
@@ -154,7 +160,9 @@ static int compare_headers(const void *a, const void *b) {
   return x->header < y->header ? -1 : x->header > y->header;
 }
 
-static int compare_names(const void *a, const void *b) { return strcmp(((const hd_zip_member *)a)->name, ((const hd_zip_member *)b)->name); }
+static int compare_names(const void *a, const void *b) {
+  return strcmp(((const hd_zip_member *)a)->name, ((const hd_zip_member *)b)->name);
+}
 
 /* Each member ends where the next begins at the latest. */
 static hd_status sort_members(hd_zip *zip, hd_error *err) {
@@ -162,7 +170,8 @@ static hd_status sort_members(hd_zip *zip, hd_error *err) {
   for (size_t i = 0; i < zip->n_members; i++) zip->members[i].limit = i + 1 < zip->n_members ? zip->members[i + 1].header : zip->list_begin;
   if (zip->n_members > 0) qsort(zip->members, zip->n_members, sizeof *zip->members, compare_names);
   for (size_t i = 1; i < zip->n_members; i++)
-    if (compare_names(&zip->members[i - 1], &zip->members[i]) == 0) return refuse_member(&zip->members[i], HD_BAD_FILE, "expected every name once, found it twice", err);
+    if (compare_names(&zip->members[i - 1], &zip->members[i]) == 0)
+      return refuse_member(&zip->members[i], HD_BAD_FILE, "expected every name once, found it twice", err);
   return HD_OK;
 }
 
@@ -202,7 +211,8 @@ hd_zip_member *hd_zip_find(const hd_zip *zip, const char *name) {
 /* ---- One member ---- */
 
 static hd_status check_plain(const hd_zip_member *m, hd_error *err) {
-  if (m->flags & (FLAG_ENCRYPTED | FLAG_STRONG | FLAG_MASKED)) return refuse_member(m, HD_UNSUPPORTED, "expected plain bytes, found it encrypted", err);
+  if (m->flags & (FLAG_ENCRYPTED | FLAG_STRONG | FLAG_MASKED))
+    return refuse_member(m, HD_UNSUPPORTED, "expected plain bytes, found it encrypted", err);
   if (m->flags & FLAG_PATCHED) return refuse_member(m, HD_UNSUPPORTED, "expected plain bytes, found patch data", err);
   if (m->method != 0)
     return refuse_member(m, HD_UNSUPPORTED, m->method == 8 ? "expected it stored, found it compressed (deflated); torch.save stores"
@@ -224,7 +234,8 @@ static uint64_t predicted(const hd_zip_member *m) {
 
 static hd_status check_local(const hd_zip_member *m, const uint8_t *local, hd_error *err) {
   size_t name_bytes = strlen(m->name);
-  if (u32(local) != LOCAL_SIGNATURE) return refuse_member(m, HD_BAD_FILE, "expected its header where the list says, found something else", err);
+  if (u32(local) != LOCAL_SIGNATURE)
+    return refuse_member(m, HD_BAD_FILE, "expected its header where the list says, found something else", err);
   if (u16(local + 26) != name_bytes || memcmp(local + LOCAL_BYTES, m->name, name_bytes) != 0)
     return refuse_member(m, HD_BAD_FILE, "its own header has another name than the list", err);
   if (u16(local + 8) != m->method || ((u16(local + 6) ^ m->flags) & (FLAG_ENCRYPTED | FLAG_STRONG | FLAG_PATCHED)))

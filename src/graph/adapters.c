@@ -57,13 +57,16 @@ static hd_status add_half(hd_adapter *adapter, const hd_entry *e, const uint8_t 
   bool is_a;
   int index = target(adapter->model, e->name, &is_a);
   const hd_parameter *p = index < 0 ? NULL : &adapter->model->parameters[index];
-  if (!p || !p->slot.matrix) return hd_fail(err, HD_BAD_FILE, "adapter tensor %s fits no linear of the model", hd_short_name(room, e->name));
+  if (!p || !p->slot.matrix)
+    return hd_fail(err, HD_BAD_FILE, "adapter tensor %s fits no linear of the model", hd_short_name(room, e->name));
   size_t rows = is_a ? rank : p->slot.shape[0], cols = is_a ? p->slot.shape[1] : rank;
   if (e->n_dims != 2 || e->shape[0] != rows || e->shape[1] != cols)
-    return hd_fail(err, HD_BAD_FILE, "adapter tensor %s: rank %zu on this weight wants [%zu, %zu], found %s", hd_short_name(room, e->name), rank,
-                   rows, cols, hd_shape_text(shape, e->n_dims, e->shape));
+    return hd_fail(err, HD_BAD_FILE, "adapter tensor %s: rank %zu on this weight wants [%zu, %zu], found %s",
+                   hd_short_name(room, e->name), rank, rows, cols, hd_shape_text(shape, e->n_dims, e->shape));
   HD_TRY(hd_dtype_decodes(e->dtype, e->name, err));
-  if (e->strided) return hd_fail(err, HD_UNSUPPORTED, "adapter tensor %s: expected its values in row-major order, found a view", hd_short_name(room, e->name));
+  if (e->strided)
+    return hd_fail(err, HD_UNSUPPORTED, "adapter tensor %s: expected its values in row-major order, found a view",
+                   hd_short_name(room, e->name));
   float **slot = &adapter->data[2 * index + (is_a ? 0 : 1)];
   hd_free(*slot);
   *slot = hd_alloc(hd_times(hd_times(rows, cols), sizeof(float)));
@@ -79,7 +82,8 @@ static hd_status join_halves(hd_adapter *adapter, const peft_config *c, hd_error
     const float *a = adapter->data[2 * i], *b = adapter->data[2 * i + 1];
     if (!a && !b) continue;
     if (!a || !b)
-      return hd_fail(err, HD_BAD_FILE, "adapter: %s has only lora_%c", hd_short_name(room, adapter->model->parameters[i].name), a ? 'A' : 'B');
+      return hd_fail(err, HD_BAD_FILE, "adapter: %s has only lora_%c",
+                     hd_short_name(room, adapter->model->parameters[i].name), a ? 'A' : 'B');
     double scale = c->alpha / (c->rslora ? sqrt((double)c->rank) : (double)c->rank);
     adapter->pairs[i] = (hd_lora){.a = a, .b = b, .rank = c->rank, .scale = (float)scale};
     n_pairs++;
@@ -125,7 +129,8 @@ hd_status hd_adapter_load(hd_adapter **out, hd_model *model, const char *config,
   hd_directory *directory = NULL;
   HD_TRY(hd_directory_read(&directory, weights, n_weights, n_weights, err));
   hd_adapter *adapter = new_adapter(model);
-  hd_status status = adapter ? fill(adapter, config, n_config, directory, weights, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the adapter");
+  hd_status status =
+      adapter ? fill(adapter, config, n_config, directory, weights, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the adapter");
   hd_directory_free(directory);
   if (status == HD_OK) *out = adapter;
   else discard(adapter);
@@ -169,7 +174,8 @@ static hd_status check_mergeable(const hd_model *model, const hd_adapter *adapte
   char room[HD_NAME_ROOM];
   if (adapter->model != model) return hd_fail(err, HD_BAD_ARGUMENT, "the adapter was loaded for another model");
   if (model->n_sessions) return hd_fail(err, HD_BAD_STATE, "weights are fixed while sessions are open; free them before merging");
-  if (sign < 0 && !hd_adapter_is_merged(adapter)) return hd_fail(err, HD_BAD_STATE, "the adapter is not merged into the weights, or they were set since");
+  if (sign < 0 && !hd_adapter_is_merged(adapter))
+    return hd_fail(err, HD_BAD_STATE, "the adapter is not merged into the weights, or they were set since");
   for (size_t i = 0; i < model->n_parameters && !dequantize; i++) {
     const hd_parameter *p = &model->parameters[i];
     if (is_due(adapter, i, sign) && p->value.layout->dtype != HD_F32)

@@ -28,7 +28,8 @@ hd_status hd_arch_build(const hd_arch *arch, hd_model *model, const hd_json *con
   const char *model_type = hd_json_get_text(config, "model_type", "");
   const size_t type = type_of(arch, model_type);
   char room[HD_NAME_ROOM];
-  if (!arch->model_type(type)) return hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is no kind of %s", hd_short_name(room, model_type), arch->name);
+  if (!arch->model_type(type))
+    return hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is no kind of %s", hd_short_name(room, model_type), arch->name);
   return arch->build(model, type, config, err);
 }
 
@@ -103,7 +104,8 @@ static hd_status check_architectures(const hd_json *config, hd_error *err) {
     if (!cJSON_IsString(each)) continue;
     lower_case(lower, sizeof lower, each->valuestring);
     if (strstr(lower, "conditionalgeneration") || strstr(lower, "encoderdecoder"))
-      return hd_fail(err, HD_UNSUPPORTED, "config.json: architectures: '%s' has parts beside its text model, which are not built", hd_short_name(room, each->valuestring));
+      return hd_fail(err, HD_UNSUPPORTED, "config.json: architectures: '%s' has parts beside its text model, which are not built",
+                     hd_short_name(room, each->valuestring));
   }
   return HD_OK;
 }

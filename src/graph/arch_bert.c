@@ -31,7 +31,8 @@ static bert read_config(const hd_json *j) {
   char room[HD_NAME_ROOM];
   const char *kind = hd_json_get_text(j, "position_embedding_type", "absolute");
   c.heads = hd_config_heads(j, "num_attention_heads", 0, c.width);
-  if (strcmp(kind, "absolute") != 0) hd_json_refuse(j, "position_embedding_type", HD_UNSUPPORTED, "expected absolute, found '%s'", hd_short_name(room, kind));
+  if (strcmp(kind, "absolute") != 0)
+    hd_json_refuse(j, "position_embedding_type", HD_UNSUPPORTED, "expected absolute, found '%s'", hd_short_name(room, kind));
   if (hd_json_get_bool(j, "is_decoder", false)) hd_json_refuse(j, "is_decoder", HD_UNSUPPORTED, "BERT as a decoder is not built");
   return c;
 }

@@ -8,7 +8,8 @@
 
 size_t hd_config_size(const hd_json *j, const char *key, size_t missing, size_t most) {
   size_t value = hd_json_get_size(j, key, missing);
-  if (missing == 0 && !hd_json_has(j, key)) hd_json_refuse(j, key, HD_BAD_FILE, "this key is needed: expected a size from 1 to %zu, found none", most);
+  if (missing == 0 && !hd_json_has(j, key))
+    hd_json_refuse(j, key, HD_BAD_FILE, "this key is needed: expected a size from 1 to %zu, found none", most);
   if (value == 0 || value > most) hd_json_refuse(j, key, HD_BAD_FILE, "expected a size from 1 to %zu, found %zu", most, value);
   return value;
 }
@@ -43,14 +44,18 @@ static size_t turned_part(const hd_json *j, const hd_json *rope, size_t head_dim
   double part = hd_json_get_number(j, "partial_rotary_factor", 1);
   if (rope->node) part = hd_json_get_number(rope, "partial_rotary_factor", part);
   size_t turned = part > 0 && part <= 1 ? (size_t)((double)head_dim * part) : 0;
-  if (turned == 0 || turned % 2 != 0) hd_json_refuse(j, "head_dim", HD_BAD_FILE, "expected an even size, found %zu of which %g are turned", head_dim, part);
+  if (turned == 0 || turned % 2 != 0)
+    hd_json_refuse(j, "head_dim", HD_BAD_FILE, "expected an even size, found %zu of which %g are turned", head_dim, part);
   return turned;
 }
 
-hd_rope_table_config hd_config_rope(const hd_json *j, size_t head_dim, double theta, size_t positions, const char *layer_type, hd_arena *arena) {
-  hd_rope_table_config c = {.theta = hd_json_get_number(j, "rope_theta", theta), .original = hd_json_get_number(j, "original_max_position_embeddings", 0)};
+hd_rope_table_config hd_config_rope(const hd_json *j, size_t head_dim, double theta, size_t positions,
+                                    const char *layer_type, hd_arena *arena) {
+  hd_rope_table_config c = {.theta = hd_json_get_number(j, "rope_theta", theta),
+                            .original = hd_json_get_number(j, "original_max_position_embeddings", 0)};
   hd_json rope = hd_json_member(j, hd_json_has(j, "rope_parameters") ? "rope_parameters" : "rope_scaling");
-  if (rope.node && cJSON_IsObject(rope.node) && cJSON_GetObjectItemCaseSensitive(rope.node, layer_type)) rope = hd_json_member(&rope, layer_type);
+  if (rope.node && cJSON_IsObject(rope.node) && cJSON_GetObjectItemCaseSensitive(rope.node, layer_type))
+    rope = hd_json_member(&rope, layer_type);
   if (rope.node && cJSON_IsNull(rope.node)) rope.node = NULL;
   c.head_dim = turned_part(j, &rope, head_dim);
   if (rope.node) hd_rope_parse(&c, &rope, positions, arena);

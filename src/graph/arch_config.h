@@ -18,7 +18,8 @@ size_t hd_config_heads(const hd_json *j, const char *key, size_t missing, size_t
 void hd_config_check_heads(const hd_json *j, size_t heads, size_t kv_heads, size_t head_dim);
 /* Rotary positions in both spellings: rope_theta and rope_scaling of version 4, rope_parameters of version 5, there below `layer_type` where
  * it says it for each (Gemma 3). */
-hd_rope_table_config hd_config_rope(const hd_json *j, size_t head_dim, double theta, size_t positions, const char *layer_type, hd_arena *arena);
+hd_rope_table_config hd_config_rope(const hd_json *j, size_t head_dim, double theta, size_t positions,
+                                    const char *layer_type, hd_arena *arena);
 /* Whether one of "architectures" ends so: "ForSequenceClassification". */
 bool hd_config_is_for(const hd_json *j, const char *ending);
 /* Labels of a classifier: those of id2label, or num_labels, or 2. */

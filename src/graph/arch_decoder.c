@@ -46,7 +46,8 @@ uint8_t *hd_decoder_layer_types(hd_model *m, const hd_json *j, size_t n_layers) 
     char room[HD_NAME_ROOM];
     if (strcmp(type, "sliding_attention") == 0) blocks[i] = HD_BLOCK_WINDOW;
     else if (strcmp(type, "full_attention") != 0)
-      hd_json_refuse(j, "layer_types", HD_UNSUPPORTED, "expected full_attention or sliding_attention, found '%s'", hd_short_name(room, type));
+      hd_json_refuse(j, "layer_types", HD_UNSUPPORTED, "expected full_attention or sliding_attention, found '%s'",
+                     hd_short_name(room, type));
     i++;
   }
   return blocks;
@@ -84,8 +85,10 @@ static hd_spec *attention(hd_model *m, const hd_decoder *c, size_t i) {
 }
 
 static hd_spec *feed_forward(hd_model *m, const hd_decoder *c, size_t i) {
-  const hd_swiglu_config mlp = {.d_model = c->hidden_size, .hidden = c->intermediate_size, .bias = c->mlp_bias, .fused = c->fused, .activation = c->activation};
-  if (c->blocks && c->blocks[i] & HD_BLOCK_EXPERTS) return hd_arch_spec(m, &hd_layer_mixture_of_experts, "layers.%zu", c->experts_weights, i, &c->experts);
+  const hd_swiglu_config mlp = {.d_model = c->hidden_size, .hidden = c->intermediate_size, .bias = c->mlp_bias, .fused = c->fused,
+                               .activation = c->activation};
+  if (c->blocks && c->blocks[i] & HD_BLOCK_EXPERTS)
+    return hd_arch_spec(m, &hd_layer_mixture_of_experts, "layers.%zu", c->experts_weights, i, &c->experts);
   return hd_arch_spec(m, &hd_layer_swiglu, "layers.%zu", "model.layers.%zu.mlp.", i, &mlp);
 }
 
@@ -96,7 +99,8 @@ static hd_status add_block(hd_model *m, const hd_decoder *c, size_t i, hd_error 
     c->outer_norms ? norm(m, c, "layers.%zu.attn_out_norm", "model.layers.%zu.post_attention_layernorm.", i) : NULL,
   };
   hd_spec *second[] = {
-    norm(m, c, "layers.%zu.post_norm", c->outer_norms ? "model.layers.%zu.pre_feedforward_layernorm." : "model.layers.%zu.post_attention_layernorm.", i),
+    norm(m, c, "layers.%zu.post_norm",
+         c->outer_norms ? "model.layers.%zu.pre_feedforward_layernorm." : "model.layers.%zu.post_attention_layernorm.", i),
     feed_forward(m, c, i),
     c->outer_norms ? norm(m, c, "layers.%zu.down_norm", "model.layers.%zu.post_feedforward_layernorm.", i) : NULL,
   };

@@ -17,10 +17,10 @@ typedef struct family {
 
 static const family families[] = {
   {"gemma", {.kv_heads = 16, .head_dim = 256, .context = 8192, .rms_norm_eps = 1e-6f, .tied = true}, 1e4, 0, 0, 0},
-  {"gemma2", {.kv_heads = 4, .head_dim = 256, .context = 8192, .rms_norm_eps = 1e-6f, .tied = true, .outer_norms = true, .window = 4096, .score_cap = 50, .logit_cap = 30},
-   1e4, 0, 256, 2},
-  {"gemma3_text", {.kv_heads = 4, .head_dim = 256, .context = 131072, .rms_norm_eps = 1e-6f, .tied = true, .outer_norms = true, .head_norm = true, .window = 4096},
-   1e6, 1e4, 256, 6},
+  {"gemma2", {.kv_heads = 4, .head_dim = 256, .context = 8192, .rms_norm_eps = 1e-6f, .tied = true, .outer_norms = true,
+              .window = 4096, .score_cap = 50, .logit_cap = 30}, 1e4, 0, 256, 2},
+  {"gemma3_text", {.kv_heads = 4, .head_dim = 256, .context = 131072, .rms_norm_eps = 1e-6f, .tied = true, .outer_norms = true,
+                   .head_norm = true, .window = 4096}, 1e6, 1e4, 256, 6},
 };
 
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
@@ -43,7 +43,8 @@ static void read_blocks(hd_model *m, hd_decoder *c, const hd_json *j, const fami
   c->blocks = hd_decoder_layer_types(m, j, c->n_layers);
   if (c->blocks) return;
   c->blocks = hd_decoder_blocks(m, j, c->n_layers);
-  size_t pattern = hd_config_size(j, hd_json_has(j, "sliding_window_pattern") ? "sliding_window_pattern" : "_sliding_window_pattern", f->pattern, HD_MAX_LAYERS);
+  size_t pattern = hd_config_size(j, hd_json_has(j, "sliding_window_pattern") ? "sliding_window_pattern" : "_sliding_window_pattern",
+                                  f->pattern, HD_MAX_LAYERS);
   for (size_t i = 0; c->blocks && i < c->n_layers; i++) c->blocks[i] = (i + 1) % pattern ? HD_BLOCK_WINDOW : 0;
 }
 
@@ -51,7 +52,8 @@ static void read_rope(hd_model *m, hd_decoder *c, const hd_json *j, const family
   c->rope = hd_config_rope(j, c->head_dim, f->theta, c->context, "full_attention", &m->arena);
   if (f->local_theta == 0) return;
   hd_json both = hd_json_member(j, "rope_parameters"), local = hd_json_member(&both, "sliding_attention");
-  c->window_rope = (hd_rope_table_config){.head_dim = c->rope.head_dim, .theta = hd_json_get_number(j, "rope_local_base_freq", f->local_theta)};
+  c->window_rope = (hd_rope_table_config){.head_dim = c->rope.head_dim,
+                                          .theta = hd_json_get_number(j, "rope_local_base_freq", f->local_theta)};
   if (local.node && cJSON_IsObject(local.node)) hd_rope_parse(&c->window_rope, &local, c->context, &m->arena);
   if (!(c->window_rope.theta > 0)) hd_json_refuse(j, "rope_local_base_freq", HD_BAD_FILE, "expected a positive number");
 }

@@ -29,7 +29,8 @@ static gpt2 read_config(const hd_json *j) {
   };
   c.hidden = hd_config_size(j, "n_inner", 4 * c.width, 4 * HD_MAX_WIDTH);
   c.heads = hd_config_heads(j, "n_head", 12, c.width);
-  if (hd_json_get_bool(j, "add_cross_attention", false)) hd_json_refuse(j, "add_cross_attention", HD_UNSUPPORTED, "attention to another model's values is not built");
+  if (hd_json_get_bool(j, "add_cross_attention", false))
+    hd_json_refuse(j, "add_cross_attention", HD_UNSUPPORTED, "attention to another model's values is not built");
   return c;
 }
 

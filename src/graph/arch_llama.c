@@ -29,8 +29,8 @@ static const family families[] = {
   {"phi3", {.context = 4096, .rms_norm_eps = 1e-5f, .fused = true}, 1e4, false, false},
   {"mixtral", {.kv_heads = 8, .context = 131072, .rms_norm_eps = 1e-5f, .experts_weights = "model.layers.%zu.block_sparse_moe.",
                .experts = {.n_experts = 8, .n_chosen = 2, .renormalise = true, .mixtral_names = true}}, 1e6, false, false},
-  {"qwen3_moe", {.kv_heads = 4, .context = 32768, .rms_norm_eps = 1e-6f, .window = 4096, .head_norm = true, .experts_weights = "model.layers.%zu.mlp.",
-                 .experts = {.hidden = 768, .n_experts = 128, .n_chosen = 8}}, 1e4, true, true},
+  {"qwen3_moe", {.kv_heads = 4, .context = 32768, .rms_norm_eps = 1e-6f, .window = 4096, .head_norm = true,
+                 .experts_weights = "model.layers.%zu.mlp.", .experts = {.hidden = 768, .n_experts = 128, .n_chosen = 8}}, 1e4, true, true},
 };
 
 enum { N_FAMILIES = sizeof families / sizeof families[0] };
@@ -65,7 +65,8 @@ static void read_no_rope(hd_decoder *c, const hd_json *j) {
   const cJSON *list = cJSON_GetObjectItem(j->node, "no_rope_layers"), *each;
   size_t interval = hd_config_size(j, "no_rope_layer_interval", 4, HD_MAX_LAYERS), n = hd_json_count(j, "no_rope_layers"), i = 0;
   bool given = list && !cJSON_IsNull(list);
-  if (given && n != c->n_layers) hd_json_refuse(j, "no_rope_layers", HD_BAD_FILE, "expected one for each of %zu layers, found %zu", c->n_layers, n);
+  if (given && n != c->n_layers)
+    hd_json_refuse(j, "no_rope_layers", HD_BAD_FILE, "expected one for each of %zu layers, found %zu", c->n_layers, n);
   if (*j->status != HD_OK) return;
   for (; !given && i < c->n_layers; i++)
     if ((i + 1) % interval == 0) c->blocks[i] |= HD_BLOCK_NO_ROPE;
@@ -96,7 +97,8 @@ static void read_experts(hd_decoder *c, const hd_json *j) {
   e->n_experts = hd_config_size(j, hd_json_has(j, "num_experts") ? "num_experts" : "num_local_experts", e->n_experts, 65536);
   e->n_chosen = hd_config_size(j, "num_experts_per_tok", e->n_chosen, e->n_experts ? e->n_experts : 1);
   e->renormalise = hd_json_get_bool(j, "norm_topk_prob", e->renormalise);
-  if (e->hidden && e->n_experts > SIZE_MAX / 64 / e->hidden) hd_json_refuse(j, "num_experts_per_tok", HD_BAD_FILE, "%zu experts of %zu are too many", e->n_experts, e->hidden);
+  if (e->hidden && e->n_experts > SIZE_MAX / 64 / e->hidden)
+    hd_json_refuse(j, "num_experts_per_tok", HD_BAD_FILE, "%zu experts of %zu are too many", e->n_experts, e->hidden);
   size_t step = hd_config_size(j, "decoder_sparse_step", 1, HD_MAX_LAYERS);
   for (size_t i = 0; c->blocks && step && i < c->n_layers; i++)
     if ((i + 1) % step == 0 && !has_number(j, "mlp_only_layers", i)) c->blocks[i] |= HD_BLOCK_EXPERTS;

@@ -22,7 +22,8 @@ static const char *some_names(char *room, size_t n, const hd_directory *director
 /* Llama's or, with norms on queries and keys, Qwen3's. */
 static bool assemble(cJSON *config, const hd_directory *directory, bool *ok) {
   cJSON_DeleteItemFromObjectCaseSensitive(config, "model_type");
-  if (hd_directory_find(directory, "model.layers.0.self_attn.q_norm.weight")) *ok = cJSON_AddStringToObject(config, "model_type", "qwen3") != NULL;
+  if (hd_directory_find(directory, "model.layers.0.self_attn.q_norm.weight"))
+    *ok = cJSON_AddStringToObject(config, "model_type", "qwen3") != NULL;
   return *ok && hd_assemble_llama(config, directory, ok);
 }
 
@@ -34,8 +35,9 @@ hd_status hd_arch_guess(const hd_arch **out, hd_model *model, cJSON *config, con
   bool is_llama = assemble(config, directory, &ok);
   if (!ok) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to describe the model");
   if (!is_llama)
-    return hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is not known; known: %s. The file's tensors are not called as Llama's are either: %s", type,
-                   hd_arch_list(list, sizeof list), some_names(names, sizeof names, directory));
+    return hd_fail(err, HD_UNSUPPORTED,
+                   "config.json: model_type '%s' is not known; known: %s. The file's tensors are not called as Llama's are either: %s",
+                   type, hd_arch_list(list, sizeof list), some_names(names, sizeof names, directory));
   const char *as = cJSON_GetObjectItemCaseSensitive(config, "model_type")->valuestring;
   *out = hd_arch_find(as);
   return hd_model_warn(model, err, "model_type '%s' is not known; its tensors have Llama's names, so it is run as %s", type, as);
@@ -45,5 +47,6 @@ hd_status hd_arch_refuse_unplaced(const char *tensor, hd_error *err) {
   const char *ending = strrchr(tensor, '.');
   char room[HD_NAME_ROOM];
   if (ending && strcmp(ending, ".inv_freq") == 0) return HD_OK; /* rotary frequencies that old files carry */
-  return hd_fail(err, HD_UNSUPPORTED, "tensor %s: its model_type is not known, and as Llama it has no place for this", hd_short_name(room, tensor));
+  return hd_fail(err, HD_UNSUPPORTED, "tensor %s: its model_type is not known, and as Llama it has no place for this",
+                 hd_short_name(room, tensor));
 }

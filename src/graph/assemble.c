@@ -24,7 +24,9 @@ static void complete(cJSON *config, const char *key, cJSON *value, bool *ok) {
   *ok = false;
 }
 
-static void complete_size(cJSON *config, const char *key, size_t value, bool *ok) { complete(config, key, cJSON_CreateNumber((double)value), ok); }
+static void complete_size(cJSON *config, const char *key, size_t value, bool *ok) {
+  complete(config, key, cJSON_CreateNumber((double)value), ok);
+}
 
 /* A tensor of block 0. */
 static const hd_entry *in_block(const hd_directory *directory, const char *name) {
@@ -44,8 +46,9 @@ static size_t count_blocks(const hd_directory *directory) {
 }
 
 bool hd_assemble_llama(cJSON *config, const hd_directory *directory, bool *ok) {
-  const hd_entry *embedding = hd_directory_find(directory, "model.embed_tokens.weight"), *q = in_block(directory, "self_attn.q_proj.weight"),
-                 *k = in_block(directory, "self_attn.k_proj.weight"), *gate = in_block(directory, "mlp.gate_proj.weight");
+  const hd_entry *embedding = hd_directory_find(directory, "model.embed_tokens.weight"),
+                 *q = in_block(directory, "self_attn.q_proj.weight"), *k = in_block(directory, "self_attn.k_proj.weight"),
+                 *gate = in_block(directory, "mlp.gate_proj.weight");
   if (!is_matrix(embedding) || !is_matrix(q) || !is_matrix(k) || !is_matrix(gate)) return false;
   bool qkv_bias = in_block(directory, "self_attn.q_proj.bias") != NULL, out_bias = in_block(directory, "self_attn.o_proj.bias") != NULL;
   *ok = true;
@@ -82,7 +85,8 @@ bool hd_assemble_lacks_norm(const hd_directory *directory) {
 /* ---- Recurrent layers ---- */
 
 /* PyTorch's name of a weight: "lstm." "weight_ih" "_l0" "_reverse". */
-static const hd_entry *recurrent_weight(const hd_directory *directory, const char *stem, int n_stem, const char *role, size_t layer, bool reverse) {
+static const hd_entry *recurrent_weight(const hd_directory *directory, const char *stem, int n_stem, const char *role,
+                                        size_t layer, bool reverse) {
   char room[512];
   int n = snprintf(room, sizeof room, "%.*s%s_l%zu%s", n_stem, stem, role, layer, reverse ? "_reverse" : "");
   return n > 0 && (size_t)n < sizeof room ? hd_directory_find(directory, room) : NULL;
@@ -107,13 +111,15 @@ bool hd_assemble_recurrent(hd_text *t, const hd_directory *directory) {
   const char *stem = NULL;
   int n_stem = find_stem(directory, &stem);
   if (n_stem < 0) return false;
-  const hd_entry *ih = recurrent_weight(directory, stem, n_stem, "weight_ih", 0, false), *hh = recurrent_weight(directory, stem, n_stem, "weight_hh", 0, false),
+  const hd_entry *ih = recurrent_weight(directory, stem, n_stem, "weight_ih", 0, false),
+                 *hh = recurrent_weight(directory, stem, n_stem, "weight_hh", 0, false),
                  *hr = recurrent_weight(directory, stem, n_stem, "weight_hr", 0, false);
   if (!is_matrix(ih) || !is_matrix(hh) || (hr && !is_matrix(hr))) return false;
   size_t hidden = hr ? hr->shape[1] : hh->shape[1], n_layers = 0;
   const char *cell = hidden && hh->shape[0] % hidden == 0 ? cell_of(hh->shape[0] / hidden) : NULL;
   if (!cell) return false;
-  bool bias = recurrent_weight(directory, stem, n_stem, "bias_ih", 0, false), both_ways = recurrent_weight(directory, stem, n_stem, "weight_ih", 0, true);
+  bool bias = recurrent_weight(directory, stem, n_stem, "bias_ih", 0, false),
+       both_ways = recurrent_weight(directory, stem, n_stem, "weight_ih", 0, true);
   while (recurrent_weight(directory, stem, n_stem, "weight_ih", n_layers, false)) n_layers++;
   /* Anything else in the file would go before or behind it, and nothing says where. */
   if (hd_directory_count(directory) != n_layers * (both_ways ? 2 : 1) * (size_t)(2 + 2 * bias + (hr != NULL))) return false;
@@ -121,7 +127,7 @@ bool hd_assemble_recurrent(hd_text *t, const hd_directory *directory) {
   snprintf(prefix, sizeof prefix, "%.*s", n_stem, stem);
   hd_text_print(t, "{\"dialect\":\"standard\",\"input_shape\":[1,%zu],\"layers\":[{\"type\":\"%s\",\"weights\":", ih->shape[1], cell);
   hd_text_quoted(t, prefix);
-  hd_text_print(t, ",\"input_size\":%zu,\"hidden_size\":%zu,\"num_layers\":%zu,\"bias\":%s,\"bidirectional\":%s,\"proj_size\":%zu}]}", ih->shape[1], hidden,
-                n_layers, bias ? "true" : "false", both_ways ? "true" : "false", hr ? hr->shape[0] : 0);
+  hd_text_print(t, ",\"input_size\":%zu,\"hidden_size\":%zu,\"num_layers\":%zu,\"bias\":%s,\"bidirectional\":%s,\"proj_size\":%zu}]}",
+                ih->shape[1], hidden, n_layers, bias ? "true" : "false", both_ways ? "true" : "false", hr ? hr->shape[0] : 0);
   return true;
 }

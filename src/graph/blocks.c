@@ -31,7 +31,8 @@ static const struct composite {
   {ENCODER, 6, {"self_attn.in_proj_weight", "self_attn.out_proj.weight", "linear1.weight", "linear2.weight", "norm1.weight", "norm2.weight",
                 "self_attn.in_proj_bias", "self_attn.out_proj.bias", "linear1.bias", "linear2.bias", "norm1.bias", "norm2.bias"}},
   {FUSED, 2, {"in_proj_weight", "out_proj.weight", "in_proj_bias", "out_proj.bias"}},
-  {ATTENTION, 4, {"q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight", "q_proj.bias", "k_proj.bias", "v_proj.bias", "o_proj.bias"}},
+  {ATTENTION, 4, {"q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight",
+                  "q_proj.bias", "k_proj.bias", "v_proj.bias", "o_proj.bias"}},
   {MLP, 2, {"up_proj.weight", "down_proj.weight", "gate_proj.weight", "up_proj.bias", "down_proj.bias", "gate_proj.bias"}},
 };
 enum { N_COMPOSITES = sizeof composites / sizeof composites[0] };
@@ -206,7 +207,9 @@ static size_t block_length(const char *stem) {
   return n;
 }
 
-static bool same_block(const unit *a, const unit *b) { return a->place == b->place && a->n_block == b->n_block && memcmp(a->stem, b->stem, a->n_block) == 0; }
+static bool same_block(const unit *a, const unit *b) {
+  return a->place == b->place && a->n_block == b->n_block && memcmp(a->stem, b->stem, a->n_block) == 0;
+}
 
 /* ---- Which layer a tensor is of ---- */
 
@@ -245,13 +248,16 @@ static bool take_composite(work *w, const hd_entry *e) {
       if (composites[c].part != ENCODER) incomplete = composites[c].ending[0];
     }
   }
-  if (incomplete) refuse(w, HD_UNSUPPORTED, "tensor %.160s: its layer lacks others: nothing says how to run it without: give the model's config.json", e->name);
+  if (incomplete)
+    refuse(w, HD_UNSUPPORTED, "tensor %.160s: its layer lacks others: nothing says how to run it without: give the model's config.json",
+           e->name);
   return incomplete != NULL;
 }
 
 static void take_single(work *w, const hd_entry *e) {
-  static const char *const embedding[] = {"embed", "wte", NULL}, *const others[] = {"attn", "attention", "gate", "expert", "router", "query", "key", "value", "qkv", "conv",
-                                                                                "rnn", "lstm", "gru", "lora", "position", "wpe", "token_type", NULL},
+  static const char *const embedding[] = {"embed", "wte", NULL},
+                    *const others[] = {"attn", "attention", "gate", "expert", "router", "query", "key", "value", "qkv", "conv", "rnn",
+                                       "lstm", "gru", "lora", "position", "wpe", "token_type", NULL},
                     *const head_norms[] = {"q_norm", "k_norm", NULL};
   size_t n_stem = stem_before(e->name, "weight"), n_bias = stem_before(e->name, "bias");
   const hd_entry *weight = n_bias == SIZE_MAX ? NULL : find(w, e->name, n_bias, "weight");
@@ -301,7 +307,8 @@ static bool is_head(const unit *u) {
 
 static void rank_norm(work *w, unit *u) {
   static const char *const of_attention[] = {"input_layernorm", "attn_norm", "attention_norm", "ln_1", "ln1", "norm1", NULL},
-                    *const of_mlp[] = {"post_attention_layernorm", "ffn_norm", "mlp_norm", "ln_2", "ln2", "norm2", "pre_feedforward_layernorm", NULL};
+                    *const of_mlp[] = {"post_attention_layernorm", "ffn_norm", "mlp_norm", "ln_2", "ln2", "norm2",
+                                       "pre_feedforward_layernorm", NULL};
   const contents block = *u->block;
   const char *local = u->stem + u->n_block;
   if (block.norms > 2 || (block.norms == 2 && !(block.attentions && block.mlps))) refuse_tensor(w, u->entry->name);
@@ -389,7 +396,9 @@ static void write_norm(work *w, const unit *u) {
   hd_text_print(&w->out->network, ",\"norm_size\":%zu,\"epsilon\":", u->entry->shape[0]);
   hd_text_double(&w->out->network, eps > 0 ? eps : layer ? 1e-5 : 1e-6);
   hd_text_print(&w->out->network, "%s}", layer && !bias ? ",\"bias\":false" : "");
-  if (!(eps > 0) && once(&w->assumed_norm)) warn(w, "assumed: %s", layer ? "layer norms with an epsilon of 1e-5 (layer_norm_eps)" : "RMS norms with an epsilon of 1e-6 (rms_norm_eps)");
+  if (!(eps > 0) && once(&w->assumed_norm))
+    warn(w, "assumed: %s",
+         layer ? "layer norms with an epsilon of 1e-5 (layer_norm_eps)" : "RMS norms with an epsilon of 1e-6 (rms_norm_eps)");
 }
 
 /* Between linear layers an activation, which no tensor names: config.json's, none behind the last; else Loom's, which its generic loader puts
@@ -397,10 +406,11 @@ static void write_norm(work *w, const unit *u) {
 static void write_linear(work *w, const unit *u, bool last) {
   const bool blocks = w->n_of[ATTENTION] + w->n_of[FUSED] + w->n_of[MLP] + w->n_of[ENCODER] > 0;
   const char *activation = blocks ? "linear" : config_activation(w);
-  if (!activation && once(&w->assumed_linear)) warn(w, "assumed: Loom's relu behind every linear layer (hidden_act in config.json is put between them)");
+  if (!activation && once(&w->assumed_linear))
+    warn(w, "assumed: Loom's relu behind every linear layer (hidden_act in config.json is put between them)");
   begin_layer(w, "dense", u->stem, "");
-  hd_text_print(&w->out->network, ",\"in_features\":%zu,\"out_features\":%zu,\"bias\":%s,\"activation\":", u->entry->shape[1], u->entry->shape[0],
-                yes_no(part_of(w, u, "bias")));
+  hd_text_print(&w->out->network, ",\"in_features\":%zu,\"out_features\":%zu,\"bias\":%s,\"activation\":",
+                u->entry->shape[1], u->entry->shape[0], yes_no(part_of(w, u, "bias")));
   hd_text_quoted(&w->out->network, !activation ? "loom_relu" : last ? "linear" : activation);
   hd_text_add(&w->out->network, "}", 1);
 }
@@ -418,7 +428,8 @@ static size_t heads_of(work *w, const unit *u, size_t rows) {
   if (heads == 0)
     refuse(w, HD_BAD_FILE, "config.json.num_attention_heads: this key is needed: how many heads %.160s has is in no shape", u->entry->name);
   else if (rows % heads != 0)
-    refuse(w, HD_BAD_FILE, "config.json.num_attention_heads: expected a divisor of the %zu rows of %.160s, found %zu", rows, u->entry->name, heads);
+    refuse(w, HD_BAD_FILE, "config.json.num_attention_heads: expected a divisor of the %zu rows of %.160s, found %zu",
+           rows, u->entry->name, heads);
   return w->failed ? 0 : heads;
 }
 
@@ -434,8 +445,11 @@ static void write_attention(work *w, const unit *u) {
   const bool assumed = theta == 0, model = w->n_of[EMBEDDING] > 0;
   if (assumed && model) theta = 10000;
   begin_layer(w, "multi_head_attention", u->stem, "");
-  hd_text_print(&w->out->network, ",\"d_model\":%zu,\"num_heads\":%zu,\"num_kv_heads\":%zu,\"head_dim\":%zu,\"qkv_bias\":%s,\"out_bias\":%s,\"rope_freq_base\":", u->entry->shape[1],
-                heads, k_rows / head_dim, head_dim, yes_no(part_of(w, u, "q_proj.bias")), yes_no(part_of(w, u, "o_proj.bias")));
+  hd_text_print(&w->out->network,
+                ",\"d_model\":%zu,\"num_heads\":%zu,\"num_kv_heads\":%zu,\"head_dim\":%zu"
+                ",\"qkv_bias\":%s,\"out_bias\":%s,\"rope_freq_base\":",
+                u->entry->shape[1], heads, k_rows / head_dim, head_dim,
+                yes_no(part_of(w, u, "q_proj.bias")), yes_no(part_of(w, u, "o_proj.bias")));
   hd_text_double(&w->out->network, theta);
   hd_text_add(&w->out->network, "}", 1);
   if (!once(&w->assumed_attention)) return;
@@ -458,8 +472,8 @@ static void write_encoder(work *w, const unit *u) {
   if (!heads) return;
   const bool first = w->config && cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(w->config, "norm_first"));
   begin_layer(w, "transformer_encoder_layer", u->stem, "");
-  hd_text_print(&w->out->network, ",\"d_model\":%zu,\"nhead\":%zu,\"dim_feedforward\":%zu,\"bias\":%s,\"norm_first\":%s,\"activation\":", width, heads,
-                part_of(w, u, "linear1.weight")->shape[0], yes_no(part_of(w, u, "linear1.bias")), first ? "true" : "false");
+  hd_text_print(&w->out->network, ",\"d_model\":%zu,\"nhead\":%zu,\"dim_feedforward\":%zu,\"bias\":%s,\"norm_first\":%s,\"activation\":",
+                width, heads, part_of(w, u, "linear1.weight")->shape[0], yes_no(part_of(w, u, "linear1.bias")), first ? "true" : "false");
   hd_text_quoted(&w->out->network, activation ? activation : "relu");
   hd_text_print(&w->out->network, ",\"layer_norm_eps\":");
   hd_text_double(&w->out->network, config_number(w, eps, 1e-5));
@@ -488,7 +502,8 @@ static void write_mlp(work *w, const unit *u) {
   hd_text_quoted(t, activation ? activation : "gelu");
   hd_text_add(t, "},", 2);
   begin_layer(w, "linear", u->stem, "down_proj.");
-  hd_text_print(t, ",\"in_features\":%zu,\"out_features\":%zu,\"bias\":%s}]}", hidden, part_of(w, u, "down_proj.weight")->shape[0], yes_no(part_of(w, u, "down_proj.bias")));
+  hd_text_print(t, ",\"in_features\":%zu,\"out_features\":%zu,\"bias\":%s}]}",
+                hidden, part_of(w, u, "down_proj.weight")->shape[0], yes_no(part_of(w, u, "down_proj.bias")));
 }
 
 static void write_unit(work *w, const unit *u, bool last_linear) {
@@ -526,7 +541,8 @@ static void write_tied_head(work *w) {
   if (first->part != EMBEDDING || last->place != FINAL_NORM || cJSON_IsFalse(tied)) return;
   hd_text_add(&w->out->network, ",", 1);
   begin_layer(w, "linear", first->stem, "");
-  hd_text_print(&w->out->network, ",\"in_features\":%zu,\"out_features\":%zu,\"bias\":false}", first->entry->shape[1], first->entry->shape[0]);
+  hd_text_print(&w->out->network, ",\"in_features\":%zu,\"out_features\":%zu,\"bias\":false}",
+                first->entry->shape[1], first->entry->shape[0]);
   if (!tied) warn(w, "assumed: the embedding's matrix for the head, which is missing (tie_word_embeddings)");
 }
 
@@ -555,7 +571,8 @@ bool hd_assemble_blocks(hd_assembly *out, const hd_directory *directory, const c
     const hd_entry *e = hd_directory_entry(directory, i);
     if (!take_composite(&w, e)) take_single(&w, e);
   }
-  if (w.n == 0) refuse(&w, HD_UNSUPPORTED, "the tensors' names and shapes do not say how they belong together: give the model's config.json");
+  if (w.n == 0)
+    refuse(&w, HD_UNSUPPORTED, "the tensors' names and shapes do not say how they belong together: give the model's config.json");
   if (!w.failed) place_all(&w);
   if (!w.failed) qsort(w.units, w.n, sizeof *w.units, in_order);
   if (!w.failed) write_network(&w);

@@ -65,7 +65,8 @@ static void name_mode(const hd_json *j, const char *key, const char *missing) {
 
 /* Loom derives a convolution's output size when either half of it is missing. */
 static void derive_output(const hd_json *j) {
-  size_t kernel = hd_json_get_size(j, "kernel_size", 0), stride = hd_json_get_size(j, "stride", 0), padding = hd_json_get_size(j, "padding", 0);
+  size_t kernel = hd_json_get_size(j, "kernel_size", 0), stride = hd_json_get_size(j, "stride", 0),
+         padding = hd_json_get_size(j, "padding", 0);
   size_t height = hd_json_get_size(j, "input_height", 0), width = hd_json_get_size(j, "input_width", 0);
   if (hd_json_get_size(j, "output_height", 0) && hd_json_get_size(j, "output_width", 0)) return;
   if (stride == 0) stride = 1;
@@ -92,8 +93,8 @@ static void attach(const hd_json *j) {
   if (hd_json_has(j, "branches")) return;
   if (!hd_json_has(j, "attached_layer")) {
     cJSON *dense = cJSON_AddObjectToObject(node, "attached_layer");
-    if (!dense || !cJSON_AddStringToObject(dense, "type", "dense") || !cJSON_AddNumberToObject(dense, "input_height", 1) ||
-        !cJSON_AddNumberToObject(dense, "output_height", 1))
+    if (!dense || !cJSON_AddStringToObject(dense, "type", "dense") || !cJSON_AddNumberToObject(dense, "input_height", 1)
+        || !cJSON_AddNumberToObject(dense, "output_height", 1))
       no_memory(j);
   }
 }
@@ -116,8 +117,8 @@ static void translate_layer(hd_json j) {
 static void check_grid(const hd_json *j) {
   if (!hd_json_has(j, "grid_rows") && !hd_json_has(j, "grid_cols") && !hd_json_has(j, "layers_per_cell")) return;
   size_t listed = hd_json_count(j, "layers"), cells, places;
-  if (!hd_mul_size(hd_json_get_size(j, "grid_rows", 1), hd_json_get_size(j, "grid_cols", 1), &cells) ||
-      !hd_mul_size(cells, hd_json_get_size(j, "layers_per_cell", 1), &places))
+  if (!hd_mul_size(hd_json_get_size(j, "grid_rows", 1), hd_json_get_size(j, "grid_cols", 1), &cells)
+      || !hd_mul_size(cells, hd_json_get_size(j, "layers_per_cell", 1), &places))
     places = SIZE_MAX;
   if (places != listed) hd_json_refuse(j, "layers", HD_BAD_FILE, "the grid has %zu places, found %zu layers", places, listed);
 }

@@ -18,9 +18,11 @@
 #include <string.h>
 
 /* By Loom's numbers. */
-static const char *const type_names[] = {"Dense", "Conv2D", "MultiHeadAttention", "RNN", "LSTM", "Softmax", "LayerNorm", "Residual", "RMSNorm", "SwiGLU",
-                                         "Parallel", "Embedding", "Conv1D", "Sequential", "KMeans"};
-typedef enum loom_type { DENSE = 0, CONV_2D = 1, ATTENTION = 2, RNN = 3, LSTM = 4, LAYER_NORM = 6, RMS_NORM = 8, SWIGLU = 9, EMBEDDING = 11, CONV_1D = 12 } loom_type;
+static const char *const type_names[] = {"Dense", "Conv2D", "MultiHeadAttention", "RNN", "LSTM", "Softmax", "LayerNorm", "Residual",
+                                         "RMSNorm", "SwiGLU", "Parallel", "Embedding", "Conv1D", "Sequential", "KMeans"};
+typedef enum loom_type {
+  DENSE = 0, CONV_2D = 1, ATTENTION = 2, RNN = 3, LSTM = 4, LAYER_NORM = 6, RMS_NORM = 8, SWIGLU = 9, EMBEDDING = 11, CONV_1D = 12
+} loom_type;
 
 /* What the rules use of a config.json; 0: not known. */
 typedef struct facts {
@@ -79,7 +81,8 @@ static bool classify_by_config(found *f, const facts *c, double rows, double col
 }
 
 static void classify_matrix(found *f, const facts *c) {
-  static const char *const attention[] = {"q_proj", "k_proj", "v_proj", "o_proj", "attention", NULL}, *const swiglu[] = {"gate", "up_proj", "down_proj", "mlp", NULL},
+  static const char *const attention[] = {"q_proj", "k_proj", "v_proj", "o_proj", "attention", NULL},
+                    *const swiglu[] = {"gate", "up_proj", "down_proj", "mlp", NULL},
                     *const recurrent[] = {"_ih", "_hh", NULL};
   size_t rows = f->entry->shape[0], cols = f->entry->shape[1];
   f->type = DENSE;
@@ -120,8 +123,9 @@ static facts read_facts(const cJSON *json) {
   if (!json) return c;
   hd_json j = hd_json_root(json, "config", &status, NULL);
   if (cJSON_IsObject(json))
-    c = (facts){hd_json_get_number(&j, "hidden_size", 0), hd_json_get_number(&j, "intermediate_size", 0), hd_json_get_number(&j, "num_attention_heads", 0),
-                hd_json_get_number(&j, "num_key_value_heads", 0), hd_json_get_number(&j, "rms_norm_eps", 0), hd_json_get_number(&j, "layer_norm_eps", 0)};
+    c = (facts){hd_json_get_number(&j, "hidden_size", 0), hd_json_get_number(&j, "intermediate_size", 0),
+                hd_json_get_number(&j, "num_attention_heads", 0), hd_json_get_number(&j, "num_key_value_heads", 0),
+                hd_json_get_number(&j, "rms_norm_eps", 0), hd_json_get_number(&j, "layer_norm_eps", 0)};
   const double *values = &c.hidden;
   bool sane = status == HD_OK;
   for (int i = 0; i < 4; i++) sane = sane && values[i] >= 0 && values[i] < 0x1p31 && (values[i] == 0 || values[i] >= 1);
@@ -173,12 +177,15 @@ static double epsilon_of(const detection *d, const found *f) {
 
 static void write_layer(hd_text *t, const detection *d, const found *f) {
   const size_t *s = f->entry->shape;
-  bool dense = f->type == DENSE, conv = f->type == CONV_2D, norm = f->type == LAYER_NORM || f->type == RMS_NORM, embedding = f->type == EMBEDDING;
-  hd_text_print(t, "{\"type\":\"%s\",\"input_height\":%zu,\"output_height\":%zu,\"has_bias\":%s", type_names[f->type], dense ? s[1] : 0, dense ? s[0] : 0,
-                dense || conv ? "true" : "false"); /* zeros where the file has none */
-  hd_text_print(t, ",\"filters\":%zu,\"input_channels\":%zu,\"kernel_size\":%zu,\"padding\":%zu,\"stride\":%d", conv ? s[0] : 0, conv ? s[1] : 0,
-                conv ? s[2] : 0, conv ? s[2] / 2 : 0, conv || f->type == CONV_1D);
-  hd_text_print(t, ",\"norm_size\":%zu,\"vocab_size\":%zu,\"embedding_dim\":%zu,\"epsilon\":", norm ? s[0] : 0, embedding ? s[0] : 0, embedding ? s[1] : 0);
+  bool dense = f->type == DENSE, conv = f->type == CONV_2D, norm = f->type == LAYER_NORM || f->type == RMS_NORM,
+       embedding = f->type == EMBEDDING;
+  /* Zeros where the file has none. */
+  hd_text_print(t, "{\"type\":\"%s\",\"input_height\":%zu,\"output_height\":%zu,\"has_bias\":%s",
+                type_names[f->type], dense ? s[1] : 0, dense ? s[0] : 0, dense || conv ? "true" : "false");
+  hd_text_print(t, ",\"filters\":%zu,\"input_channels\":%zu,\"kernel_size\":%zu,\"padding\":%zu,\"stride\":%d",
+                conv ? s[0] : 0, conv ? s[1] : 0, conv ? s[2] : 0, conv ? s[2] / 2 : 0, conv || f->type == CONV_1D);
+  hd_text_print(t, ",\"norm_size\":%zu,\"vocab_size\":%zu,\"embedding_dim\":%zu,\"epsilon\":",
+                norm ? s[0] : 0, embedding ? s[0] : 0, embedding ? s[1] : 0);
   hd_text_double(t, epsilon_of(d, f));
   hd_text_add(t, "}", 1);
 }

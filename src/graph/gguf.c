@@ -30,7 +30,8 @@ static const hd_gguf_part decoder_parts[] = {
     {"attn_q", "self_attn.q_proj", false},        {"attn_k", "self_attn.k_proj", false},    {"attn_v", "self_attn.v_proj", false},
     {"attn_qkv", "self_attn.qkv_proj", false},    {"attn_output", "self_attn.o_proj", false},
     {"attn_q_norm", "self_attn.q_norm", false},   {"attn_k_norm", "self_attn.k_norm", false},
-    {"ffn_gate", "mlp.gate_proj", false},         {"ffn_up", "mlp.up_proj", false},         {"ffn_up", "mlp.gate_up_proj", false}, {"ffn_down", "mlp.down_proj", false},
+    {"ffn_gate", "mlp.gate_proj", false},         {"ffn_up", "mlp.up_proj", false},
+    {"ffn_up", "mlp.gate_up_proj", false},        {"ffn_down", "mlp.down_proj", false},
     {"ffn_norm", "pre_feedforward_layernorm", false}, {"ffn_norm", "post_attention_layernorm", false},
     {"post_attention_norm", "post_attention_layernorm", false}, {"post_ffw_norm", "post_feedforward_layernorm", false},
     {"ffn_gate_inp", "mlp.gate", true},                         {"ffn_gate_inp", "block_sparse_moe.gate", true},
@@ -42,7 +43,8 @@ static const hd_gguf_part decoder_parts[] = {
     {"ffn_down.*", "mlp.experts.*.down_proj", false},           {"ffn_down.*", "block_sparse_moe.experts.*.w2", false},
     {NULL, NULL, false},
 }, gpt2_parts[] = {
-    {"token_embd", "transformer.wte", false}, {"position_embd", "transformer.wpe", true}, {"output_norm", "transformer.ln_f", false}, {"output", "lm_head", false}, {NULL, NULL, false},
+    {"token_embd", "transformer.wte", false}, {"position_embd", "transformer.wpe", true}, {"output_norm", "transformer.ln_f", false},
+    {"output", "lm_head", false}, {NULL, NULL, false},
 }, gpt2_block[] = {
     {"attn_norm", "ln_1", false}, {"attn_qkv", "attn.c_attn", false}, {"attn_output", "attn.c_proj", false},
     {"ffn_norm", "ln_2", false},  {"ffn_up", "mlp.c_fc", false},      {"ffn_down", "mlp.c_proj", false}, {NULL, NULL, false},
@@ -53,7 +55,8 @@ static const hd_gguf_part decoder_parts[] = {
 }, bert_block[] = {
     {"attn_q", "attention.self.query", false},   {"attn_k", "attention.self.key", false}, {"attn_v", "attention.self.value", false},
     {"attn_output", "attention.output.dense", false}, {"attn_output_norm", "attention.output.LayerNorm", false},
-    {"ffn_up", "intermediate.dense", false},     {"ffn_down", "output.dense", false},     {"layer_output_norm", "output.LayerNorm", false}, {NULL, NULL, false},
+    {"ffn_up", "intermediate.dense", false},     {"ffn_down", "output.dense", false},
+    {"layer_output_norm", "output.LayerNorm", false}, {NULL, NULL, false},
 };
 
 /* Of two rows with one key the first that is there counts. */
@@ -154,14 +157,16 @@ const hd_gguf_architecture *hd_gguf_architecture_for(const char *model_type) {
 const char *hd_gguf_list(char *room, size_t n) {
   size_t at = 0;
   for (size_t i = 0; i < N_ARCHITECTURES; i++)
-    if (i == 0 || strcmp(architectures[i].name, "llama") != 0) at += (size_t)snprintf(room + at, n - at, "%s%s", i ? ", " : "", architectures[i].name);
+    if (i == 0 || strcmp(architectures[i].name, "llama") != 0)
+      at += (size_t)snprintf(room + at, n - at, "%s%s", i ? ", " : "", architectures[i].name);
   return room;
 }
 
 /* ---- Names ---- */
 
 /* The whole-number value of "<architecture>.<key>"; `missing` where there is none. */
-static hd_status get_size(size_t *out, const hd_directory *d, const hd_gguf_architecture *a, const char *key, size_t missing, hd_error *err) {
+static hd_status get_size(size_t *out, const hd_directory *d, const hd_gguf_architecture *a, const char *key,
+                          size_t missing, hd_error *err) {
   char full[NAME_ROOM], *end, room[HD_NAME_ROOM];
   snprintf(full, sizeof full, "%s.%s", a->name, key);
   const char *text = hd_directory_value(d, full);
@@ -198,7 +203,8 @@ static int part_number(const char *part, const char *name, size_t n) {
 }
 
 /* The parameter of a block's tensor by one of the rows; −1: that is not its name, or the model has none. */
-static int find_by(const hd_gguf_part *row, const hd_gguf_words *words, const hd_model *model, unsigned long block, const char *rest, int *part) {
+static int find_by(const hd_gguf_part *row, const hd_gguf_words *words, const hd_model *model, unsigned long block,
+                   const char *rest, int *part) {
   char room[NAME_ROOM];
   const char *ending;
   size_t n;
@@ -240,8 +246,10 @@ static bool ends_with(const char *text, const char *ending) {
 
 static hd_gguf_order order_of(const hd_gguf_names *names, const hd_gguf_part *row, const char *tensor) {
   const hd_gguf_architecture *a = names->architecture;
-  hd_gguf_order order = {.plus_one = a->plus_one && ends_with(tensor, "norm.weight"), .out_in = a->words->out_in, .exact = row->exact, .part = -1};
-  if (a->interleaved) order.heads = strcmp(row->gguf, "attn_q") == 0 ? names->heads : strcmp(row->gguf, "attn_k") == 0 ? names->kv_heads : 0;
+  hd_gguf_order order = {.plus_one = a->plus_one && ends_with(tensor, "norm.weight"),
+                         .out_in = a->words->out_in, .exact = row->exact, .part = -1};
+  if (a->interleaved)
+    order.heads = strcmp(row->gguf, "attn_q") == 0 ? names->heads : strcmp(row->gguf, "attn_k") == 0 ? names->kv_heads : 0;
   return order;
 }
 
@@ -259,7 +267,8 @@ int hd_gguf_find(hd_gguf_order *order, const hd_gguf_names *names, const hd_mode
 }
 
 /* The row among those called so in Hugging Face whose tensor comes back as this parameter. */
-static const hd_gguf_part *name_in_block(char room[NAME_ROOM], const hd_gguf_words *words, const hd_model *model, size_t parameter, unsigned long block, const char *rest) {
+static const hd_gguf_part *name_in_block(char room[NAME_ROOM], const hd_gguf_words *words, const hd_model *model, size_t parameter,
+                                         unsigned long block, const char *rest) {
   const char *ending;
   const hd_gguf_part *found;
   size_t n;

@@ -80,7 +80,8 @@ typedef struct hd_gguf_factors {
 } hd_gguf_factors;
 enum { HD_GGUF_MOST_FACTORS = 2 };
 /* Those that a config.json stands for; how many in *n. */
-hd_status hd_gguf_rope_factors(hd_gguf_factors out[HD_GGUF_MOST_FACTORS], size_t *n, hd_arena *arena, const hd_gguf_names *names, const hd_json *config, hd_error *err);
+hd_status hd_gguf_rope_factors(hd_gguf_factors out[HD_GGUF_MOST_FACTORS], size_t *n, hd_arena *arena, const hd_gguf_names *names,
+                               const hd_json *config, hd_error *err);
 /* The metadata of a config.json, as members of a JSON object: ,"llama.block_count":5 …; those whose keys are in `given` are left out. */
 hd_status hd_gguf_write_config(hd_text *t, const hd_gguf_names *names, const hd_json *config, const hd_directory *given, hd_error *err);
 

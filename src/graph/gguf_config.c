@@ -43,8 +43,8 @@ static hd_status write_member(configuring *c, const hd_gguf_member *m) {
   if (!text && !m->needed) return HD_OK;
   bool finite = n && isfinite(hd_decimal_read(text, n, &n_number, hd_binary_f64)) && n_number == n;
   if (!finite)
-    return hd_fail(c->err, text ? HD_UNSUPPORTED : HD_BAD_FILE, "GGUF: %s.%s: expected one number, found %s", c->architecture->name, m->gguf,
-                   text ? hd_short_name(room, text) : "none");
+    return hd_fail(c->err, text ? HD_UNSUPPORTED : HD_BAD_FILE, "GGUF: %s.%s: expected one number, found %s",
+                   c->architecture->name, m->gguf, text ? hd_short_name(room, text) : "none");
   hd_text_print(&c->text, ",\"%s\":%s", m->config, text);
   return HD_OK;
 }
@@ -87,7 +87,8 @@ static void write_query_scale(configuring *c) {
 }
 
 static void write_tokens(configuring *c) {
-  const char *begin = hd_directory_value(c->directory, "tokenizer.ggml.bos_token_id"), *end = hd_directory_value(c->directory, "tokenizer.ggml.eos_token_id"),
+  const char *begin = hd_directory_value(c->directory, "tokenizer.ggml.bos_token_id"),
+             *end = hd_directory_value(c->directory, "tokenizer.ggml.eos_token_id"),
              *turn = hd_directory_value(c->directory, "tokenizer.ggml.eot_token_id");
   if (begin) hd_text_print(&c->text, ",\"bos_token_id\":%s", begin);
   if (end && turn && strcmp(end, turn) != 0) hd_text_print(&c->text, ",\"eos_token_id\":[%s,%s]", end, turn);
@@ -96,7 +97,8 @@ static void write_tokens(configuring *c) {
 
 /* ---- Rotary positions ---- */
 
-static const char *const long_lists[] = {"rope_factors_long.weight", "rope_factors_short.weight"}, *const long_keys[] = {"long_factor", "short_factor"};
+static const char *const long_lists[] = {"rope_factors_long.weight", "rope_factors_short.weight"},
+                  *const long_keys[] = {"long_factor", "short_factor"};
 
 const hd_entry *hd_directory_config_tensor(const hd_directory *directory, size_t index) {
   const hd_entry *all = hd_gguf_architecture_of(directory) ? hd_directory_find(directory, "rope_freqs.weight") : NULL;
@@ -147,9 +149,11 @@ static hd_status write_longrope(configuring *c, const uint8_t *bytes, size_t n) 
   const char *type = value(c, "rope.scaling.type");
   char room[HD_NAME_ROOM];
   if (type && !is_text(type, "longrope") && !is_text(type, "none"))
-    return hd_fail(c->err, HD_UNSUPPORTED, "GGUF: %s.rope.scaling.type: expected longrope for %s, found %s", c->architecture->name, long_lists[0], hd_short_name(room, type));
+    return hd_fail(c->err, HD_UNSUPPORTED, "GGUF: %s.rope.scaling.type: expected longrope for %s, found %s",
+                   c->architecture->name, long_lists[0], hd_short_name(room, type));
   double original = number(c, "rope.scaling.original_context_length", number(c, "context_length", 0));
-  hd_text_print(&c->text, ",\"rope_scaling\":{\"rope_type\":\"longrope\",\"attention_factor\":%.17g,\"original_max_position_embeddings\":%.17g",
+  hd_text_print(&c->text,
+                ",\"rope_scaling\":{\"rope_type\":\"longrope\",\"attention_factor\":%.17g,\"original_max_position_embeddings\":%.17g",
                 number(c, "rope.scaling.attn_factor", 1), original);
   for (size_t i = 0; i < HD_GGUF_MOST_FACTORS; i++) {
     const hd_entry *e = hd_directory_config_tensor(c->directory, i);
@@ -175,8 +179,11 @@ static hd_status write_scaling(configuring *c) {
     hd_text_print(&c->text, "}");
     return HD_OK;
   }
-  if (is_text(type, "longrope")) return hd_fail(c->err, HD_BAD_FILE, "GGUF: %s.rope.scaling.type: longrope wants tensor \"%s\", found none", c->architecture->name, long_lists[0]);
-  return hd_fail(c->err, HD_UNSUPPORTED, "GGUF: %s.rope.scaling.type: expected none, linear, yarn or longrope, found %s", c->architecture->name, hd_short_name(room, type));
+  if (is_text(type, "longrope"))
+    return hd_fail(c->err, HD_BAD_FILE, "GGUF: %s.rope.scaling.type: longrope wants tensor \"%s\", found none",
+                   c->architecture->name, long_lists[0]);
+  return hd_fail(c->err, HD_UNSUPPORTED, "GGUF: %s.rope.scaling.type: expected none, linear, yarn or longrope, found %s",
+                 c->architecture->name, hd_short_name(room, type));
 }
 
 static hd_status write_rope(configuring *c, const void *tensor, size_t n) {
@@ -196,9 +203,11 @@ static hd_status refuse_unread(const configuring *c) {
   static const char *const parts[][2] = {{"blk.0.ffn_gate_inp_shexp.weight", shared}, {"blk.0.ffn_gate_shexp.weight", shared},
                                          {"cls.weight", classifier}, {"cls.output.weight", classifier}};
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-    if (hd_directory_find(c->directory, parts[i][0])) return hd_fail(c->err, HD_UNSUPPORTED, "GGUF: tensor \"%s\": %s", parts[i][0], parts[i][1]);
+    if (hd_directory_find(c->directory, parts[i][0]))
+      return hd_fail(c->err, HD_UNSUPPORTED, "GGUF: tensor \"%s\": %s", parts[i][0], parts[i][1]);
   double keys = number(c, "attention.key_length", 0), values = number(c, "attention.value_length", keys);
-  return keys == values ? HD_OK : hd_fail(c->err, HD_UNSUPPORTED, "GGUF: values of %g a head beside keys of %g are not built", values, keys);
+  return keys == values ? HD_OK
+                        : hd_fail(c->err, HD_UNSUPPORTED, "GGUF: values of %g a head beside keys of %g are not built", values, keys);
 }
 
 /* Experts where the architecture has none, or nothing says how many there are; scores that are not a softmax. */
@@ -206,10 +215,12 @@ static hd_status check_experts(const configuring *c) {
   const hd_gguf_architecture *a = c->architecture;
   bool says = hd_gguf_says_experts(c->directory, a->name);
   double gating = number(c, "expert_gating_func", 1);
-  if (a->experts && gating != 1) return hd_fail(c->err, HD_UNSUPPORTED, "GGUF: %s.expert_gating_func: expected 1 (softmax), found %g", a->name, gating);
+  if (a->experts && gating != 1)
+    return hd_fail(c->err, HD_UNSUPPORTED, "GGUF: %s.expert_gating_func: expected 1 (softmax), found %g", a->name, gating);
   if (a->experts) return HD_OK;
   if (says) return hd_fail(c->err, HD_UNSUPPORTED, "GGUF: %s.expert_count: experts of %s are not built", a->name, a->name);
-  if (!hd_directory_find(c->directory, "blk.0.ffn_gate_inp.weight") && !hd_directory_find(c->directory, "blk.0.ffn_gate_exps.weight")) return HD_OK;
+  if (!hd_directory_find(c->directory, "blk.0.ffn_gate_inp.weight") && !hd_directory_find(c->directory, "blk.0.ffn_gate_exps.weight"))
+    return HD_OK;
   return hd_fail(c->err, HD_BAD_FILE, "GGUF: %s.expert_count: expected the number of experts that the tensors are of, found none", a->name);
 }
 
@@ -230,7 +241,8 @@ static hd_status refuse_architecture(const hd_directory *directory, hd_error *er
   const char *name = hd_directory_value(directory, "general.architecture");
   char room[HD_NAME_ROOM], list[256];
   if (!name) return hd_fail(err, HD_BAD_FILE, "GGUF: general.architecture: expected a text, found none: nothing says what the tensors are");
-  return hd_fail(err, HD_UNSUPPORTED, "GGUF: general.architecture %s is not known; known: %s", hd_short_name(room, name), hd_gguf_list(list, sizeof list));
+  return hd_fail(err, HD_UNSUPPORTED, "GGUF: general.architecture %s is not known; known: %s",
+                 hd_short_name(room, name), hd_gguf_list(list, sizeof list));
 }
 
 hd_status hd_directory_config(char **json, const hd_directory *directory, const void *tensor, size_t n, hd_error *err) {
@@ -253,7 +265,9 @@ hd_status hd_gguf_names_of_config(hd_gguf_names *names, const hd_json *config, h
   names->kv_heads = hd_json_get_size(config, "num_key_value_heads", names->heads);
   names->architecture = hd_gguf_architecture_for(type);
   if (*config->status != HD_OK) return *config->status;
-  return names->architecture ? HD_OK : hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is not written as GGUF", hd_short_name(room, type));
+  return names->architecture ? HD_OK
+                             : hd_fail(err, HD_UNSUPPORTED, "config.json: model_type '%s' is not written as GGUF",
+                                       hd_short_name(room, type));
 }
 
 typedef struct writing {
@@ -304,7 +318,8 @@ static double head_width(const hd_gguf_names *names, const hd_json *config) {
 
 /* Llama 3.1's rule: slow pairs by the factor, fast ones not at all, in between by how far the wavelength has come. */
 static double llama3_factor(const hd_json *rope, double frequency) {
-  double factor = hd_json_get_number(rope, "factor", 1), low = hd_json_get_number(rope, "low_freq_factor", 1), high = hd_json_get_number(rope, "high_freq_factor", 4),
+  double factor = hd_json_get_number(rope, "factor", 1), low = hd_json_get_number(rope, "low_freq_factor", 1),
+         high = hd_json_get_number(rope, "high_freq_factor", 4),
          length = hd_json_get_number(rope, "original_max_position_embeddings", 8192), turns = length * frequency / 6.283185307179586;
   if (turns > high) return 1;
   if (turns < low) return factor;
@@ -319,7 +334,8 @@ static bool one_list(const hd_json *rope) {
 }
 
 /* The list of that key, or without one Llama 3.1's factors. */
-static hd_status add_factors(hd_gguf_factors *out, const char *tensor, size_t n, hd_arena *arena, const hd_json *rope, const char *key, const rotation *r, hd_error *err) {
+static hd_status add_factors(hd_gguf_factors *out, const char *tensor, size_t n, hd_arena *arena, const hd_json *rope, const char *key,
+                             const rotation *r, hd_error *err) {
   const cJSON *list = key ? hd_json_member(rope, key).node : NULL, *item = list ? list->child : NULL;
   if (key && (!cJSON_IsArray(list) || (size_t)cJSON_GetArraySize(list) != n))
     return hd_fail(err, HD_BAD_FILE, "config.json: %s: expected %zu factors, one for each pair of a head", key, n);
@@ -330,7 +346,8 @@ static hd_status add_factors(hd_gguf_factors *out, const char *tensor, size_t n,
   return HD_OK;
 }
 
-hd_status hd_gguf_rope_factors(hd_gguf_factors out[HD_GGUF_MOST_FACTORS], size_t *n, hd_arena *arena, const hd_gguf_names *names, const hd_json *config, hd_error *err) {
+hd_status hd_gguf_rope_factors(hd_gguf_factors out[HD_GGUF_MOST_FACTORS], size_t *n, hd_arena *arena, const hd_gguf_names *names,
+                               const hd_json *config, hd_error *err) {
   *n = 0;
   if (!names->architecture->words->rotary) return HD_OK;
   hd_json rope = rope_of(config);
@@ -341,18 +358,21 @@ hd_status hd_gguf_rope_factors(hd_gguf_factors out[HD_GGUF_MOST_FACTORS], size_t
   if (*config->status != HD_OK || !rope_is_tensor(type)) return *config->status;
   bool listed = is_long(type), one = !listed || one_list(&rope);
   *n = one ? 1 : HD_GGUF_MOST_FACTORS;
-  for (size_t i = 0; i < *n; i++) HD_TRY(add_factors(&out[i], one ? "rope_freqs.weight" : long_lists[i], pairs, arena, &rope, listed ? long_keys[i] : NULL, &r, err));
+  for (size_t i = 0; i < *n; i++)
+    HD_TRY(add_factors(&out[i], one ? "rope_freqs.weight" : long_lists[i], pairs, arena, &rope, listed ? long_keys[i] : NULL, &r, err));
   return *config->status;
 }
 
 /* What GGUF says of a longrope besides its lists. */
 static void write_long(const writing *w, const hd_json *rope) {
   double context = hd_json_get_number(w->config, "max_position_embeddings", 0);
-  double original = hd_json_get_number(rope, "original_max_position_embeddings", hd_json_get_number(w->config, "original_max_position_embeddings", context));
+  double original = hd_json_get_number(rope, "original_max_position_embeddings",
+                                       hd_json_get_number(w->config, "original_max_position_embeddings", context));
   double factor = hd_json_get_number(rope, "factor", original > 0 ? context / original : 1);
   write_kind(w, "rope.scaling.type", "longrope");
   write_pair(w, "rope.scaling.original_context_length", "u32", original);
-  write_pair(w, "rope.scaling.attn_factor", "f32", hd_json_get_number(rope, "attention_factor", factor > 1 ? sqrt(1 + log(factor) / log(original)) : 1));
+  write_pair(w, "rope.scaling.attn_factor", "f32",
+             hd_json_get_number(rope, "attention_factor", factor > 1 ? sqrt(1 + log(factor) / log(original)) : 1));
 }
 
 static hd_status write_rope_pairs(const writing *w, double head_dim, hd_error *err) {
@@ -390,7 +410,8 @@ static hd_status refuse_other(const hd_json *config, const char *key, const char
   char room[HD_NAME_ROOM];
   const char *found = hd_json_get_text(config, key, missing);
   if (*config->status != HD_OK || strcmp(found, usual) == 0) return *config->status;
-  return hd_fail(err, HD_UNSUPPORTED, "config.json: %s: GGUF cannot say it; expected %s, found '%s'", key, usual, hd_short_name(room, found));
+  return hd_fail(err, HD_UNSUPPORTED, "config.json: %s: GGUF cannot say it; expected %s, found '%s'",
+                 key, usual, hd_short_name(room, found));
 }
 
 static hd_status refuse_unsaid_of_others(const hd_gguf_names *names, const hd_json *config, hd_error *err) {
@@ -404,7 +425,8 @@ static hd_status refuse_unsaid_of_others(const hd_gguf_names *names, const hd_js
 static hd_status refuse_unsaid_of_experts(const hd_gguf_names *names, const hd_json *config, hd_error *err) {
   bool qwen = strcmp(names->architecture->name, "qwen3moe") == 0;
   if (!names->architecture->experts || !qwen) return HD_OK;
-  if (!hd_json_get_bool(config, "norm_topk_prob", false)) return hd_fail(err, HD_UNSUPPORTED, "config.json: norm_topk_prob: GGUF cannot say it; expected true, found false");
+  if (!hd_json_get_bool(config, "norm_topk_prob", false))
+    return hd_fail(err, HD_UNSUPPORTED, "config.json: norm_topk_prob: GGUF cannot say it; expected true, found false");
   if (hd_json_get_size(config, "decoder_sparse_step", 1) != 1 || hd_json_count(config, "mlp_only_layers") > 0)
     return hd_fail(err, HD_UNSUPPORTED, "config.json: decoder_sparse_step, mlp_only_layers: GGUF cannot say which blocks have experts");
   return *config->status;
@@ -425,8 +447,10 @@ static hd_status refuse_unsaid(const hd_gguf_names *names, const hd_json *config
   double head_dim = head_width(names, config), width = hd_json_get_number(config, "hidden_size", 0) / (double)names->heads;
   double scale = query_scale(names->architecture, hd_json_get_number(config, "num_hidden_layers", 0), width, head_dim);
   if (scale > 0 && hd_json_get_number(config, "query_pre_attn_scalar", scale) != scale)
-    return hd_fail(err, HD_UNSUPPORTED, "config.json: query_pre_attn_scalar: GGUF cannot say it; expected %g, found %g", scale, hd_json_get_number(config, "query_pre_attn_scalar", 0));
-  if (hd_json_get_number(config, "rope_local_base_freq", 10000) != 10000) return hd_fail(err, HD_UNSUPPORTED, "config.json: rope_local_base_freq: GGUF cannot say it; expected 10000");
+    return hd_fail(err, HD_UNSUPPORTED, "config.json: query_pre_attn_scalar: GGUF cannot say it; expected %g, found %g",
+                   scale, hd_json_get_number(config, "query_pre_attn_scalar", 0));
+  if (hd_json_get_number(config, "rope_local_base_freq", 10000) != 10000)
+    return hd_fail(err, HD_UNSUPPORTED, "config.json: rope_local_base_freq: GGUF cannot say it; expected 10000");
   if (hd_json_get_bool(config, "use_sliding_window", false))
     return hd_fail(err, HD_UNSUPPORTED, "config.json: use_sliding_window: windows of some layers are not written as GGUF");
   return *config->status;

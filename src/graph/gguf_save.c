@@ -85,17 +85,20 @@ static hd_status add_tensor(saving *s, size_t parameter, hd_error *err) {
   if (!*room) return HD_OK; /* left out */
   size_t heads = s->orders[s->n].heads;
   if (heads && p->slot.shape[0] % (2 * heads))
-    return hd_fail(err, HD_BAD_ARGUMENT, "config.json: %zu heads of an even size do not make the %zu rows of %s", heads, p->slot.shape[0], hd_short_name(shown, p->name));
+    return hd_fail(err, HD_BAD_ARGUMENT, "config.json: %zu heads of an even size do not make the %zu rows of %s",
+                   heads, p->slot.shape[0], hd_short_name(shown, p->name));
   hd_stored t = {.name = hd_arena_text(&s->arena, room), .dtype = dtype_of(s, p, room, &s->orders[s->n]), .from = p};
   if (p->slot.n_parts) t.shape[t.n_dims++] = p->slot.n_parts;
-  for (int d = 0; d < p->slot.n_dims; d++) t.shape[t.n_dims++] = d || !p->slot.n_parts ? p->slot.shape[d] : p->slot.shape[0] / p->slot.n_parts;
+  for (int d = 0; d < p->slot.n_dims; d++)
+    t.shape[t.n_dims++] = d || !p->slot.n_parts ? p->slot.shape[d] : p->slot.shape[0] / p->slot.n_parts;
   s->tensors[s->n++] = t;
   return t.name ? HD_OK : no_memory(err);
 }
 
 static hd_status add_factors(saving *s, const hd_json *config, hd_error *err) {
   HD_TRY(hd_gguf_rope_factors(s->factors, &s->n_factors, &s->arena, &s->names, config, err));
-  for (size_t i = 0; i < s->n_factors; i++) s->tensors[s->n++] = (hd_stored){.name = s->factors[i].tensor, .dtype = HD_F32, .n_dims = 1, .shape = {s->factors[i].n}};
+  for (size_t i = 0; i < s->n_factors; i++)
+    s->tensors[s->n++] = (hd_stored){.name = s->factors[i].tensor, .dtype = HD_F32, .n_dims = 1, .shape = {s->factors[i].n}};
   return HD_OK;
 }
 
@@ -137,7 +140,8 @@ static hd_status write_tensor(const saving *s, size_t index, uint8_t *to, hd_err
 
 /* ---- The whole ---- */
 
-static hd_status save(uint8_t **bytes, size_t *n, saving *s, const hd_json *config, const char *metadata, size_t n_metadata, hd_error *err) {
+static hd_status save(uint8_t **bytes, size_t *n, saving *s, const hd_json *config,
+                      const char *metadata, size_t n_metadata, hd_error *err) {
   if (!s->given || !s->tensors || !s->orders) return no_memory(err);
   HD_TRY(hd_gguf_names_of_config(&s->names, config, err));
   HD_TRY(write_metadata(s, config, metadata, n_metadata, err));
@@ -157,7 +161,8 @@ static hd_status save_described(uint8_t **bytes, size_t *n, const hd_model *mode
                                 size_t n_metadata, hd_error *err) {
   hd_status status = HD_OK;
   hd_json config = hd_json_root(json, "config.json", &status, err);
-  saving s = {.model = model, .dtype = dtype, .given = hd_directory_new("GGUF", 0), .tensors = hd_alloc((model->n_parameters + HD_GGUF_MOST_FACTORS) * sizeof *s.tensors),
+  saving s = {.model = model, .dtype = dtype, .given = hd_directory_new("GGUF", 0),
+              .tensors = hd_alloc((model->n_parameters + HD_GGUF_MOST_FACTORS) * sizeof *s.tensors),
               .orders = hd_alloc_zero((model->n_parameters + HD_GGUF_MOST_FACTORS) * sizeof *s.orders)};
   status = save(bytes, n, &s, &config, metadata, n_metadata, err);
   hd_directory_free(s.given);
@@ -168,8 +173,8 @@ static hd_status save_described(uint8_t **bytes, size_t *n, const hd_model *mode
   return status;
 }
 
-hd_status hd_model_save_gguf(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, const char *config, size_t n_config, const char *metadata,
-                             size_t n_metadata, hd_error *err) {
+hd_status hd_model_save_gguf(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, const char *config, size_t n_config,
+                             const char *metadata, size_t n_metadata, hd_error *err) {
   cJSON *json = NULL;
   *bytes = NULL;
   *n = 0;

@@ -43,7 +43,8 @@ void hd_model_discard(hd_model *model) {
   hd_free(model);
 }
 
-hd_spec *hd_spec_new(hd_model *model, const hd_layer *layer, const char *name, const char *weights, const char *bundle, const void *config) {
+hd_spec *hd_spec_new(hd_model *model, const hd_layer *layer, const char *name, const char *weights,
+                     const char *bundle, const void *config) {
   if (!name || !weights || !bundle) return NULL;
   hd_spec *spec = hd_arena_alloc(&model->arena, sizeof *spec);
   if (!spec) return NULL;
@@ -174,7 +175,8 @@ static int parameter(hd_builder *b, const char *weights, const hd_slot *slot) {
   const char *local = name + strlen(owner->weights);
   char room[HD_NAME_ROOM], room_a[HD_SHAPE_ROOM], room_b[HD_SHAPE_ROOM];
   if (!countable(slot)) {
-    hd_build_fail(b, HD_BAD_FILE, "weight %s of shape %s is too large", hd_short_name(room, name), hd_shape_text(room_a, slot->n_dims, slot->shape));
+    hd_build_fail(b, HD_BAD_FILE, "weight %s of shape %s is too large",
+                  hd_short_name(room, name), hd_shape_text(room_a, slot->n_dims, slot->shape));
     return -1;
   }
   int index = hd_parameter_find(m, name);
@@ -191,7 +193,8 @@ static int parameter(hd_builder *b, const char *weights, const hd_slot *slot) {
   }
   if (!grow((void **)&m->parameters, m->n_parameters, sizeof *m->parameters) || !grow_table(m)) return fail_memory(b);
   *table_place(m, name) = (int)m->n_parameters + 1;
-  m->parameters[m->n_parameters] = (hd_parameter){.name = name, .local = local, .owner = owner, .slot = *slot, .file_dtype = HD_DTYPE_COUNT};
+  m->parameters[m->n_parameters] =
+      (hd_parameter){.name = name, .local = local, .owner = owner, .slot = *slot, .file_dtype = HD_DTYPE_COUNT};
   return (int)m->n_parameters++;
 }
 
@@ -229,7 +232,8 @@ static hd_value add_node(hd_builder *b, const hd_layer *layer, const char *name,
 }
 
 /* A composite type inside another: a spec of its own, with names below the outer one's. */
-static hd_value build_composite(hd_builder *b, const hd_layer *layer, const char *name, const char *weights, const void *config, hd_value input) {
+static hd_value build_composite(hd_builder *b, const hd_layer *layer, const char *name, const char *weights,
+                                const void *config, hd_value input) {
   hd_model *m = b->model;
   const char *full = *name ? hd_arena_format(&m->arena, "%s.%s", b->spec->name, name) : b->spec->name;
   const char *full_weights = *weights ? hd_arena_format(&m->arena, "%s%s", b->spec->weights, weights) : b->spec->weights;
@@ -346,12 +350,14 @@ hd_matrix hd_parameter_matrix(const hd_parameter *p, hd_dtype dtype) {
 hd_status hd_parameter_allocate(hd_parameter *p, hd_dtype dtype, hd_error *err) {
   char room[HD_NAME_ROOM];
   hd_matrix m = hd_parameter_matrix(p, dtype);
-  if (!m.layout) return hd_fail(err, HD_UNSUPPORTED, "weight %s: nothing multiplies %s", hd_short_name(room, p->name), hd_dtype_name(dtype));
+  if (!m.layout)
+    return hd_fail(err, HD_UNSUPPORTED, "weight %s: nothing multiplies %s", hd_short_name(room, p->name), hd_dtype_name(dtype));
   size_t bytes;
   bool fits = m.layout->bytes(m.rows, m.cols, &bytes);
   m.data = fits ? hd_alloc_zero(bytes) : NULL;
   if (!m.data)
-    return hd_fail(err, HD_OUT_OF_MEMORY, "weight %s: no memory for %zu × %zu as %s", hd_short_name(room, p->name), m.rows, m.cols, m.layout->name);
+    return hd_fail(err, HD_OUT_OF_MEMORY, "weight %s: no memory for %zu × %zu as %s",
+                   hd_short_name(room, p->name), m.rows, m.cols, m.layout->name);
   hd_free(p->value.data);
   p->value = m;
   return HD_OK;

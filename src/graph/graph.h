@@ -94,7 +94,8 @@ hd_status hd_graph_expand(hd_model *model, hd_error *err);
 
 /* infer.c: the shapes of the node's outputs into i->out, from the shapes of all values before it. `inputs` is room for n_in pointers. The error
  * says where the layer's JSON is, where it has one. */
-hd_status hd_node_infer(hd_infer *i, const hd_model *model, const hd_node *node, const hd_shape *shapes, const hd_shape **inputs, const hd_run *run, hd_error *err);
+hd_status hd_node_infer(hd_infer *i, const hd_model *model, const hd_node *node, const hd_shape *shapes, const hd_shape **inputs,
+                        const hd_run *run, hd_error *err);
 /* Refuses values that no machine we run on could hold, before sizes are multiplied any further. */
 hd_status hd_shape_check(const char *name, const hd_shape *shape, hd_error *err);
 /* The most inputs that a node has; at least 1. */

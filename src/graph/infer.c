@@ -10,7 +10,8 @@ hd_status hd_shape_check(const char *name, const hd_shape *shape, hd_error *err)
   for (int d = 0; d < shape->n_dims; d++) fits = fits && hd_mul_size(n, shape->dim[d], &n);
   char room[HD_NAME_ROOM], text[HD_SHAPE_ROOM];
   if (fits && n <= SIZE_MAX / 4) return HD_OK;
-  return hd_fail(err, HD_BAD_ARGUMENT, "value %s of shape %s is too large", hd_short_name(room, name), hd_shape_text(text, shape->n_dims, shape->dim));
+  return hd_fail(err, HD_BAD_ARGUMENT, "value %s of shape %s is too large",
+                 hd_short_name(room, name), hd_shape_text(text, shape->n_dims, shape->dim));
 }
 
 /* Whether the layer can tell the call's sequences apart, and do without a state where one has none. */
@@ -19,13 +20,16 @@ static hd_status check_sequences(const hd_node *node, const hd_run *run, hd_erro
   const bool keeps = node->layer->state_bytes && node->layer->state_bytes(node->config, 1) > 0;
   if (node->layer->many_sequences) return HD_OK;
   if (run->n_sequences > 1)
-    return hd_fail(err, HD_UNSUPPORTED, "layer %s: type '%s' takes one sequence at a time", hd_short_name(room, node->name), node->layer->name);
+    return hd_fail(err, HD_UNSUPPORTED, "layer %s: type '%s' takes one sequence at a time",
+                   hd_short_name(room, node->name), node->layer->name);
   if (keeps && run->sequences[0].context == 0)
-    return hd_fail(err, HD_UNSUPPORTED, "layer %s: type '%s' needs a session that keeps its state", hd_short_name(room, node->name), node->layer->name);
+    return hd_fail(err, HD_UNSUPPORTED, "layer %s: type '%s' needs a session that keeps its state",
+                   hd_short_name(room, node->name), node->layer->name);
   return HD_OK;
 }
 
-hd_status hd_node_infer(hd_infer *i, const hd_model *model, const hd_node *node, const hd_shape *shapes, const hd_shape **inputs, const hd_run *run, hd_error *err) {
+hd_status hd_node_infer(hd_infer *i, const hd_model *model, const hd_node *node, const hd_shape *shapes, const hd_shape **inputs,
+                        const hd_run *run, hd_error *err) {
   *i = (hd_infer){.config = node->config, .name = node->name, .in = inputs, .n_in = node->n_in, .run = run};
   for (size_t k = 0; k < node->n_in; k++) inputs[k] = &shapes[node->in[k]];
   for (size_t k = 0; k < node->n_weights; k++) {
@@ -70,7 +74,8 @@ hd_status hd_graph_check_shapes(const hd_model *model, hd_error *err) {
   if (model->input.n_dims == 0) return HD_OK;
   hd_shape *shapes = hd_alloc_zero(model->n_values * sizeof *shapes);
   const hd_shape **inputs = hd_alloc_zero(hd_graph_most_inputs(model) * sizeof *inputs);
-  hd_status status = shapes && inputs ? check_nodes(model, shapes, inputs, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory to check the layers' shapes");
+  hd_status status =
+      shapes && inputs ? check_nodes(model, shapes, inputs, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory to check the layers' shapes");
   hd_free(shapes);
   hd_free(inputs);
   return status;

@@ -162,7 +162,8 @@ static hd_status check_heads(const hd_wanted *w, hd_error *err) {
   char room[HD_NAME_ROOM];
   size_t rows = w->entry->shape[0];
   if (w->order.heads == 0 || rows % (2 * w->order.heads) == 0) return HD_OK;
-  return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %zu heads of an even size, found %zu rows", hd_short_name(room, w->entry->name), w->order.heads, rows);
+  return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %zu heads of an even size, found %zu rows",
+                 hd_short_name(room, w->entry->name), w->order.heads, rows);
 }
 
 /* Room for the parameter that a tensor fills, all of it or in part. */

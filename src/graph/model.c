@@ -282,7 +282,8 @@ hd_status hd_model_describe(char **out, const hd_model *model, hd_error *err) {
 /* The weight of that name and its element count, checked against n. */
 static hd_status find(hd_piece *out, const hd_model *model, const char *name, size_t n, hd_error *err) {
   char room[HD_NAME_ROOM];
-  if (!hd_piece_find(out, model, name) || !out->parameter->value.data) return hd_fail(err, HD_BAD_ARGUMENT, "there is no weight %s", hd_short_name(room, name));
+  if (!hd_piece_find(out, model, name) || !out->parameter->value.data)
+    return hd_fail(err, HD_BAD_ARGUMENT, "there is no weight %s", hd_short_name(room, name));
   size_t count = hd_piece_count(out);
   if (n != count) return hd_fail(err, HD_BAD_ARGUMENT, "weight %s: expected %zu values, found %zu", hd_short_name(room, name), count, n);
   return HD_OK;

@@ -82,7 +82,9 @@ static hd_spec *read_layer(reader *r, hd_json json, spot at) {
   const hd_layer *layer = hd_layer_find(type);
   if (!layer || !layer->parse) {
     if (!*type) hd_json_refuse(&json, "type", HD_BAD_FILE, "expected a layer type, found none");
-    else hd_json_refuse(&json, "type", HD_UNSUPPORTED, "unknown layer type '%s'; known: %s", hd_short_name(room, type), hd_layer_list(list, sizeof list));
+    else
+      hd_json_refuse(&json, "type", HD_UNSUPPORTED, "unknown layer type '%s'; known: %s",
+                     hd_short_name(room, type), hd_layer_list(list, sizeof list));
     return NULL;
   }
   hd_spec *spec = new_spec(r, layer, &json, &at);
@@ -97,8 +99,8 @@ static hd_spec *read_layer(reader *r, hd_json json, spot at) {
 static size_t count_layers(const hd_json *j) {
   size_t listed = hd_json_count(j, "layers"), cells, n;
   if (!hd_json_has(j, "grid_rows") && !hd_json_has(j, "grid_cols") && !hd_json_has(j, "layers_per_cell")) return listed;
-  if (!hd_mul_size(hd_json_get_size(j, "grid_rows", 1), hd_json_get_size(j, "grid_cols", 1), &cells) ||
-      !hd_mul_size(cells, hd_json_get_size(j, "layers_per_cell", 1), &n))
+  if (!hd_mul_size(hd_json_get_size(j, "grid_rows", 1), hd_json_get_size(j, "grid_cols", 1), &cells)
+      || !hd_mul_size(cells, hd_json_get_size(j, "layers_per_cell", 1), &n))
     n = SIZE_MAX;
   if (n == 0) hd_json_refuse(j, "layers_per_cell", HD_BAD_FILE, "the grid has no place for a layer");
   else if (n > listed) hd_json_refuse(j, "layers", HD_BAD_FILE, "the grid has %zu places, found %zu layers", n, listed);

@@ -80,7 +80,8 @@ void hd_piece_file_shape(const hd_piece *piece, size_t shape[HD_MAX_DIMS]) {
 }
 
 bool hd_entry_is_stacked(const hd_parameter *p, const hd_entry *e) {
-  return p->slot.n_parts && e->n_dims == 3 && e->shape[0] == p->slot.n_parts && e->shape[1] == p->slot.shape[0] / p->slot.n_parts && e->shape[2] == p->slot.shape[1];
+  return p->slot.n_parts && e->n_dims == 3 && e->shape[0] == p->slot.n_parts && e->shape[1] == p->slot.shape[0] / p->slot.n_parts
+         && e->shape[2] == p->slot.shape[1];
 }
 
 /* ---- Values ---- */

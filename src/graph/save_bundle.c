@@ -141,7 +141,8 @@ static const hd_parameter *next_field(const hd_model *m, const hd_spec *spec, co
 }
 
 /* The field's name in this form. Loom's forms lack some; the standard dialect keeps everything in both. */
-static hd_status field_to_write(const char **out, bool *in_out, const hd_model *m, const hd_parameter *p, const hd_keeping *k, hd_error *err) {
+static hd_status field_to_write(const char **out, bool *in_out, const hd_model *m, const hd_parameter *p,
+                                const hd_keeping *k, hd_error *err) {
   const char *field = hd_parameter_field(p, m->dialect, in_out);
   *out = m->dialect == HD_LOOM ? hd_bundle_field(field, k->form) : field;
   char room[HD_NAME_ROOM];
@@ -213,7 +214,8 @@ static hd_status check_layers(const cJSON *layers, const char *path, hd_bundle_f
     const char *lost = hd_bundle_lost(layer, form);
     snprintf(own, sizeof own, "%s.%zu", path, i++);
     if (lost)
-      return hd_fail(err, HD_UNSUPPORTED, "layer %s: the loom dialect's weight form %d cannot hold %s", hd_short_name(room, own), (int)form, lost);
+      return hd_fail(err, HD_UNSUPPORTED, "layer %s: the loom dialect's weight form %d cannot hold %s",
+                     hd_short_name(room, own), (int)form, lost);
     snprintf(own + strlen(own), sizeof own - strlen(own), ".branches");
     HD_TRY(check_layers(cJSON_GetObjectItemCaseSensitive(layer, "branches"), own, form, err));
   }
@@ -224,7 +226,8 @@ static hd_status save(char **text, size_t *n, const hd_model *m, const char *id,
   cJSON *cfg = NULL;
   hd_text weights = {0};
   hd_status status = hd_network_write(&cfg, m, id, err);
-  if (status == HD_OK && m->dialect == HD_LOOM) status = check_layers(cJSON_GetObjectItemCaseSensitive(cfg, "layers"), "layers", k->form, err);
+  if (status == HD_OK && m->dialect == HD_LOOM)
+    status = check_layers(cJSON_GetObjectItemCaseSensitive(cfg, "layers"), "layers", k->form, err);
   if (status == HD_OK) status = write_weights(&weights, m, k, err);
   const hd_bundle_parts parts = {.id = id, .cfg = cfg, .weights = weights.data, .n_weights = weights.n, .form = k->form,
                                  .version = m->bundle_version, .extra = m->bundle_extra, .model_extra = m->bundle_model_extra};
@@ -239,7 +242,8 @@ static hd_status find_precision(const hd_precision **out, const char *dtype, hd_
   size_t n = 0;
   *out = dtype ? hd_precision_find(dtype) : NULL;
   if (!dtype || *out) return HD_OK;
-  for (size_t i = 0; hd_precision_at(i); i++) n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", hd_precision_at(i)->name);
+  for (size_t i = 0; hd_precision_at(i); i++)
+    n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", hd_precision_at(i)->name);
   return hd_fail(err, HD_BAD_ARGUMENT, "a bundle cannot hold weights as '%s'; it can as %s", hd_short_name(room, dtype), known);
 }
 
@@ -257,16 +261,19 @@ static hd_status check_quantization(const hd_keeping *k, hd_error *err) {
   const long zero_point = (long)how->given_zero_point;
   char room[HD_NAME_ROOM];
   if (!dtype)
-    return hd_fail(err, HD_BAD_ARGUMENT, "weights cannot be quantised to '%s'; they can to int8, int16, uint8, uint16", hd_short_name(room, how->dtype));
+    return hd_fail(err, HD_BAD_ARGUMENT, "weights cannot be quantised to '%s'; they can to int8, int16, uint8, uint16",
+                   hd_short_name(room, how->dtype));
   if (!(how->scale >= 0) || !isfinite(how->scale))
     return hd_fail(err, HD_BAD_ARGUMENT, "scale: expected a finite number above 0, or 0 for fitted ones, found %g", (double)how->scale);
   if (how->scale == 0 && zero_point != 0) return hd_fail(err, HD_BAD_ARGUMENT, "a zero point is given only together with a scale");
   if (zero_point < dtype->low || zero_point > dtype->high)
-    return hd_fail(err, HD_BAD_ARGUMENT, "zero point: expected %s's %ld … %ld, found %ld", dtype->name, (long)dtype->low, (long)dtype->high, zero_point);
+    return hd_fail(err, HD_BAD_ARGUMENT, "zero point: expected %s's %ld … %ld, found %ld",
+                   dtype->name, (long)dtype->low, (long)dtype->high, zero_point);
   return HD_OK;
 }
 
-hd_status hd_model_save_quantized(char **text, size_t *n, const hd_model *model, const char *id, const hd_quantization *how, hd_error *err) {
+hd_status hd_model_save_quantized(char **text, size_t *n, const hd_model *model, const char *id,
+                                  const hd_quantization *how, hd_error *err) {
   *text = NULL;
   *n = 0;
   const hd_keeping k = {.form = HD_FORM_AFFINE, .affine = hd_affine_find(how->dtype ? how->dtype : "int8"), .how = how};

@@ -42,7 +42,9 @@ hd_choice hd_loader_target(const hd_loader *loader, const hd_parameter *p, hd_dt
     give_way(&c, HD_Q8_0, "%s: 8 bits at least, became Q8_0", p->slot.lookup ? "an embedding" : "the head");
   size_t cols = p->slot.shape[1], block = hd_dtype_get(c.dtype)->block_values;
   bool spans_parts = p->slot.n_parts && p->slot.shape[0] / p->slot.n_parts % hd_layout_for(c.dtype)->row_block != 0;
-  if (spans_parts) give_way(&c, HD_F16, "blocks of %zu rows would span experts: %s F16", hd_layout_for(c.dtype)->row_block, file == HD_F16 ? "kept" : "became");
+  if (spans_parts)
+    give_way(&c, HD_F16, "blocks of %zu rows would span experts: %s F16",
+             hd_layout_for(c.dtype)->row_block, file == HD_F16 ? "kept" : "became");
   else if (cols % block) give_way(&c, HD_F16, "row of %zu is no multiple of %zu: %s F16", cols, block, file == HD_F16 ? "kept" : "became");
   return c;
 }

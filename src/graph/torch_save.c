@@ -66,18 +66,20 @@ static hd_status add_values(saving *s, const hd_json *j) {
   hd_stored tensor = {.dtype = hd_dtype_find(name, strlen(name))};
   size_t count = 0, bytes = 0, n = hd_json_count(j, "shape");
   if (*j->status != HD_OK) return *j->status;
-  if (!hd_torch_can_write(tensor.dtype)) hd_json_refuse(j, "$tensor", HD_BAD_ARGUMENT, "expected a dtype that PyTorch has a storage of, found \"%.40s\"", name);
+  if (!hd_torch_can_write(tensor.dtype))
+    hd_json_refuse(j, "$tensor", HD_BAD_ARGUMENT, "expected a dtype that PyTorch has a storage of, found \"%.40s\"", name);
   if (n > HD_MAX_DIMS) hd_json_refuse(j, "shape", HD_BAD_ARGUMENT, "expected at most %d dimensions", HD_MAX_DIMS);
   if (*j->status != HD_OK) return *j->status;
   hd_json shape = hd_json_member(j, "shape");
   for (; tensor.n_dims < (int)n; tensor.n_dims++) {
     const cJSON *size = hd_json_item(&shape, (size_t)tensor.n_dims).node;
-    if (!cJSON_IsNumber(size) || size->valuedouble < 0 || size->valuedouble > 4e9 || size->valuedouble != (double)(uint64_t)size->valuedouble)
+    if (!cJSON_IsNumber(size) || size->valuedouble < 0 || size->valuedouble > 4e9
+        || size->valuedouble != (double)(uint64_t)size->valuedouble)
       hd_json_refuse(j, "shape", HD_BAD_ARGUMENT, "expected whole sizes");
     else tensor.shape[tensor.n_dims] = (size_t)size->valuedouble;
   }
-  if (*j->status == HD_OK && (!hd_shape_count(tensor.n_dims, tensor.shape, &count) || !hd_dtype_bytes(tensor.dtype, count, &bytes) ||
-                              hd_base64_encoded_size(bytes) != strlen(values)))
+  if (*j->status == HD_OK && (!hd_shape_count(tensor.n_dims, tensor.shape, &count) || !hd_dtype_bytes(tensor.dtype, count, &bytes)
+                              || hd_base64_encoded_size(bytes) != strlen(values)))
     hd_json_refuse(j, "values", HD_BAD_ARGUMENT, "expected the Base64 of as many bytes as the shape says");
   if (*j->status != HD_OK) return *j->status;
   return add_tensor(s, &tensor, (source){.values = hd_json_member(j, "values").node});
@@ -145,7 +147,8 @@ static hd_status add_checkpoint(saving *s, const char *text, size_t n) {
   hd_json root = hd_json_root(json, "checkpoint", &status, s->err);
   hd_status added = add_node(s, &root);
   if (status == HD_OK) status = added;
-  if (status == HD_OK && !s->has_weights) status = hd_fail(s->err, HD_BAD_ARGUMENT, "checkpoint: expected {\"$weights\": true} where the model's weights go");
+  if (status == HD_OK && !s->has_weights)
+    status = hd_fail(s->err, HD_BAD_ARGUMENT, "checkpoint: expected {\"$weights\": true} where the model's weights go");
   if (status != HD_OK) cJSON_Delete(json);
   else s->json = json;
   return status;
@@ -180,7 +183,8 @@ static hd_status write_file(saving *s, uint8_t **bytes, size_t *n) {
   for (size_t i = 0; i < s->writer.n_tensors && status == HD_OK; i++) {
     const hd_stored *t = &s->writer.tensors[i];
     const source *from = t->from;
-    status = from->weight.parameter ? write_weight(&from->weight, t->dtype, file + t->begin, s->err) : write_values(from->values, file + t->begin, s->err);
+    status = from->weight.parameter ? write_weight(&from->weight, t->dtype, file + t->begin, s->err)
+                                    : write_values(from->values, file + t->begin, s->err);
   }
   if (status == HD_OK) hd_torch_seal(&s->writer, file);
   if (status == HD_OK) *bytes = file;
@@ -188,13 +192,14 @@ static hd_status write_file(saving *s, uint8_t **bytes, size_t *n) {
   return status;
 }
 
-hd_status hd_model_save_torch(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, const char *checkpoint, size_t n_checkpoint,
-                              hd_error *err) {
+hd_status hd_model_save_torch(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype,
+                              const char *checkpoint, size_t n_checkpoint, hd_error *err) {
   *bytes = NULL;
   *n = 0;
   if (dtype != HD_F32 && dtype != HD_F64 && dtype != HD_F16 && dtype != HD_BF16)
     return hd_fail(err, HD_BAD_ARGUMENT, "PyTorch files have weights as F32, F64, F16 or BF16, not as %s", hd_dtype_name(dtype));
-  if (model->dialect == HD_LOOM) return hd_fail(err, HD_UNSUPPORTED, "networks of the loom dialect have no PyTorch names: save SafeTensors");
+  if (model->dialect == HD_LOOM)
+    return hd_fail(err, HD_UNSUPPORTED, "networks of the loom dialect have no PyTorch names: save SafeTensors");
   saving s = {.model = model, .dtype = dtype, .err = err};
   hd_torch_writer_start(&s.writer);
   hd_status status = checkpoint ? add_checkpoint(&s, checkpoint, n_checkpoint) : add_state_dict(&s);

@@ -21,8 +21,10 @@ static const struct { const char *field, *tensor; bool flat; } loom_names[] = {
     {"embedding_weights", "weight", false},
     {"q_weights", "q_weight", false},     {"k_weights", "k_weight", false},    {"v_weights", "v_weight", false},
     {"output_weight", "o_weight", false}, {"output_bias", "o_bias", false},
-    {"weight_ii", "weight_ih_i", false},  {"weight_if", "weight_ih_f", false}, {"weight_ig", "weight_ih_g", false}, {"weight_io", "weight_ih_o", false},
-    {"weight_hi", "weight_hh_i", false},  {"weight_hf", "weight_hh_f", false}, {"weight_hg", "weight_hh_g", false}, {"weight_ho", "weight_hh_o", false},
+    {"weight_ii", "weight_ih_i", false},  {"weight_if", "weight_ih_f", false},
+    {"weight_ig", "weight_ih_g", false},  {"weight_io", "weight_ih_o", false},
+    {"weight_hi", "weight_hh_i", false},  {"weight_hf", "weight_hh_f", false},
+    {"weight_hg", "weight_hh_g", false},  {"weight_ho", "weight_hh_o", false},
     {"gate_weights", "gate_weight", true}, {"up_weights", "up_weight", true},  {"down_weights", "down_weight", true},
 };
 enum { N_LOOM_NAMES = sizeof loom_names / sizeof *loom_names };
@@ -266,11 +268,13 @@ static size_t count_pieces(const hd_model *model) {
 hd_status hd_model_save_weights(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, hd_error *err) {
   *bytes = NULL;
   *n = 0;
-  if (!hd_dtype_get(dtype) || !hd_dtype_get(dtype)->safetensors || !hd_dtype_get(dtype)->from_f32 || dtype == HD_BOOL || dtype == HD_F8_E8M0)
+  if (!hd_dtype_get(dtype) || !hd_dtype_get(dtype)->safetensors || !hd_dtype_get(dtype)->from_f32 || dtype == HD_BOOL
+      || dtype == HD_F8_E8M0)
     return hd_fail(err, HD_BAD_ARGUMENT, "SafeTensors cannot hold weights as %s", hd_dtype_name(dtype));
   hd_saving s = {.model = model, .dtype = dtype, .range = range_of(dtype)};
   s.tensors = hd_alloc(count_pieces(model) * MOST_PER_WEIGHT * sizeof *s.tensors);
-  hd_status status = s.tensors ? save(bytes, n, &s, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory to save %zu weights", model->n_parameters);
+  hd_status status =
+      s.tensors ? save(bytes, n, &s, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory to save %zu weights", model->n_parameters);
   hd_free(s.tensors);
   hd_arena_free(&s.arena);
   return status;

@@ -64,7 +64,8 @@ static hd_status prepare(hd_writer *w, hd_error *err) {
   char room[HD_NAME_ROOM];
   w->unit_values = unit_values(w);
   if (!hd_dtype_bytes(w->entry->dtype, w->unit_values, &w->unit))
-    return hd_fail(err, HD_BAD_FILE, "tensor %s: %zu values are no whole blocks of %s", hd_short_name(room, w->entry->name), w->unit_values, hd_dtype_name(w->entry->dtype));
+    return hd_fail(err, HD_BAD_FILE, "tensor %s: %zu values are no whole blocks of %s",
+                   hd_short_name(room, w->entry->name), w->unit_values, hd_dtype_name(w->entry->dtype));
   w->buffer = hd_alloc(w->unit);
   if (w->order.heads && !(w->turned = hd_alloc(w->unit))) return no_memory(err);
   if (!is_packed(w)) w->wide = hd_alloc(w->unit_values * sizeof(float));
@@ -74,7 +75,8 @@ static hd_status prepare(hd_writer *w, hd_error *err) {
 static hd_status begin_view(hd_writer *w, hd_error *err) {
   size_t count, bytes;
   if (!w->entry->strided) return HD_OK;
-  if (!hd_shape_count(w->entry->n_dims, w->entry->shape, &count) || !hd_dtype_bytes(w->entry->dtype, count, &bytes) || w->entry->end - w->entry->begin > SIZE_MAX)
+  if (!hd_shape_count(w->entry->n_dims, w->entry->shape, &count) || !hd_dtype_bytes(w->entry->dtype, count, &bytes)
+      || w->entry->end - w->entry->begin > SIZE_MAX)
     return no_memory(err);
   w->view = w->entry;
   w->straight = *w->view;
@@ -91,7 +93,8 @@ static hd_status begin_part(hd_writer *w, hd_pack *pack, hd_error *err) {
   w->packed = &pack->packed;
   hd_part lacks = w->wanted->role == HD_PART_WEIGHT ? hd_packed_lacks(w->packed) : HD_N_PARTS;
   if (lacks == HD_N_PARTS) return HD_OK;
-  return hd_fail(err, HD_BAD_STATE, "tensor %s: %s has to come before it", hd_short_name(room, w->entry->name), hd_short_name(other, pack->entry[lacks]->name));
+  return hd_fail(err, HD_BAD_STATE, "tensor %s: %s has to come before it",
+                 hd_short_name(room, w->entry->name), hd_short_name(other, pack->entry[lacks]->name));
 }
 
 hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
@@ -120,7 +123,8 @@ hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
 
 /* n values in the buffer change their rows' order; a vector's values are rows of one. */
 static void part_halves(hd_writer *w, size_t n) {
-  size_t n_rows = w->entry->shape[0], all = w->parameter->value.rows * w->parameter->value.cols, cols = all / n_rows, row_bytes = w->unit / (w->unit_values / cols);
+  size_t n_rows = w->entry->shape[0], all = w->parameter->value.rows * w->parameter->value.cols, cols = all / n_rows,
+         row_bytes = w->unit / (w->unit_values / cols);
   hd_gguf_part_halves(w->turned, w->buffer, n / cols, n_rows / w->order.heads, row_bytes);
   uint8_t *turned = w->turned;
   w->turned = w->buffer;
@@ -188,13 +192,15 @@ static hd_status gather(hd_writer *w, const uint8_t *bytes, size_t n, hd_error *
 /* Where a tensor that is copied as it is begins. */
 static size_t copy_offset(const hd_writer *w) {
   size_t bytes = 0;
-  if (!hd_dtype_bytes(w->entry->dtype, w->first_row * w->parameter->value.cols, &bytes)) bytes = 0; /* less than the parameter's, which was allocated */
+  /* Less than the parameter's, which was allocated. */
+  if (!hd_dtype_bytes(w->entry->dtype, w->first_row * w->parameter->value.cols, &bytes)) bytes = 0;
   return bytes;
 }
 
 static hd_status refuse_more(const hd_writer *w, uint64_t all, hd_error *err) {
   char room[HD_NAME_ROOM];
-  return hd_fail(err, HD_BAD_FILE, "tensor %s: more bytes than the %llu its directory declares", hd_short_name(room, w->entry->name), (unsigned long long)all);
+  return hd_fail(err, HD_BAD_FILE, "tensor %s: more bytes than the %llu its directory declares",
+                 hd_short_name(room, w->entry->name), (unsigned long long)all);
 }
 
 static hd_status write_bytes(hd_writer *w, const uint8_t *bytes, size_t n, hd_error *err) {
@@ -256,6 +262,6 @@ hd_status hd_tensor_end(hd_loader *loader, hd_error *err) {
   loader->writing = false;
   char room[HD_NAME_ROOM];
   if (seen == all) return status;
-  return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %llu bytes, the stream ended after %llu", hd_short_name(room, name), (unsigned long long)all,
-                 (unsigned long long)seen);
+  return hd_fail(err, HD_BAD_FILE, "tensor %s: expected %llu bytes, the stream ended after %llu",
+                 hd_short_name(room, name), (unsigned long long)all, (unsigned long long)seen);
 }

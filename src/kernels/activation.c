@@ -39,7 +39,8 @@ static inline __attribute__((always_inline)) void map_with(float *y, const float
   if (i < n) v_store_part(y + i, f(v_load_part(x + i, n - i), p), n - i);
 }
 
-static inline __attribute__((always_inline)) void map_add_with(float *d_x, const float *d_y, const float *x, size_t n, const float *p, lanes_function_with f) {
+static inline __attribute__((always_inline)) void map_add_with(float *d_x, const float *d_y, const float *x, size_t n,
+                                                               const float *p, lanes_function_with f) {
   size_t i = 0;
   for (; i + V_LANES <= n; i += V_LANES) v_store(d_x + i, v_madd(v_load(d_y + i), f(v_load(x + i), p), v_load(d_x + i)));
   if (i == n) return;
@@ -125,14 +126,18 @@ static inline v_f32 logsigmoid(v_f32 x) { return v_neg(softplus(v_neg(x))); }
 static inline v_f32 logsigmoid_slope(v_f32 x) { return v_sigmoid(v_neg(x)); }
 
 static inline v_f32 elu_with(v_f32 x, const float *p) { return v_select(v_lt(v_zero(), x), x, v_mul(v_splat(p[0]), v_expm1(x))); }
-static inline v_f32 elu_slope_with(v_f32 x, const float *p) { return v_select(v_lt(v_zero(), x), v_splat(1.0f), v_mul(v_splat(p[0]), v_exp(x))); }
+static inline v_f32 elu_slope_with(v_f32 x, const float *p) {
+  return v_select(v_lt(v_zero(), x), v_splat(1.0f), v_mul(v_splat(p[0]), v_exp(x)));
+}
 static inline v_f32 elu(v_f32 x) { return v_select(v_lt(v_zero(), x), x, v_expm1(x)); }
 static inline v_f32 elu_slope(v_f32 x) { return v_select(v_lt(v_zero(), x), v_splat(1.0f), v_exp(x)); }
 
 /* "Self-Normalizing Neural Networks" (Klambauer et al., 2017). */
 #define SELU_SCALE 1.05070099f
 #define SELU_LOW 1.75809932f /* scale · alpha */
-static inline v_f32 selu(v_f32 x) { return v_select(v_lt(v_zero(), x), v_mul(v_splat(SELU_SCALE), x), v_mul(v_splat(SELU_LOW), v_expm1(x))); }
+static inline v_f32 selu(v_f32 x) {
+  return v_select(v_lt(v_zero(), x), v_mul(v_splat(SELU_SCALE), x), v_mul(v_splat(SELU_LOW), v_expm1(x)));
+}
 static inline v_f32 selu_slope(v_f32 x) { return v_select(v_lt(v_zero(), x), v_splat(SELU_SCALE), v_mul(v_splat(SELU_LOW), v_exp(x))); }
 
 /* Below this e^x is 0 in float32, and so is x · e^x. */

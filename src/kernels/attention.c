@@ -15,7 +15,8 @@
 enum { ROWS = 4 };          /* query rows a block has at most */
 enum { POSITIONS = 128 };   /* values that stay in the first-level cache while all columns pass over them */
 
-void k_rope_f32(float *y, const float *x, const float *cos, const float *sin, size_t n, size_t heads, size_t head_dim, size_t turned, float sign) {
+void k_rope_f32(float *y, const float *x, const float *cos, const float *sin, size_t n, size_t heads, size_t head_dim,
+                size_t turned, float sign) {
   size_t half = turned / 2;
   v_f32 signs = v_splat(sign);
   for (size_t row = 0; row < n * heads; row++, x += head_dim, y += head_dim) {
@@ -95,7 +96,8 @@ INLINE void value_columns(float *const *context, size_t n_q, size_t width, const
     for (size_t c = 0; c < width; c++) v_store(context[r] + d + c * V_LANES, sum[r * width + c]);
 }
 
-INLINE void value_rows(float *const *context, size_t n_q, const float *probs, size_t stride, const float *values, size_t n, size_t head_dim) {
+INLINE void value_rows(float *const *context, size_t n_q, const float *probs, size_t stride,
+                       const float *values, size_t n, size_t head_dim) {
   size_t width = 8 / n_q, d = 0;
   for (; d + width * V_LANES <= head_dim; d += width * V_LANES)
     value_columns(context, n_q, width, probs, stride, values, n, head_dim, d);

@@ -127,16 +127,17 @@ void k_conv_weight_grad_f32(float *d_w, const float *d_y, const float *x, const 
   const strides s = strides_of(c);
   for (size_t i = 0; i < c->batch * c->groups; i++) {
     const patches p = {c, x + i * s.x};
-    const k_panels product = {.out = d_w + i % c->groups * s.w, .out_stride = n_taps(c), .n_i = c->out_channels / c->groups, .n_c = n_taps(c),
-                              .n_k = n_places(c), .a = d_y + i * s.y, .a_i = n_places(c), .a_k = 1, .pack = pack_patches_turned, .b = &p};
+    const k_panels product = {.out = d_w + i % c->groups * s.w, .out_stride = n_taps(c), .n_i = c->out_channels / c->groups,
+                              .n_c = n_taps(c), .n_k = n_places(c),
+                              .a = d_y + i * s.y, .a_i = n_places(c), .a_k = 1, .pack = pack_patches_turned, .b = &p};
     k_panels_add(&product);
   }
 }
 
 bool k_conv_scratch_bytes(const k_conv *c, size_t *bytes) {
   size_t channels, taps, n, places;
-  return hd_mul_size(c->in_channels / c->groups, c->kernel[0], &channels) && hd_mul_size(channels, c->kernel[1], &taps) &&
-         hd_mul_size(c->out[0], c->out[1], &places) && hd_mul_size(taps, places, &n) && hd_mul_size(n, sizeof(float), bytes);
+  return hd_mul_size(c->in_channels / c->groups, c->kernel[0], &channels) && hd_mul_size(channels, c->kernel[1], &taps)
+         && hd_mul_size(c->out[0], c->out[1], &places) && hd_mul_size(taps, places, &n) && hd_mul_size(n, sizeof(float), bytes);
 }
 
 /* Every patch's gradient goes back to where the patch was read. */

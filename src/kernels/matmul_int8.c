@@ -19,7 +19,9 @@ QUAD_FORM(form_int8, dot_int8, NULL, sizeof(signed_codes), TAIL, false)
 
 static bool bytes_int8(size_t rows, size_t cols, size_t *bytes) { return bytes_of(&form_int8, rows, cols, bytes); }
 
-static signed_codes *block_at(const hd_matrix *w, size_t row, size_t block) { return (signed_codes *)(void *)quad_at(w, &form_int8, row) + block; }
+static signed_codes *block_at(const hd_matrix *w, size_t row, size_t block) {
+  return (signed_codes *)(void *)quad_at(w, &form_int8, row) + block;
+}
 
 static float *scale_at(const hd_matrix *w, size_t row) { return (float *)(void *)block_at(w, row, blocks_of(w->cols)) + row % ROWS; }
 
@@ -83,12 +85,15 @@ static void from_f32_int8(const hd_matrix *w, size_t first, size_t n, const floa
 
 static void row_int8(const hd_matrix *w, size_t index, float *to) {
   float scale = *scale_at(w, index);
-  for (size_t c = 0; c < w->cols; c++) to[c] = (float)block_at(w, index, c / BLOCK)->at[c % BLOCK / COLUMNS][index % ROWS][c % COLUMNS] * scale;
+  for (size_t c = 0; c < w->cols; c++)
+    to[c] = (float)block_at(w, index, c / BLOCK)->at[c % BLOCK / COLUMNS][index % ROWS][c % COLUMNS] * scale;
 }
 
 /* ---- Products ---- */
 
-static void matmul_int8(float *y, const float *x, size_t n_x, const hd_matrix *w, void *scratch) { matmul_of(&form_int8, y, x, n_x, w, scratch); }
+static void matmul_int8(float *y, const float *x, size_t n_x, const hd_matrix *w, void *scratch) {
+  matmul_of(&form_int8, y, x, n_x, w, scratch);
+}
 
 /* Columns past the last are zeros of padding. */
 static void pack_columns_int8(float *panel, const void *b, size_t first_k, size_t n_k, size_t first_c, size_t n_c) {
@@ -99,7 +104,9 @@ static void pack_columns_int8(float *panel, const void *b, size_t first_k, size_
   }
 }
 
-static void matmul_grad_int8(float *d_x, const float *d_y, size_t n_x, const hd_matrix *w) { matmul_grad_of(d_x, d_y, n_x, w, pack_columns_int8); }
+static void matmul_grad_int8(float *d_x, const float *d_y, size_t n_x, const hd_matrix *w) {
+  matmul_grad_of(d_x, d_y, n_x, w, pack_columns_int8);
+}
 
 const hd_layout hd_layout_int8_x4 = {
     .name = "int8.x4", .dtype = HD_INT8, .row_block = ROWS, .bytes = bytes_int8, .pack = pack_int8, .unpack = unpack_int8,

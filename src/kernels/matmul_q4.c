@@ -69,7 +69,9 @@ static void row_q4(const hd_matrix *w, size_t index, float *to) { row_of_file_bl
 
 /* ---- Products ---- */
 
-static void matmul_q4(float *y, const float *x, size_t n_x, const hd_matrix *w, void *scratch) { matmul_of(&form_q4, y, x, n_x, w, scratch); }
+static void matmul_q4(float *y, const float *x, size_t n_x, const hd_matrix *w, void *scratch) {
+  matmul_of(&form_q4, y, x, n_x, w, scratch);
+}
 
 static void pack_columns_q4(float *panel, const void *b, size_t first_k, size_t n_k, size_t first_c, size_t n_c) {
   const hd_matrix *w = b;
@@ -85,8 +87,10 @@ static void pack_columns_q4(float *panel, const void *b, size_t first_k, size_t 
   }
 }
 
-static void matmul_grad_q4(float *d_x, const float *d_y, size_t n_x, const hd_matrix *w) { matmul_grad_of(d_x, d_y, n_x, w, pack_columns_q4); }
+static void matmul_grad_q4(float *d_x, const float *d_y, size_t n_x, const hd_matrix *w) {
+  matmul_grad_of(d_x, d_y, n_x, w, pack_columns_q4);
+}
 
 const hd_layout hd_layout_q4_0_x4 = {
-    .name = "q4_0.x4", .dtype = HD_Q4_0, .row_block = ROWS, .bytes = bytes_q4, .pack = pack_q4, .unpack = unpack_q4, .from_f32 = from_f32_q4,
-    .row = row_q4, .matmul = matmul_q4, .scratch_bytes = scratch_bytes_of, .matmul_grad = matmul_grad_q4};
+    .name = "q4_0.x4", .dtype = HD_Q4_0, .row_block = ROWS, .bytes = bytes_q4, .pack = pack_q4, .unpack = unpack_q4,
+    .from_f32 = from_f32_q4, .row = row_q4, .matmul = matmul_q4, .scratch_bytes = scratch_bytes_of, .matmul_grad = matmul_grad_q4};

@@ -50,7 +50,9 @@ static void row_q8(const hd_matrix *w, size_t index, float *to) { row_of_file_bl
 
 /* ---- Products ---- */
 
-static void matmul_q8(float *y, const float *x, size_t n_x, const hd_matrix *w, void *scratch) { matmul_of(&form_q8, y, x, n_x, w, scratch); }
+static void matmul_q8(float *y, const float *x, size_t n_x, const hd_matrix *w, void *scratch) {
+  matmul_of(&form_q8, y, x, n_x, w, scratch);
+}
 
 static void pack_columns_q8(float *panel, const void *b, size_t first_k, size_t n_k, size_t first_c, size_t n_c) {
   const hd_matrix *w = b;
@@ -61,8 +63,10 @@ static void pack_columns_q8(float *panel, const void *b, size_t first_k, size_t 
   }
 }
 
-static void matmul_grad_q8(float *d_x, const float *d_y, size_t n_x, const hd_matrix *w) { matmul_grad_of(d_x, d_y, n_x, w, pack_columns_q8); }
+static void matmul_grad_q8(float *d_x, const float *d_y, size_t n_x, const hd_matrix *w) {
+  matmul_grad_of(d_x, d_y, n_x, w, pack_columns_q8);
+}
 
 const hd_layout hd_layout_q8_0_x4 = {
-    .name = "q8_0.x4", .dtype = HD_Q8_0, .row_block = ROWS, .bytes = bytes_q8, .pack = pack_q8, .unpack = unpack_q8, .from_f32 = from_f32_q8,
-    .row = row_q8, .matmul = matmul_q8, .scratch_bytes = scratch_bytes_of, .matmul_grad = matmul_grad_q8};
+    .name = "q8_0.x4", .dtype = HD_Q8_0, .row_block = ROWS, .bytes = bytes_q8, .pack = pack_q8, .unpack = unpack_q8,
+    .from_f32 = from_f32_q8, .row = row_q8, .matmul = matmul_q8, .scratch_bytes = scratch_bytes_of, .matmul_grad = matmul_grad_q8};

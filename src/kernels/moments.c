@@ -48,7 +48,8 @@ static void group_grad(float *d_x, const float *d_y, const float *x_hat, bool gi
       d_x[k] += (float)(inverse * ((double)d_y[k] - mean - (double)x_hat[k] * along));
 }
 
-void k_normalise_grad_f32(float *d_x, const float *d_y, const float *x_hat, const float *x, const float *variances, const k_groups *g, float epsilon) {
+void k_normalise_grad_f32(float *d_x, const float *d_y, const float *x_hat, const float *x, const float *variances,
+                          const k_groups *g, float epsilon) {
   for (size_t i = 0; i < g->n_groups; i++) {
     const float *from = x + i * g->block;
     double variance = variances ? (double)variances[i] : variance_of(from, mean_of(from, g), g);

@@ -18,7 +18,8 @@ typedef struct k_affine {
 /* y = (x − mean) / √(variance + epsilon), with the biased variance of each group, or with given ones (NULL: its own). y may be x. */
 void k_normalise_f32(float *y, const float *x, const float *means, const float *variances, const k_groups *g, float epsilon);
 /* d_x += the gradient through that. x_hat: its result. */
-void k_normalise_grad_f32(float *d_x, const float *d_y, const float *x_hat, const float *x, const float *variances, const k_groups *g, float epsilon);
+void k_normalise_grad_f32(float *d_x, const float *d_y, const float *x_hat, const float *x, const float *variances,
+                          const k_groups *g, float epsilon);
 
 /* y = y · gamma + beta; NULL: 1, 0. */
 void k_affine_f32(float *y, const float *gamma, const float *beta, const k_affine *a, size_t n);

@@ -33,7 +33,8 @@ typedef struct input_block {
   union {
     struct { int8_t high[BLOCK], low[BLOCK]; } halves; /* high + low = a + 127, both 0…127 */
     int8_t codes[BLOCK];                               /* a, where it is the signed operand */
-    int16_t values[BLOCK];                             /* a, where v_dot_i8 is not fast: columns 0 2 1 3 of four for unsigned codes, else 0 1 2 3 */
+    int16_t values[BLOCK];                             /* a, where v_dot_i8 is not fast: columns 0 2 1 3 of four for unsigned codes,
+                                                        * else 0 1 2 3 */
   } as;
   float scale;
   int32_t sum;
@@ -69,7 +70,8 @@ static inline char *quad_at(const hd_matrix *w, const quad_form *form, size_t ro
 
 static inline bool bytes_of(const quad_form *form, size_t rows, size_t cols, size_t *bytes) {
   size_t quad;
-  if (rows > SIZE_MAX - ROWS || !hd_mul_size(blocks_of(cols), form->block_bytes, &quad) || !hd_add_size(quad, form->tail_bytes, &quad)) return false;
+  if (rows > SIZE_MAX - ROWS || !hd_mul_size(blocks_of(cols), form->block_bytes, &quad) || !hd_add_size(quad, form->tail_bytes, &quad))
+    return false;
   return hd_mul_size(quads_of(rows), quad, bytes);
 }
 

@@ -17,8 +17,8 @@ static void rnn_tanh_step(float *h, float *c, float *kept, const float *a, const
   memcpy(h, kept, hidden * sizeof *h);
 }
 
-static void rnn_tanh_step_grad(float *d_h, float *d_c, float *d_a, float *d_u, const float *kept, const float *kept_before, const float *h_before,
-                               size_t hidden) {
+static void rnn_tanh_step_grad(float *d_h, float *d_c, float *d_a, float *d_u, const float *kept, const float *kept_before,
+                               const float *h_before, size_t hidden) {
   (void)d_c;
   (void)kept_before;
   (void)h_before;
@@ -34,8 +34,8 @@ static void rnn_relu_step(float *h, float *c, float *kept, const float *a, const
   for (size_t i = 0; i < hidden; i++) h[i] = kept[i] = kept[i] < 0 ? 0 : kept[i];
 }
 
-static void rnn_relu_step_grad(float *d_h, float *d_c, float *d_a, float *d_u, const float *kept, const float *kept_before, const float *h_before,
-                               size_t hidden) {
+static void rnn_relu_step_grad(float *d_h, float *d_c, float *d_a, float *d_u, const float *kept, const float *kept_before,
+                               const float *h_before, size_t hidden) {
   (void)d_c;
   (void)kept_before;
   (void)h_before;
@@ -59,8 +59,8 @@ static void lstm_step(float *h, float *c, float *kept, const float *a, const flo
   memcpy(tanh_c + hidden, h, hidden * sizeof *h);
 }
 
-static void lstm_step_grad(float *d_h, float *d_c, float *d_a, float *d_u, const float *kept, const float *kept_before, const float *h_before,
-                           size_t hidden) {
+static void lstm_step_grad(float *d_h, float *d_c, float *d_a, float *d_u, const float *kept, const float *kept_before,
+                           const float *h_before, size_t hidden) {
   (void)h_before;
   const float *i = kept, *f = i + hidden, *g = f + hidden, *o = g + hidden, *tanh_c = o + 2 * hidden;
   const float *c_before = kept_before ? kept_before + 4 * hidden : NULL;
@@ -90,8 +90,8 @@ static void gru_step(float *h, float *c, float *kept, const float *a, const floa
   memcpy(u_n + hidden, h, hidden * sizeof *h);
 }
 
-static void gru_step_grad(float *d_h, float *d_c, float *d_a, float *d_u, const float *kept, const float *kept_before, const float *h_before,
-                          size_t hidden) {
+static void gru_step_grad(float *d_h, float *d_c, float *d_a, float *d_u, const float *kept, const float *kept_before,
+                          const float *h_before, size_t hidden) {
   (void)d_c;
   (void)kept_before;
   const float *r = kept, *z = r + hidden, *n = z + hidden, *u_n = n + hidden;

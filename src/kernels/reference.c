@@ -86,7 +86,8 @@ double k_reference_activation(const char *name, double x) {
 
 /* ---- Attention ---- */
 
-void k_reference_rope(double *y, const float *x, const float *cos, const float *sin, size_t n, size_t heads, size_t head_dim, size_t turned, double sign) {
+void k_reference_rope(double *y, const float *x, const float *cos, const float *sin, size_t n, size_t heads, size_t head_dim,
+                      size_t turned, double sign) {
   size_t half = turned / 2;
   for (size_t i = 0; i < n * heads; i++) {
     for (size_t d = turned; d < head_dim; d++) y[i * head_dim + d] = (double)x[i * head_dim + d];

@@ -16,7 +16,8 @@ void k_reference_rms_norm(double *y, const float *x, const float *gamma, size_t 
 void k_reference_softmax(double *y, const float *x, size_t n, double scale);
 /* The activation called `name` at x; NaN for an unknown name. */
 double k_reference_activation(const char *name, double x);
-void k_reference_rope(double *y, const float *x, const float *cos, const float *sin, size_t n, size_t heads, size_t head_dim, size_t turned, double sign);
+void k_reference_rope(double *y, const float *x, const float *cos, const float *sin, size_t n, size_t heads, size_t head_dim,
+                      size_t turned, double sign);
 /* probs may be NULL. */
 void k_reference_attention(double *context, double *probs, const float *q, const float *keys, const float *values,
                            const hd_attention_shape *shape);

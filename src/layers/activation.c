@@ -58,7 +58,8 @@ static hd_status backward(const hd_call *call, hd_error *err) {
 
 /* Every activation's name, ours and PyTorch's. */
 static const char *const aliases[] = {
-  "relu", "relu6", "relu_squared", "leaky_relu", "hardsigmoid", "hardswish", "softsign", "sigmoid", "tanh", "soft_cap", "softplus", "logsigmoid",
+  "relu", "relu6", "relu_squared", "leaky_relu", "hardsigmoid", "hardswish", "softsign", "sigmoid", "tanh",
+  "soft_cap", "softplus", "logsigmoid",
   "elu", "selu", "silu", "mish", "gelu", "gelu_tanh", "quick_gelu",
   "Identity", "ReLU", "ReLU6", "LeakyReLU", "Hardsigmoid", "Hardswish", "Softsign", "Sigmoid", "Tanh", "Softplus", "LogSigmoid",
   "ELU", "SELU", "SiLU", "Mish", "GELU", NULL,

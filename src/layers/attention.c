@@ -59,7 +59,8 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   const hd_attention_config *c = i->config;
   const hd_shape *q = i->in[0];
   size_t parts = n_parts(i->run, q), n = 0, total = 0;
-  if (c->cache && i->run->n_sequences == 1 && parts > 1) return hd_infer_fail(i, err, "a key/value cache holds one sequence, found a batch of %zu", parts);
+  if (c->cache && i->run->n_sequences == 1 && parts > 1)
+    return hd_infer_fail(i, err, "a key/value cache holds one sequence, found a batch of %zu", parts);
   for (size_t k = 0; k < parts; k++) {
     part p = part_of(c, i->run, q, k);
     size_t bytes = scratch_bytes(c, &p);
@@ -83,7 +84,8 @@ static size_t window(const void *config) { return ((const hd_attention_config *)
 static void move_state(const void *config, void *to, size_t to_positions, const void *from, size_t from_positions, size_t first, size_t n) {
   const hd_attention_config *c = config;
   for (size_t h = 0; h < 2 * c->kv_heads; h++)
-    memmove((float *)to + h * to_positions * c->head_dim, (const float *)from + (h * from_positions + first) * c->head_dim, n * c->head_dim * sizeof(float));
+    memmove((float *)to + h * to_positions * c->head_dim, (const float *)from + (h * from_positions + first) * c->head_dim,
+            n * c->head_dim * sizeof(float));
 }
 
 /* rows [n, kv_heads, head_dim] → heads' own places [kv_heads, capacity, head_dim], from position `past` on */
@@ -131,7 +133,8 @@ static hd_status backward(const hd_call *call, hd_error *err) {
   const hd_attention_config *c = call->config;
   const hd_shape *q = call->in[0].shape;
   if (c->cache && call->run->sequences[0].past > 0)
-    return hd_fail(err, HD_BAD_STATE, "layer %s: training starts at position 0, the session is at %zu", call->name, call->run->sequences[0].past);
+    return hd_fail(err, HD_BAD_STATE, "layer %s: training starts at position 0, the session is at %zu",
+                   call->name, call->run->sequences[0].past);
   part p = part_of(c, call->run, q, 0);
   hd_attention_shape shape = kernel_shape(c, &p);
   size_t q_size = p.n * c->heads * c->head_dim, kv_size = p.n * c->kv_heads * c->head_dim, batch = n_parts(call->run, q);
@@ -184,7 +187,8 @@ static void parse_rope(hd_multi_head_attention_config *c, const hd_json *j, hd_a
   hd_json scaling = hd_json_member(j, "rope_scaling");
   if (c->rope.theta > 0 && scaling.node && cJSON_IsObject(scaling.node)) hd_rope_parse(&c->rope, &scaling, 0, arena);
   if (c->rope.head_dim > c->attention.head_dim || (c->rope.theta > 0 && c->rope.head_dim == 0))
-    hd_json_refuse(j, "rotary_dim", HD_BAD_FILE, "expected a size from 1 to head_dim %zu, found %zu", c->attention.head_dim, c->rope.head_dim);
+    hd_json_refuse(j, "rotary_dim", HD_BAD_FILE, "expected a size from 1 to head_dim %zu, found %zu",
+                   c->attention.head_dim, c->rope.head_dim);
 }
 
 static void parse_standard(hd_multi_head_attention_config *c, const hd_json *j, hd_arena *arena) {
@@ -235,7 +239,8 @@ static void parse(void *config, hd_parse *p) {
     hd_json_refuse(j, "head_dim", HD_BAD_FILE, "%zu heads of %zu are too wide", a->heads, a->head_dim);
   else if (a->heads == 0 || a->kv_heads == 0 || a->heads % a->kv_heads != 0)
     hd_json_refuse(j, "num_heads", HD_BAD_FILE, "expected a multiple of %zu key/value heads, found %zu", a->kv_heads, a->heads);
-  else if (a->head_dim == 0 || (c->rope.theta > 0 && c->rope.head_dim % 2 != 0 && p->dialect == HD_STANDARD)) /* Loom's are read, and refused when they run */
+  else if (a->head_dim == 0 || (c->rope.theta > 0 && c->rope.head_dim % 2 != 0 && p->dialect == HD_STANDARD))
+    /* Loom's are read, and refused when they run */
     hd_json_refuse(j, "head_dim", HD_BAD_FILE, "expected an even size for rotary positions, found %zu", a->head_dim);
   else if (p->dialect == HD_LOOM && a->heads * a->head_dim != c->d_model)
     hd_json_refuse(j, "num_heads", HD_BAD_FILE, "expected a divisor of d_model %zu, found %zu", c->d_model, a->heads);
@@ -244,7 +249,8 @@ static void parse(void *config, hd_parse *p) {
 /* Only a branch's rotary base is read again by Loom (loom.md, section j, 3). */
 static hd_status write_loom(const hd_multi_head_attention_config *c, cJSON *json, hd_error *err) {
   const bool usual = c->rope.theta == LOOM_ROPE_THETA;
-  if (!usual && c->place == HD_IN_CHAIN) return hd_fail(err, HD_UNSUPPORTED, "the loom dialect has no rotary base but %g here", LOOM_ROPE_THETA);
+  if (!usual && c->place == HD_IN_CHAIN)
+    return hd_fail(err, HD_UNSUPPORTED, "the loom dialect has no rotary base but %g here", LOOM_ROPE_THETA);
   cJSON_AddStringToObject(json, "activation", "relu"); /* Loom writes one for every layer and ignores it here */
   cJSON_AddNumberToObject(json, "d_model", (double)c->d_model);
   cJSON_AddNumberToObject(json, "num_heads", (double)c->attention.heads);
@@ -315,7 +321,8 @@ static void project(hd_builder *b, const hd_multi_head_attention_config *c, hd_v
 
 /* Queries and keys head by head: normed, then turned by their positions. */
 static void place_heads(hd_builder *b, const hd_multi_head_attention_config *c, hd_value x, hd_value qk[2]) {
-  static const char *const normed[] = {"q_normed", "k_normed"}, *const norms[] = {"q_norm.", "k_norm."}, *const turned[] = {"q_rope", "k_rope"};
+  static const char *const normed[] = {"q_normed", "k_normed"}, *const norms[] = {"q_norm.", "k_norm."},
+                    *const turned[] = {"q_rope", "k_rope"};
   const hd_norm_config norm = {.size = c->attention.head_dim, .epsilon = c->norm_epsilon, .plus_one = c->norm_plus_one, .flat = true};
   const hd_rope_config rope = {.head_dim = c->attention.head_dim, .turned = c->rope.head_dim};
   for (size_t i = 0; i < 2 && c->head_norm; i++) qk[i] = hd_build(b, &hd_layer_rms_norm, normed[i], norms[i], &norm, &qk[i], 1);
@@ -329,7 +336,8 @@ static hd_value expand(hd_builder *b, const hd_spec *spec, hd_value x) {
   const bool loom = hd_build_dialect(b) == HD_LOOM;
   char room[HD_NAME_ROOM];
   if (loom) x = hd_build(b, &hd_layer_as_rows, "rows", "", &(hd_as_rows_config){c->d_model}, &x, 1);
-  const hd_linear_config to_out = {.in_features = c->attention.heads * c->attention.head_dim, .out_features = c->d_model, .bias = c->out_bias, .in_out = c->in_out};
+  const hd_linear_config to_out = {.in_features = c->attention.heads * c->attention.head_dim, .out_features = c->d_model,
+                                   .bias = c->out_bias, .in_out = c->in_out};
   hd_value qkv[3];
   project(b, c, x, qkv);
   place_heads(b, c, x, qkv);
@@ -351,7 +359,8 @@ static const hd_bundle_name bundle_names[] = {
 
 const hd_layer hd_layer_multi_head_attention = {
   .name = "multi_head_attention",
-  .example = "{\"type\":\"multi_head_attention\",\"d_model\":12,\"num_heads\":4,\"num_kv_heads\":2,\"head_dim\":4,\"rope_freq_base\":10000,\"input_shape\":[2,5,12]}",
+  .example = "{\"type\":\"multi_head_attention\",\"d_model\":12,\"num_heads\":4,\"num_kv_heads\":2,\"head_dim\":4,"
+             "\"rope_freq_base\":10000,\"input_shape\":[2,5,12]}",
   .aliases = aliases,
   .config_bytes = sizeof(hd_multi_head_attention_config),
   .parse = parse,

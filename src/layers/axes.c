@@ -4,7 +4,8 @@
 enum { LAST = HD_AXES - 1, MOST = 1 << 24 }; /* products of a few sizes stay far from overflow */
 
 static size_t size_of(const cJSON *node) {
-  bool whole = node && cJSON_IsNumber(node) && node->valuedouble >= 0 && node->valuedouble <= (double)MOST && node->valuedouble == (double)(size_t)node->valuedouble;
+  bool whole = node && cJSON_IsNumber(node) && node->valuedouble >= 0 && node->valuedouble <= (double)MOST
+               && node->valuedouble == (double)(size_t)node->valuedouble;
   return whole ? (size_t)node->valuedouble : SIZE_MAX;
 }
 
@@ -25,7 +26,8 @@ void hd_axes_parse(size_t sizes[HD_AXES], hd_parse *p, const char *key, int n_ax
     hd_json item = is_list ? hd_json_item(&member, a - first) : member;
     sizes[a] = item.node && !cJSON_IsNull(item.node) ? size_of(item.node) : missing;
     if (!member.node && sizes[a] < least) hd_json_refuse_size(&p->json, (const char *const[]){key, NULL}, MOST);
-    else if (sizes[a] == SIZE_MAX || sizes[a] < least) hd_json_refuse(&p->json, key, HD_BAD_FILE, "expected a size of %zu to %d", least, MOST);
+    else if (sizes[a] == SIZE_MAX || sizes[a] < least)
+      hd_json_refuse(&p->json, key, HD_BAD_FILE, "expected a size of %zu to %d", least, MOST);
   }
 }
 

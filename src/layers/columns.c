@@ -39,13 +39,15 @@ static hd_status backward_join(const hd_call *call, hd_error *err) {
   return HD_OK;
 }
 
-const hd_layer hd_layer_join = {.name = "join", .infer = infer_join, .many_sequences = true, .forward = forward_join, .backward = backward_join};
+const hd_layer hd_layer_join = {.name = "join", .infer = infer_join, .many_sequences = true,
+                                .forward = forward_join, .backward = backward_join};
 
 /* ---- columns ---- */
 
 static hd_status infer_columns(hd_infer *i, hd_error *err) {
   const hd_columns_config *c = i->config;
-  if (hd_shape_last(i->in[0]) < c->first + c->n) return hd_infer_fail(i, err, "expected rows of %zu, found %zu", c->first + c->n, hd_shape_last(i->in[0]));
+  if (hd_shape_last(i->in[0]) < c->first + c->n)
+    return hd_infer_fail(i, err, "expected rows of %zu, found %zu", c->first + c->n, hd_shape_last(i->in[0]));
   i->out[0] = *i->in[0];
   i->out[0].dim[i->out[0].n_dims - 1] = c->n;
   return HD_OK;
@@ -68,5 +70,6 @@ static hd_status backward_columns(const hd_call *call, hd_error *err) {
 }
 
 const hd_layer hd_layer_columns = {
-  .name = "columns", .config_bytes = sizeof(hd_columns_config), .infer = infer_columns, .many_sequences = true, .forward = forward_columns, .backward = backward_columns,
+  .name = "columns", .config_bytes = sizeof(hd_columns_config), .infer = infer_columns, .many_sequences = true,
+  .forward = forward_columns, .backward = backward_columns,
 };

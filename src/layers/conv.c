@@ -33,7 +33,8 @@ static void parse_padding_mode(conv_config *c, hd_parse *p) {
     c->mode = (k_padding)m;
     if (strcmp(padding_modes[m], name) == 0) return;
   }
-  hd_json_refuse(&p->json, "padding_mode", HD_UNSUPPORTED, "expected zeros, reflect, replicate or circular, found '%s'", hd_short_name(room, name));
+  hd_json_refuse(&p->json, "padding_mode", HD_UNSUPPORTED, "expected zeros, reflect, replicate or circular, found '%s'",
+                 hd_short_name(room, name));
 }
 
 static void parse_padding(conv_config *c, hd_parse *p) {
@@ -52,12 +53,14 @@ static void parse_padding(conv_config *c, hd_parse *p) {
 /* Rows of the weight, and columns behind each. */
 static bool weight_fits(const conv_config *c, size_t from, size_t to) {
   size_t n;
-  return hd_mul_size(from, to / c->groups, &n) && hd_mul_size(n, c->kernel[0], &n) && hd_mul_size(n, c->kernel[1], &n) && n <= SIZE_MAX / 16;
+  return hd_mul_size(from, to / c->groups, &n) && hd_mul_size(n, c->kernel[0], &n) && hd_mul_size(n, c->kernel[1], &n)
+         && n <= SIZE_MAX / 16;
 }
 
 static void check_channels(const conv_config *c, hd_parse *p) {
   if (c->groups == 0 || c->in_channels % c->groups || c->out_channels % c->groups)
-    hd_json_refuse(&p->json, "groups", HD_BAD_FILE, "expected a divisor of %zu and %zu channels, found %zu", c->in_channels, c->out_channels, c->groups);
+    hd_json_refuse(&p->json, "groups", HD_BAD_FILE, "expected a divisor of %zu and %zu channels, found %zu",
+                   c->in_channels, c->out_channels, c->groups);
   else if (!weight_fits(c, c->in_channels, c->out_channels))
     hd_json_refuse(&p->json, "kernel_size", HD_BAD_FILE, "a kernel of %zu × %zu channels is too large", c->in_channels, c->out_channels);
 }
@@ -199,7 +202,8 @@ static hd_status infer_loom(hd_infer *i, k_conv *k, hd_error *err) {
   size_t have = hd_shape_size(i->in[0]), want;
   *k = loom_kernel(c, have);
   bool fits = hd_mul_size(k->batch * c->in_channels, k->in[0], &want) && hd_mul_size(want, k->in[1], &want);
-  if (!fits || have < want) return hd_infer_fail(i, err, "expected %zu × %zu × %zu × %zu values, found %zu", k->batch, c->in_channels, k->in[0], k->in[1], have);
+  if (!fits || have < want)
+    return hd_infer_fail(i, err, "expected %zu × %zu × %zu × %zu values, found %zu", k->batch, c->in_channels, k->in[0], k->in[1], have);
   i->out[0] = loom_shape(c, k);
   return HD_OK;
 }
@@ -209,11 +213,13 @@ static hd_status infer_standard(hd_infer *i, k_conv *k, hd_error *err) {
   hd_image in;
   char room[HD_SHAPE_ROOM];
   if (!hd_image_read(&in, i->in[0], c->n_axes) || in.channels != c->in_channels)
-    return hd_infer_fail(i, err, "expected %zu channels of %d dimensions, found shape %s", c->in_channels, c->n_axes, hd_shape_text(room, i->in[0]->n_dims, i->in[0]->dim));
+    return hd_infer_fail(i, err, "expected %zu channels of %d dimensions, found shape %s",
+                         c->in_channels, c->n_axes, hd_shape_text(room, i->in[0]->n_dims, i->in[0]->dim));
   *k = kernel_of(c, &in);
   for (int a = 0; a < HD_AXES; a++) {
     size_t most = c->mode == K_PAD_REFLECT ? k->in[a] : k->in[a] + 1;
-    bool pads_too_far = c->mode != K_PAD_ZEROS && c->mode != K_PAD_REPLICATE && k->dilation[a] * (k->kernel[a] - 1) + 1 > 1 && k->padding[a] >= most;
+    bool pads_too_far = c->mode != K_PAD_ZEROS && c->mode != K_PAD_REPLICATE && k->dilation[a] * (k->kernel[a] - 1) + 1 > 1
+                        && k->padding[a] >= most;
     if (k->out[a] == 0 || pads_too_far || k->in[a] == 0)
       return hd_infer_fail(i, err, "the kernel or its padding does not fit shape %s", hd_shape_text(room, i->in[0]->n_dims, i->in[0]->dim));
   }
@@ -356,9 +362,10 @@ static hd_status infer_transposed(hd_infer *i, hd_error *err) {
   hd_image in;
   k_conv k;
   char room[HD_SHAPE_ROOM];
-  if (!hd_image_read(&in, i->in[0], c->n_axes) || in.channels != c->in_channels || !turned_kernel(&k, c, &in) || !k_conv_scratch_bytes(&k, &i->scratch_bytes))
-    return hd_infer_fail(i, err, "expected %zu channels of %d dimensions that the kernel fits, found shape %s", c->in_channels, c->n_axes,
-                         hd_shape_text(room, i->in[0]->n_dims, i->in[0]->dim));
+  if (!hd_image_read(&in, i->in[0], c->n_axes) || in.channels != c->in_channels || !turned_kernel(&k, c, &in)
+      || !k_conv_scratch_bytes(&k, &i->scratch_bytes))
+    return hd_infer_fail(i, err, "expected %zu channels of %d dimensions that the kernel fits, found shape %s",
+                         c->in_channels, c->n_axes, hd_shape_text(room, i->in[0]->n_dims, i->in[0]->dim));
   i->out[0] = hd_image_shape(i->in[0], c->n_axes, c->out_channels, k.in);
   return HD_OK;
 }
@@ -414,7 +421,8 @@ const hd_layer hd_layer_convolution = {
 
 const hd_layer hd_layer_conv1d = {
   .name = "conv1d",
-  .example = "{\"type\":\"conv1d\",\"in_channels\":2,\"out_channels\":4,\"kernel_size\":3,\"stride\":2,\"padding\":1,\"groups\":2,\"activation\":\"tanh\",\"input_shape\":[2,2,9]}",
+  .example = "{\"type\":\"conv1d\",\"in_channels\":2,\"out_channels\":4,\"kernel_size\":3,\"stride\":2,\"padding\":1,"
+             "\"groups\":2,\"activation\":\"tanh\",\"input_shape\":[2,2,9]}",
   .aliases = aliases_1,
   .config_bytes = sizeof(conv_config),
   .parse = parse_1,
@@ -425,7 +433,8 @@ const hd_layer hd_layer_conv1d = {
 
 const hd_layer hd_layer_conv2d = {
   .name = "conv2d",
-  .example = "{\"type\":\"conv2d\",\"in_channels\":2,\"out_channels\":3,\"kernel_size\":[3,2],\"padding\":1,\"padding_mode\":\"reflect\",\"dilation\":[1,2],\"input_shape\":[1,2,5,4]}",
+  .example = "{\"type\":\"conv2d\",\"in_channels\":2,\"out_channels\":3,\"kernel_size\":[3,2],\"padding\":1,"
+             "\"padding_mode\":\"reflect\",\"dilation\":[1,2],\"input_shape\":[1,2,5,4]}",
   .aliases = aliases_2,
   .config_bytes = sizeof(conv_config),
   .parse = parse_2,
@@ -436,7 +445,8 @@ const hd_layer hd_layer_conv2d = {
 
 const hd_layer hd_layer_conv_transpose1d = {
   .name = "conv_transpose1d",
-  .example = "{\"type\":\"conv_transpose1d\",\"in_channels\":4,\"out_channels\":2,\"kernel_size\":3,\"stride\":2,\"groups\":2,\"input_shape\":[2,4,4]}",
+  .example = "{\"type\":\"conv_transpose1d\",\"in_channels\":4,\"out_channels\":2,\"kernel_size\":3,\"stride\":2,"
+             "\"groups\":2,\"input_shape\":[2,4,4]}",
   .aliases = aliases_transposed_1,
   .config_bytes = sizeof(conv_config),
   .parse = parse_transposed_1,
@@ -449,7 +459,8 @@ const hd_layer hd_layer_conv_transpose1d = {
 
 const hd_layer hd_layer_conv_transpose2d = {
   .name = "conv_transpose2d",
-  .example = "{\"type\":\"conv_transpose2d\",\"in_channels\":2,\"out_channels\":3,\"kernel_size\":[2,3],\"stride\":[1,2],\"padding\":1,\"output_padding\":[0,1],\"input_shape\":[1,2,3,3]}",
+  .example = "{\"type\":\"conv_transpose2d\",\"in_channels\":2,\"out_channels\":3,\"kernel_size\":[2,3],"
+             "\"stride\":[1,2],\"padding\":1,\"output_padding\":[0,1],\"input_shape\":[1,2,3,3]}",
   .aliases = aliases_transposed_2,
   .config_bytes = sizeof(conv_config),
   .parse = parse_transposed_2,

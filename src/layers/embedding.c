@@ -93,7 +93,9 @@ static hd_status backward(const hd_call *call, hd_error *err) {
   for (size_t t = 0; call->d_weight[0] && t < n; t++) {
     int64_t id = id_at(call, t);
     bool is_padding = c->has_padding && id == (int64_t)c->padding;
-    if (id >= 0 && !is_padding) k_axpy_f32(call->d_weight[0] + (size_t)id * c->embedding_dim, c->scale != 0 ? c->scale : 1, call->d_out[0] + t * c->embedding_dim, c->embedding_dim);
+    if (id >= 0 && !is_padding)
+      k_axpy_f32(call->d_weight[0] + (size_t)id * c->embedding_dim, c->scale != 0 ? c->scale : 1,
+                 call->d_out[0] + t * c->embedding_dim, c->embedding_dim);
   }
   return HD_OK;
 }
@@ -147,7 +149,8 @@ static hd_status forward_sum(const hd_call *call, hd_error *err) {
   (void)err;
   size_t width = hd_shape_last(call->in[0].shape), rows = hd_shape_rows(call->in[0].shape);
   memset(call->out[0].data, 0, hd_shape_size(call->out[0].shape) * sizeof(float));
-  for (size_t r = 0; r < rows; r++) k_axpy_f32(call->out[0].data + r / n_summed(call) * width, share(call), call->in[0].data + r * width, width);
+  for (size_t r = 0; r < rows; r++)
+    k_axpy_f32(call->out[0].data + r / n_summed(call) * width, share(call), call->in[0].data + r * width, width);
   return HD_OK;
 }
 

@@ -18,7 +18,8 @@ typedef struct self_attention_config {
 /* ---- swap: [a, b, c] → [b, a, c]; two dimensions stay ---- */
 
 static hd_status infer_swap(hd_infer *i, hd_error *err) {
-  if (i->in[0]->n_dims != 2 && i->in[0]->n_dims != 3) return hd_infer_fail(i, err, "expected 2 or 3 dimensions, found %d", i->in[0]->n_dims);
+  if (i->in[0]->n_dims != 2 && i->in[0]->n_dims != 3)
+    return hd_infer_fail(i, err, "expected 2 or 3 dimensions, found %d", i->in[0]->n_dims);
   i->out[0] = *i->in[0];
   if (i->in[0]->n_dims == 2) return HD_OK;
   i->out[0].dim[0] = i->in[0]->dim[1];
@@ -41,7 +42,8 @@ static hd_status backward_swap(const hd_call *call, hd_error *err) {
   (void)err;
   const hd_shape *in = call->in[0].shape;
   size_t width = hd_shape_last(in), rows = hd_shape_rows(in);
-  for (size_t r = 0; call->d_in[0] && r < rows; r++) k_axpy_f32(call->d_in[0] + r * width, 1, call->d_out[0] + swapped(in, r) * width, width);
+  for (size_t r = 0; call->d_in[0] && r < rows; r++)
+    k_axpy_f32(call->d_in[0] + r * width, 1, call->d_out[0] + swapped(in, r) * width, width);
   return HD_OK;
 }
 
@@ -52,7 +54,8 @@ const hd_layer hd_layer_swap = {.name = "swap", .infer = infer_swap, .forward = 
 enum { MOST_WIDTH = 1 << 20, MOST_LAYERS = 1024 };
 
 static void check_heads(const self_attention_config *c, hd_parse *p, const char *heads_key) {
-  if (c->heads && c->width % c->heads) hd_json_refuse(&p->json, heads_key, HD_BAD_FILE, "expected a divisor of %zu, found %zu", c->width, c->heads);
+  if (c->heads && c->width % c->heads)
+    hd_json_refuse(&p->json, heads_key, HD_BAD_FILE, "expected a divisor of %zu, found %zu", c->width, c->heads);
   if (p->dialect == HD_LOOM) hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "the loom dialect has no '%s'", p->spec->layer->name);
 }
 
@@ -87,7 +90,8 @@ static hd_status write_attention(const void *config, cJSON *json, hd_dialect dia
 
 static hd_value expand_attention(hd_builder *b, const hd_spec *spec, hd_value x) {
   const self_attention_config *c = spec->config;
-  const hd_linear_config in = {.in_features = c->width, .out_features = 3 * c->width, .bias = c->bias, .weight_role = "in_proj_weight", .bias_role = "in_proj_bias"};
+  const hd_linear_config in = {.in_features = c->width, .out_features = 3 * c->width, .bias = c->bias,
+                               .weight_role = "in_proj_weight", .bias_role = "in_proj_bias"};
   const hd_linear_config out = {.in_features = c->width, .out_features = c->width, .bias = c->bias};
   const hd_attention_config attention = {.heads = c->heads, .kv_heads = c->heads, .head_dim = c->width / c->heads, .causal = c->causal,
                                          .scale = 1.0f / sqrtf((float)(c->width / c->heads))};
@@ -216,7 +220,8 @@ const hd_layer hd_layer_torch_attention = {
 
 const hd_layer hd_layer_transformer_encoder_layer = {
   .name = "transformer_encoder_layer",
-  .example = "{\"type\":\"transformer_encoder_layer\",\"d_model\":8,\"nhead\":2,\"dim_feedforward\":5,\"activation\":\"gelu\",\"batch_first\":true,\"input_shape\":[2,3,8]}",
+  .example = "{\"type\":\"transformer_encoder_layer\",\"d_model\":8,\"nhead\":2,\"dim_feedforward\":5,"
+             "\"activation\":\"gelu\",\"batch_first\":true,\"input_shape\":[2,3,8]}",
   .aliases = layer_aliases,
   .config_bytes = sizeof(encoder_config),
   .parse = parse_layer,
@@ -226,7 +231,8 @@ const hd_layer hd_layer_transformer_encoder_layer = {
 
 const hd_layer hd_layer_transformer_encoder = {
   .name = "transformer_encoder",
-  .example = "{\"type\":\"transformer_encoder\",\"num_layers\":2,\"norm\":true,\"d_model\":8,\"nhead\":2,\"dim_feedforward\":5,\"activation\":\"tanh\",\"norm_first\":true,\"batch_first\":true,\"input_shape\":[1,3,8]}",
+  .example = "{\"type\":\"transformer_encoder\",\"num_layers\":2,\"norm\":true,\"d_model\":8,\"nhead\":2,"
+             "\"dim_feedforward\":5,\"activation\":\"tanh\",\"norm_first\":true,\"batch_first\":true,\"input_shape\":[1,3,8]}",
   .aliases = encoder_aliases,
   .config_bytes = sizeof(encoder_config),
   .parse = parse_encoder,

@@ -55,12 +55,13 @@ static hd_value expand(hd_builder *b, const hd_spec *spec, hd_value x) {
 /* ---- experts ---- */
 
 static size_t slots(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
-  static const char *const usual[] = {"*.gate_proj.weight", "*.up_proj.weight", "*.down_proj.weight"}, *const mixtral[] = {"*.w1.weight", "*.w3.weight", "*.w2.weight"};
+  static const char *const usual[] = {"*.gate_proj.weight", "*.up_proj.weight", "*.down_proj.weight"},
+                    *const mixtral[] = {"*.w1.weight", "*.w3.weight", "*.w2.weight"};
   const hd_experts_config *c = config;
   for (size_t i = 0; i < N_MATRICES; i++) {
     size_t rows = i == DOWN ? c->d_model : c->hidden, cols = i == DOWN ? c->hidden : c->d_model;
-    slot[i] = (hd_slot){.role = c->mixtral_names ? mixtral[i] : usual[i], .n_dims = 2, .shape = {c->n_experts * rows, cols}, .matrix = true, .n_parts = c->n_experts,
-                        .init = HD_INIT_UNIFORM_FAN_IN, .init_scale = 1};
+    slot[i] = (hd_slot){.role = c->mixtral_names ? mixtral[i] : usual[i], .n_dims = 2, .shape = {c->n_experts * rows, cols},
+                        .matrix = true, .n_parts = c->n_experts, .init = HD_INIT_UNIFORM_FAN_IN, .init_scale = 1};
   }
   return N_MATRICES;
 }
@@ -94,7 +95,8 @@ static size_t take(size_t *at, size_t n) {
 
 static places places_of(const hd_experts_config *c, size_t n, bool backward) {
   places p = {0};
-  size_t at = 0, *const wide[] = {&p.x, &p.y, &p.d_y, &p.d_x}, *const hidden[] = {&p.gate, &p.up, &p.product, &p.d_gate, &p.d_up, &p.d_product};
+  size_t at = 0, *const wide[] = {&p.x, &p.y, &p.d_y, &p.d_x},
+         *const hidden[] = {&p.gate, &p.up, &p.product, &p.d_gate, &p.d_up, &p.d_product};
   p.probs = take(&at, hd_times(n, c->n_experts));
   p.chosen = take(&at, hd_times(n, c->n_chosen));
   p.shares = take(&at, hd_times(n, c->n_chosen));
@@ -113,7 +115,8 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   size_t n = hd_shape_rows(i->in[0]), most = 0;
   char room[HD_SHAPE_ROOM];
   if (hd_shape_last(i->in[0]) != c->d_model || hd_shape_last(i->in[1]) != c->n_experts || hd_shape_rows(i->in[1]) != n)
-    return hd_infer_fail(i, err, "expected rows of %zu and scores of %zu experts, found shape %s", c->d_model, c->n_experts, hd_shape_text(room, i->in[0]->n_dims, i->in[0]->dim));
+    return hd_infer_fail(i, err, "expected rows of %zu and scores of %zu experts, found shape %s",
+                         c->d_model, c->n_experts, hd_shape_text(room, i->in[0]->n_dims, i->in[0]->dim));
   i->out[0] = *i->in[0];
   for (size_t w = 0; w < N_MATRICES && i->weight[w]; w++) {
     const hd_matrix m = matrix_of(c, i->weight[w], 0);
@@ -232,7 +235,8 @@ static void matrix_grad(const hd_call *call, size_t slot, size_t expert, float *
 static void expert_grad(const hd_call *call, const places *p, size_t expert, size_t n) {
   const hd_experts_config *c = call->config;
   const size_t hidden = n * c->hidden;
-  float *x = floats(call, p->x), *d_x = floats(call, p->d_x), *gate = floats(call, p->gate), *up = floats(call, p->up), *product = floats(call, p->product);
+  float *x = floats(call, p->x), *d_x = floats(call, p->d_x), *gate = floats(call, p->gate), *up = floats(call, p->up),
+        *product = floats(call, p->product);
   float *d_gate = floats(call, p->d_gate), *d_up = floats(call, p->d_up), *d_product = floats(call, p->d_product);
   memset(d_product, 0, hidden * sizeof *d_product);
   memset(d_gate, 0, hidden * sizeof *d_gate);
@@ -284,7 +288,8 @@ static hd_status backward(const hd_call *call, hd_error *err) {
 
 const hd_layer hd_layer_mixture_of_experts = {
   .name = "mixture_of_experts",
-  .example = "{\"type\":\"mixture_of_experts\",\"d_model\":6,\"hidden_size\":5,\"num_experts\":3,\"num_experts_per_tok\":3,\"input_shape\":[4,6]}",
+  .example = "{\"type\":\"mixture_of_experts\",\"d_model\":6,\"hidden_size\":5,\"num_experts\":3,\"num_experts_per_tok\":3,"
+             "\"input_shape\":[4,6]}",
   .config_bytes = sizeof(hd_experts_config),
   .parse = parse,
   .write = write,

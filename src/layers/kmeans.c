@@ -15,7 +15,8 @@
 typedef struct metric {
   const char *name;
   double (*logit)(const float *f, const float *c, size_t n, double t);
-  void (*grad)(float *d_f, float *d_c, double d, const float *f, const float *c, size_t n, double t); /* += d · the derivatives; either may be NULL */
+  /* d_f, d_c += d · the derivatives; either may be NULL. */
+  void (*grad)(float *d_f, float *d_c, double d, const float *f, const float *c, size_t n, double t);
 } metric;
 
 typedef struct kmeans_config {
@@ -126,7 +127,9 @@ static void parse(void *config, hd_parse *p) {
   c->mode = hd_arena_text(p->arena, hd_json_get_text(j, "kmeans_output_mode", ""));
   read_mode(c, p);
   c->metric = c->metric_name ? find_metric(c->metric_name, c->loom) : NULL;
-  if (!c->metric) hd_json_refuse(j, "distance_metric", HD_UNSUPPORTED, "unknown distance '%s'", hd_short_name(room, c->metric_name ? c->metric_name : ""));
+  if (!c->metric)
+    hd_json_refuse(j, "distance_metric", HD_UNSUPPORTED, "unknown distance '%s'",
+                   hd_short_name(room, c->metric_name ? c->metric_name : ""));
   if (p->spec->n_children == 0 && c->loom) return;
   if (p->spec->n_children == 0) hd_json_refuse(j, "branches", HD_BAD_FILE, "expected at least one layer");
   else if (c->dim == 0) hd_json_refuse(j, "cluster_dim", HD_BAD_FILE, "expected the number of features of the attached layer");
@@ -172,8 +175,8 @@ static hd_status infer(hd_infer *i, hd_error *err) {
 
 static size_t slots(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
   const kmeans_config *c = config;
-  slot[0] = (hd_slot){.role = "cluster_centers", .n_dims = 2, .shape = {c->n_clusters, c->dim}, .lack = HD_LACK_INIT, .init = HD_INIT_NORMAL,
-                      .init_scale = 1};
+  slot[0] = (hd_slot){.role = "cluster_centers", .n_dims = 2, .shape = {c->n_clusters, c->dim}, .lack = HD_LACK_INIT,
+                      .init = HD_INIT_NORMAL, .init_scale = 1};
   return 1;
 }
 

@@ -122,7 +122,8 @@ typedef struct hd_sequence {
 
 /* Facts that differ from call to call. */
 typedef struct hd_run {
-  const hd_sequence *sequences; /* n_sequences of them. Of several, a call's input is their rows one after the other, in two dimensions at most */
+  const hd_sequence *sequences; /* n_sequences of them. Of several, a call's input is their rows one after the other, in two
+                                 * dimensions at most */
   size_t n_sequences;
   size_t output_rows;  /* rows of the last value wanted of each sequence, from its end; 0: all */
   bool keep;           /* every value keeps its place: also compute optional outputs (attention's probabilities) */
@@ -160,7 +161,8 @@ typedef struct hd_slot {
   size_t shape[HD_MAX_DIMS]; /* a matrix is [out_features, in_features] whatever a file's order */
   int n_dims;
   hd_lack lack;           /* what Loom makes of a bundle that has none, or not all of it */
-  size_t n_parts;         /* a matrix that weight files have in so many, one below the other; in their names a number stands for the role's '*' */
+  size_t n_parts;         /* a matrix that weight files have in so many, one below the other; in their names a number stands for the
+                           * role's '*' */
   hd_init init;           /* at build from a spec without weights */
   float init_scale;       /* HD_INIT_UNIFORM_FAN_IN: ±init_scale/√fan_in; HD_INIT_NORMAL: σ */
   bool in_out;            /* a matrix that weight files have as [in_features, out_features] */
@@ -248,7 +250,8 @@ struct hd_layer {
   size_t n_outputs;       /* 0 means 1 */
   const char *const *output_names; /* of several outputs: "<node>.<output name>"; "" is the node's own */
   bool extra_outputs_optional;     /* outputs after the first are only computed where every value is kept */
-  bool many_sequences;    /* it may be given several at once, and such as have no state: it computes every row alone, or asks run->sequences */
+  bool many_sequences;    /* it may be given several at once, and such as have no state: it computes every row alone, or asks
+                           * run->sequences */
   bool in_place;          /* the output may lie where the first input lay (elementwise) */
   size_t (*state_bytes)(const void *config, size_t positions); /* 0: none; by hd_times: SIZE_MAX is more than there can be */
   /* How many positions, the newest included, a row looks at: older ones may be taken from its state. NULL, 0: all of them. */

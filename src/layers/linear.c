@@ -83,10 +83,11 @@ static size_t out_features(const void *config) { return ((const hd_linear_config
 static size_t slots(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
   const hd_linear_config *c = config;
   hd_lack lack = c->fixed_rows ? HD_LACK_PADDED : HD_LACK_REFUSED;
-  slot[0] = (hd_slot){.role = c->weight_role ? c->weight_role : "weight", .n_dims = 2, .shape = {c->out_features, c->in_features}, .matrix = true, .in_out = c->in_out, .lack = lack,
-                      .init = HD_INIT_UNIFORM_FAN_IN, .init_scale = 1};
+  slot[0] = (hd_slot){.role = c->weight_role ? c->weight_role : "weight", .n_dims = 2, .shape = {c->out_features, c->in_features},
+                      .matrix = true, .in_out = c->in_out, .lack = lack, .init = HD_INIT_UNIFORM_FAN_IN, .init_scale = 1};
   if (!c->bias) return 1;
-  slot[1] = (hd_slot){.role = c->bias_role ? c->bias_role : "bias", .n_dims = 1, .shape = {c->out_features}, .lack = lack, .init = HD_INIT_ZERO};
+  slot[1] = (hd_slot){.role = c->bias_role ? c->bias_role : "bias", .n_dims = 1, .shape = {c->out_features},
+                      .lack = lack, .init = HD_INIT_ZERO};
   return 2;
 }
 

@@ -11,7 +11,8 @@ static hd_status infer_same(hd_infer *i, hd_error *err) {
   for (int d = 0; same && d < a->n_dims; d++) same = a->dim[d] == b->dim[d];
   if (!same) {
     char room_a[HD_SHAPE_ROOM], room_b[HD_SHAPE_ROOM];
-    return hd_infer_fail(i, err, "cannot join shapes %s and %s", hd_shape_text(room_a, a->n_dims, a->dim), hd_shape_text(room_b, b->n_dims, b->dim));
+    return hd_infer_fail(i, err, "cannot join shapes %s and %s",
+                         hd_shape_text(room_a, a->n_dims, a->dim), hd_shape_text(room_b, b->n_dims, b->dim));
   }
   i->out[0] = *a;
   return HD_OK;
@@ -49,7 +50,8 @@ static hd_status backward_multiply(const hd_call *call, hd_error *err) {
 
 static hd_status forward_output(const hd_call *call, hd_error *err) {
   (void)err;
-  if (call->out[0].data != call->in[0].data) memmove(call->out[0].data, call->in[0].data, hd_shape_size(call->out[0].shape) * sizeof(float));
+  if (call->out[0].data != call->in[0].data)
+    memmove(call->out[0].data, call->in[0].data, hd_shape_size(call->out[0].shape) * sizeof(float));
   return HD_OK;
 }
 
@@ -60,7 +62,8 @@ static hd_status backward_output(const hd_call *call, hd_error *err) {
 }
 
 const hd_layer hd_layer_output = {
-  .name = "output", .infer = hd_infer_same, .many_sequences = true, .in_place = true, .forward = forward_output, .backward = backward_output,
+  .name = "output", .infer = hd_infer_same, .many_sequences = true, .in_place = true,
+  .forward = forward_output, .backward = backward_output,
 };
 
 /* ---- Containers ---- */
@@ -105,7 +108,8 @@ static void parse_residual(void *config, hd_parse *p) {
   container_config *c = config;
   c->loom = p->dialect == HD_LOOM;
   if (c->loom) c->activation = hd_parse_activation(p);
-  if (c->loom && p->spec->n_children) hd_json_refuse(&p->json, "branches", HD_UNSUPPORTED, "a residual of the loom dialect has no layers of its own");
+  if (c->loom && p->spec->n_children)
+    hd_json_refuse(&p->json, "branches", HD_UNSUPPORTED, "a residual of the loom dialect has no layers of its own");
   if (!c->loom && p->spec->n_children == 0) hd_json_refuse(&p->json, "branches", HD_BAD_FILE, "expected at least one layer");
 }
 
@@ -152,19 +156,24 @@ const hd_layer hd_layer_add_carried = {
 };
 
 const hd_layer hd_layer_multiply = {
-  .name = "multiply", .infer = infer_same, .many_sequences = true, .in_place = true, .forward = forward_multiply, .backward = backward_multiply,
+  .name = "multiply", .infer = infer_same, .many_sequences = true, .in_place = true,
+  .forward = forward_multiply, .backward = backward_multiply,
 };
 
 const hd_layer hd_layer_sequential = {
   .name = "sequential",
-  .example = "{\"type\":\"sequential\",\"input_shape\":[2,4],\"branches\":[{\"type\":\"dense\",\"in_features\":4,\"out_features\":5,\"activation\":\"tanh\"},{\"type\":\"linear\",\"in_features\":5,\"out_features\":4}]}",
+  .example = "{\"type\":\"sequential\",\"input_shape\":[2,4],\"branches\":["
+             "{\"type\":\"dense\",\"in_features\":4,\"out_features\":5,\"activation\":\"tanh\"},"
+             "{\"type\":\"linear\",\"in_features\":5,\"out_features\":4}]}",
   .config_bytes = sizeof(container_config),
   .has_children = true, .child_place = HD_IN_SEQUENTIAL, .parse = parse_sequential, .write = write_sequential, .expand = expand_sequential,
 };
 
 const hd_layer hd_layer_residual = {
   .name = "residual",
-  .example = "{\"type\":\"residual\",\"input_shape\":[2,4],\"branches\":[{\"type\":\"dense\",\"in_features\":4,\"out_features\":5,\"activation\":\"tanh\"},{\"type\":\"linear\",\"in_features\":5,\"out_features\":4}]}",
+  .example = "{\"type\":\"residual\",\"input_shape\":[2,4],\"branches\":["
+             "{\"type\":\"dense\",\"in_features\":4,\"out_features\":5,\"activation\":\"tanh\"},"
+             "{\"type\":\"linear\",\"in_features\":5,\"out_features\":4}]}",
   .config_bytes = sizeof(container_config),
   .has_children = true, .child_place = HD_IN_SEQUENTIAL, .parse = parse_residual, .write = write_residual, .expand = expand_residual,
 };

@@ -151,9 +151,11 @@ static hd_status infer(hd_infer *i, hd_error *err) {
   if (c->rows && hd_shape_size(in) / c->rows < c->size)
     return hd_infer_fail(i, err, "expected %zu rows of %zu, found %zu values", c->rows, c->size, hd_shape_size(in));
   if (!c->rows && c->over == HD_OVER_ROWS && !row_fits(c, in))
-    return hd_infer_fail(i, err, "expected rows of shape %s, found shape %s", hd_shape_text(room_row, c->n_dims, c->shape), hd_shape_text(room, in->n_dims, in->dim));
+    return hd_infer_fail(i, err, "expected rows of shape %s, found shape %s",
+                         hd_shape_text(room_row, c->n_dims, c->shape), hd_shape_text(room, in->n_dims, in->dim));
   if (i->run->n_sequences > 1 && c->n_dims > 1)
-    return hd_infer_fail(i, err, "rows of shape %s are of one sequence alone, found %zu sequences", hd_shape_text(room_row, c->n_dims, c->shape), i->run->n_sequences);
+    return hd_infer_fail(i, err, "rows of shape %s are of one sequence alone, found %zu sequences",
+                         hd_shape_text(room_row, c->n_dims, c->shape), i->run->n_sequences);
   if (c->over != HD_OVER_ROWS && (in->n_dims < 2 || in->dim[1] != c->size))
     return hd_infer_fail(i, err, "expected a batch of %zu channels, found shape %s", c->size, hd_shape_text(room, in->n_dims, in->dim));
   i->out[0] = *in;
@@ -199,7 +201,8 @@ static hd_status forward(const hd_call *call, hd_error *err) {
   float *y = call->out[0].data;
   if (t.n) {
     normalise(call, y, &t);
-    k_affine_f32(y, c->weight ? weight_at(call, SLOT_WEIGHT) : NULL, c->bias ? weight_at(call, c->weight ? SLOT_BIAS : SLOT_WEIGHT) : NULL, &t.affine, t.n);
+    k_affine_f32(y, c->weight ? weight_at(call, SLOT_WEIGHT) : NULL,
+                 c->bias ? weight_at(call, c->weight ? SLOT_BIAS : SLOT_WEIGHT) : NULL, &t.affine, t.n);
   }
   memset(y + t.n, 0, (hd_shape_size(call->out[0].shape) - t.n) * sizeof *y);
   return HD_OK;
@@ -213,7 +216,8 @@ static hd_status backward(const hd_call *call, hd_error *err) {
   float *x_hat = call->scratch, *d_x_hat = x_hat + hd_shape_size(call->in[0].shape);
   if (t.n == 0) return HD_OK;
   normalise(call, x_hat, &t);
-  k_affine_grad_f32(c->weight ? call->d_weight[SLOT_WEIGHT] : NULL, c->bias ? call->d_weight[SLOT_BIAS] : NULL, call->d_out[0], x_hat, &t.affine, t.n);
+  k_affine_grad_f32(c->weight ? call->d_weight[SLOT_WEIGHT] : NULL, c->bias ? call->d_weight[SLOT_BIAS] : NULL,
+                    call->d_out[0], x_hat, &t.affine, t.n);
   memcpy(d_x_hat, call->d_out[0], t.n * sizeof *d_x_hat);
   k_affine_f32(d_x_hat, c->weight ? weight_at(call, SLOT_WEIGHT) : NULL, NULL, &t.affine, t.n);
   const float *variances = c->running ? weight_at(call, running_slot(c) + 1) : NULL;
@@ -222,7 +226,8 @@ static hd_status backward(const hd_call *call, hd_error *err) {
 }
 
 hd_moments_config hd_layer_norm_of(size_t size, float epsilon, bool bias) {
-  return (hd_moments_config){.over = HD_OVER_ROWS, .n_dims = 1, .shape = {size}, .size = size, .epsilon = epsilon, .weight = true, .bias = bias};
+  return (hd_moments_config){.over = HD_OVER_ROWS, .n_dims = 1, .shape = {size}, .size = size,
+                             .epsilon = epsilon, .weight = true, .bias = bias};
 }
 
 hd_value hd_build_layer_norm(hd_builder *b, const char *name, const char *weights, size_t size, float epsilon, bool bias, hd_value x) {
@@ -233,7 +238,8 @@ hd_value hd_build_layer_norm(hd_builder *b, const char *name, const char *weight
 /* ---- Rows ---- */
 
 static const char *const layer_aliases[] = {"layernorm", "LayerNorm", NULL}, *const group_aliases[] = {"GroupNorm", NULL};
-static const char *const instance_aliases[] = {"InstanceNorm1d", "InstanceNorm2d", NULL}, *const batch_aliases[] = {"BatchNorm1d", "BatchNorm2d", NULL};
+static const char *const instance_aliases[] = {"InstanceNorm1d", "InstanceNorm2d", NULL},
+                  *const batch_aliases[] = {"BatchNorm1d", "BatchNorm2d", NULL};
 static const hd_bundle_name layer_bundle_names[] = {{"weight", "gamma", false}, {"bias", "beta", false}, {NULL, NULL, false}};
 
 const hd_layer hd_layer_layer_norm = {

@@ -62,7 +62,8 @@ static size_t n_rows(const hd_norm_config *c, const hd_shape *in) { return hd_sh
 static size_t slots(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
   const hd_norm_config *c = config;
   if (c->no_weight) return 0;
-  slot[0] = (hd_slot){.role = "weight", .n_dims = 1, .shape = {c->size}, .lack = HD_LACK_INIT, .init = c->plus_one ? HD_INIT_ZERO : HD_INIT_ONE};
+  slot[0] = (hd_slot){.role = "weight", .n_dims = 1, .shape = {c->size}, .lack = HD_LACK_INIT,
+                      .init = c->plus_one ? HD_INIT_ZERO : HD_INIT_ONE};
   return 1;
 }
 

@@ -86,8 +86,8 @@ static bool equal_width(const parallel_config *c, shapes branch, size_t *width, 
   *width = width_of(c, branch, 0);
   for (size_t i = 1; i < c->n_branches; i++) {
     if (width_of(c, branch, i) == *width) continue;
-    snprintf(problem, PROBLEM_ROOM, "%s needs branches of one size, found %zu and, from branch %zu, %zu values", c->mode->names[0], *width, i,
-             width_of(c, branch, i));
+    snprintf(problem, PROBLEM_ROOM, "%s needs branches of one size, found %zu and, from branch %zu, %zu values",
+             c->mode->names[0], *width, i, width_of(c, branch, i));
     return false;
   }
   return true;
@@ -155,8 +155,8 @@ static bool rows_agree(const parallel_config *c, shapes in, char problem[PROBLEM
     return false;
   }
   if (!c->weighted || (hd_shape_last(in[1]) == c->n_branches && (c->loom || hd_shape_rows(in[1]) == n))) return true;
-  snprintf(problem, PROBLEM_ROOM, "expected %zu rows of %zu weights from the gate, found %zu rows of %zu", n, c->n_branches, hd_shape_rows(in[1]),
-           hd_shape_last(in[1]));
+  snprintf(problem, PROBLEM_ROOM, "expected %zu rows of %zu weights from the gate, found %zu rows of %zu",
+           n, c->n_branches, hd_shape_rows(in[1]), hd_shape_last(in[1]));
   return false;
 }
 
@@ -278,7 +278,8 @@ static void read_position(position *at, const hd_json *json, size_t index, bool 
 /* What is wrong with the grid; NULL: nothing. Gives every position its cell. */
 static const char *check_grid(parallel_config *c, position *at) {
   size_t cells;
-  if (!hd_mul_size(c->grid[0], c->grid[1], &cells) || !hd_mul_size(cells, c->grid[2], &cells) || cells == 0) return "expected a grid of at least one cell";
+  if (!hd_mul_size(c->grid[0], c->grid[1], &cells) || !hd_mul_size(cells, c->grid[2], &cells) || cells == 0)
+    return "expected a grid of at least one cell";
   if (c->n_positions != c->n_branches) return "expected as many positions as there are branches";
   for (size_t i = 0; i < c->n_positions; i++) {
     if (at[i].row >= c->grid[0] || at[i].col >= c->grid[1] || at[i].layer >= c->grid[2]) return "a position lies outside the grid";
@@ -369,7 +370,8 @@ static void parse(void *config, hd_parse *p) {
   c->fails = !c->mode || c->n_branches == 0;
   if (c->loom) check_branches(p, c->n_branches);
   if (!c->loom && c->n_branches == 0) hd_json_refuse(&p->json, "branches", HD_BAD_FILE, "expected at least one layer");
-  if (!c->loom && !c->mode && c->mode_name) hd_json_refuse(&p->json, "combine_mode", HD_UNSUPPORTED, "unknown mode '%s'", hd_short_name(room, c->mode_name));
+  if (!c->loom && !c->mode && c->mode_name)
+    hd_json_refuse(&p->json, "combine_mode", HD_UNSUPPORTED, "unknown mode '%s'", hd_short_name(room, c->mode_name));
   if (!c->mode) c->mode = &modes[CONCAT];
   const char *wrong = read_grid(c, p);
   if (wrong && !c->loom) hd_json_refuse(&p->json, "grid_positions", HD_BAD_FILE, "%s", wrong);

@@ -158,7 +158,8 @@ static hd_status backward_avg(const hd_call *call, hd_error *err) {
 }
 
 static const char *const max_1[] = {"MaxPool1d", NULL}, *const max_2[] = {"MaxPool2d", NULL}, *const avg_1[] = {"AvgPool1d", NULL},
-  *const avg_2[] = {"AvgPool2d", NULL}, *const adaptive_1[] = {"AdaptiveAvgPool1d", NULL}, *const adaptive_2[] = {"AdaptiveAvgPool2d", NULL};
+  *const avg_2[] = {"AvgPool2d", NULL}, *const adaptive_1[] = {"AdaptiveAvgPool1d", NULL},
+  *const adaptive_2[] = {"AdaptiveAvgPool2d", NULL};
 
 #define POOL(type, text, torch, reader, writer, kind)                                                          \
   const hd_layer hd_layer_##type = {                                                                           \
@@ -169,6 +170,7 @@ static const char *const max_1[] = {"MaxPool1d", NULL}, *const max_2[] = {"MaxPo
 POOL(max_pool1d, "\"kernel_size\":3,\"stride\":2,\"padding\":1,\"input_shape\":[2,3,8]", max_1, parse_max_1, write_max, max);
 POOL(max_pool2d, "\"kernel_size\":[2,3],\"ceil_mode\":true,\"dilation\":[2,1],\"input_shape\":[2,5,7]", max_2, parse_max_2, write_max, max);
 POOL(avg_pool1d, "\"kernel_size\":3,\"stride\":2,\"padding\":1,\"input_shape\":[2,3,8]", avg_1, parse_avg_1, write_avg, avg);
-POOL(avg_pool2d, "\"kernel_size\":2,\"padding\":1,\"count_include_pad\":false,\"input_shape\":[1,2,5,4]", avg_2, parse_avg_2, write_avg, avg);
+POOL(avg_pool2d, "\"kernel_size\":2,\"padding\":1,\"count_include_pad\":false,\"input_shape\":[1,2,5,4]",
+     avg_2, parse_avg_2, write_avg, avg);
 POOL(adaptive_avg_pool1d, "\"output_size\":3,\"input_shape\":[2,3,8]", adaptive_1, parse_adaptive_1, write, avg);
 POOL(adaptive_avg_pool2d, "\"output_size\":[3,2],\"input_shape\":[1,2,7,5]", adaptive_2, parse_adaptive_2, write, avg);

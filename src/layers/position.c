@@ -75,7 +75,8 @@ static void rotate(const hd_call *call, float *y, const float *x, float sign) {
   const hd_shape *shape = call->in[0].shape;
   size_t n = n_positions(shape), width = hd_shape_last(shape), batch = hd_shape_rows(shape) / n;
   for (size_t b = 0; b < batch; b++)
-    k_rope_f32(y + b * n * width, x + b * n * width, call->in[1].data, call->in[2].data, n, width / c->head_dim, c->head_dim, turned(c), sign);
+    k_rope_f32(y + b * n * width, x + b * n * width, call->in[1].data, call->in[2].data,
+               n, width / c->head_dim, c->head_dim, turned(c), sign);
 }
 
 static hd_status forward_rope(const hd_call *call, hd_error *err) {

@@ -83,7 +83,8 @@ static buffers lay_out(const hd_call *call, size_t batch) {
   const places p = places_of(call->config, batch);
   float *at = call->scratch;
   memset(at, 0, p.kernel * sizeof *at);
-  return (buffers){.h = at + p.h, .raw = at + p.raw, .c = at + p.c, .a = at + p.a, .u = at + p.u, .part = at + p.part, .kept = at + p.kept, .kernel = at + p.kernel};
+  return (buffers){.h = at + p.h, .raw = at + p.raw, .c = at + p.c, .a = at + p.a, .u = at + p.u,
+                   .part = at + p.part, .kept = at + p.kept, .kernel = at + p.kernel};
 }
 
 static hd_status infer(hd_infer *i, hd_error *err) {
@@ -125,7 +126,8 @@ static size_t slots(const void *config, hd_slot slot[HD_MAX_WEIGHTS]) {
 static int projection_slot(const recurrent_config *c) { return c->bias_hh ? SLOT_HR : SLOT_BIAS; }
 
 /* columns [first, first + hidden) of rows of `width` */
-static void copy_columns(float *to, size_t to_width, size_t to_first, const float *from, size_t from_width, size_t from_first, size_t n_rows, size_t n) {
+static void copy_columns(float *to, size_t to_width, size_t to_first, const float *from, size_t from_width, size_t from_first,
+                         size_t n_rows, size_t n) {
   for (size_t r = 0; r < n_rows; r++) memcpy(to + r * to_width + to_first, from + r * from_width + from_first, n * sizeof *to);
 }
 
@@ -365,7 +367,8 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
 }
 
 static recurrent_config recurrent_of(const network_config *c) {
-  return (recurrent_config){.cell = c->cell, .hidden = c->hidden, .projected = c->projected, .batch_first = c->batch_first, .batch = c->batch, .steps = c->steps};
+  return (recurrent_config){.cell = c->cell, .hidden = c->hidden, .projected = c->projected,
+                            .batch_first = c->batch_first, .batch = c->batch, .steps = c->steps};
 }
 
 /* Loom's rnn has one bias; its lstm has weights and a bias for each gate. */
@@ -381,8 +384,8 @@ static hd_value expand_loom(hd_builder *b, const network_config *c, hd_value x) 
   hd_value values[4];
   recurrent.by_gate = true;
   for (size_t g = 0; g < n; g++) {
-    const hd_linear_config linear = {.in_features = c->input, .out_features = c->hidden, .bias = true, .fixed_rows = hd_times(c->batch, c->steps),
-                                     .weight_role = names[g][1], .bias_role = names[g][3]};
+    const hd_linear_config linear = {.in_features = c->input, .out_features = c->hidden, .bias = true,
+                                     .fixed_rows = hd_times(c->batch, c->steps), .weight_role = names[g][1], .bias_role = names[g][3]};
     recurrent.weight_hh[g] = names[g][2];
     values[g] = hd_build(b, &hd_layer_linear, names[g][0], "", &linear, &x, 1);
   }
@@ -394,8 +397,9 @@ static hd_value expand_direction(hd_builder *b, const network_config *c, size_t 
   const direction *d = &c->directions[index];
   size_t state = c->projected ? c->projected : c->hidden;
   char gates_name[64];
-  const hd_linear_config linear = {.in_features = index < n_directions(c) ? c->input : n_directions(c) * state, .out_features = c->cell->gates * c->hidden,
-                                   .bias = c->bias, .weight_role = d->weight_ih, .bias_role = d->bias_ih};
+  const hd_linear_config linear = {.in_features = index < n_directions(c) ? c->input : n_directions(c) * state,
+                                   .out_features = c->cell->gates * c->hidden, .bias = c->bias,
+                                   .weight_role = d->weight_ih, .bias_role = d->bias_ih};
   recurrent_config recurrent = recurrent_of(c);
   recurrent.reverse = index % n_directions(c) == 1;
   recurrent.weight_hh[0] = d->weight_hh;
@@ -439,7 +443,8 @@ const hd_layer hd_layer_rnn = {
 
 const hd_layer hd_layer_lstm = {
   .name = "lstm",
-  .example = "{\"type\":\"lstm\",\"input_size\":3,\"hidden_size\":4,\"num_layers\":2,\"proj_size\":2,\"batch_first\":true,\"input_shape\":[2,4,3]}",
+  .example = "{\"type\":\"lstm\",\"input_size\":3,\"hidden_size\":4,\"num_layers\":2,\"proj_size\":2,"
+             "\"batch_first\":true,\"input_shape\":[2,4,3]}",
   .aliases = lstm_aliases,
   .config_bytes = sizeof(network_config),
   .parse = parse_lstm,

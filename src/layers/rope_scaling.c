@@ -30,7 +30,8 @@ static hd_rope_kind read_kind(const hd_json *rope) {
   char room[HD_NAME_ROOM];
   for (size_t i = 0; i < N_KINDS; i++)
     if (strcmp(kinds[i].name, name) == 0) return kinds[i].kind;
-  hd_json_refuse(rope, "rope_type", HD_UNSUPPORTED, "rope type '%s' is not known; known: default, linear, dynamic, yarn, llama3, longrope", hd_short_name(room, name));
+  hd_json_refuse(rope, "rope_type", HD_UNSUPPORTED, "rope type '%s' is not known; known: default, linear, dynamic, yarn, llama3, longrope",
+                 hd_short_name(room, name));
   return HD_ROPE_PLAIN;
 }
 
@@ -69,7 +70,8 @@ static void parse_yarn(hd_rope_table_config *c, const hd_json *rope) {
   c->low = positive(rope, "beta_slow", 1);
   c->high = positive(rope, "beta_fast", 32);
   c->magnitude = positive(rope, "attention_factor", usual);
-  if (!hd_json_get_bool(rope, "truncate", true)) hd_json_refuse(rope, "truncate", HD_UNSUPPORTED, "bounds that are not rounded are not built");
+  if (!hd_json_get_bool(rope, "truncate", true))
+    hd_json_refuse(rope, "truncate", HD_UNSUPPORTED, "bounds that are not rounded are not built");
 }
 
 static void parse_long(hd_rope_table_config *c, const hd_json *rope, hd_arena *arena) {
@@ -119,7 +121,9 @@ void hd_rope_write(const hd_rope_table_config *c, cJSON *json) {
 /* ---- Frequencies ---- */
 
 /* theta^(2d / head_dim): the positions of a pair's one radian. */
-static float period(const hd_rope_table_config *c, double theta, size_t d) { return (float)pow(theta, (double)((float)(2 * d) / (float)c->head_dim)); }
+static float period(const hd_rope_table_config *c, double theta, size_t d) {
+  return (float)pow(theta, (double)((float)(2 * d) / (float)c->head_dim));
+}
 
 static double dynamic_theta(const hd_rope_table_config *c, size_t length) {
   if (!((double)length > c->original)) return c->theta;

@@ -13,7 +13,8 @@ extern const hd_layer hd_layer_dense, hd_layer_linear, hd_layer_activation, hd_l
 extern const hd_layer hd_layer_conv1d, hd_layer_conv2d, hd_layer_conv_transpose1d, hd_layer_conv_transpose2d, hd_layer_convolution,
   hd_layer_rnn, hd_layer_lstm, hd_layer_gru, hd_layer_recurrent, hd_layer_layer_norm, hd_layer_group_norm, hd_layer_instance_norm,
   hd_layer_batch_norm, hd_layer_join, hd_layer_columns, hd_layer_prelu,
-  hd_layer_max_pool1d, hd_layer_max_pool2d, hd_layer_avg_pool1d, hd_layer_avg_pool2d, hd_layer_adaptive_avg_pool1d, hd_layer_adaptive_avg_pool2d,
+  hd_layer_max_pool1d, hd_layer_max_pool2d, hd_layer_avg_pool1d, hd_layer_avg_pool2d,
+  hd_layer_adaptive_avg_pool1d, hd_layer_adaptive_avg_pool2d,
   hd_layer_flatten, hd_layer_slice, hd_layer_pad, hd_layer_dropout, hd_layer_glu, hd_layer_embedding_bag, hd_layer_sum_rows, hd_layer_swap,
   hd_layer_sinusoidal_positions, hd_layer_learned_positions, hd_layer_rotary_positions, hd_layer_torch_attention,
   hd_layer_transformer_encoder_layer, hd_layer_transformer_encoder, hd_layer_softmax_over, hd_layer_log_softmax,
@@ -41,7 +42,8 @@ typedef struct hd_linear_config {
   size_t in_features, out_features;
   bool bias;
   bool in_out;         /* a weight file has the matrix as [in_features, out_features] (GPT-2's Conv1D) */
-  size_t fixed_rows;   /* Loom: always this many rows; a short input is padded with zeros, the rest of a long one is not read. 0: the input's */
+  size_t fixed_rows;   /* Loom: always this many rows; a short input is padded with zeros, the rest of a long one is not read.
+                        * 0: the input's */
   const char *weight_role, *bias_role; /* where a file has other names than "weight" and "bias"; they outlive the graph */
 } hd_linear_config;
 

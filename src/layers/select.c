@@ -13,7 +13,9 @@
 static size_t wanted(const hd_run *run, size_t rows) { return run->output_rows && run->output_rows < rows ? run->output_rows : rows; }
 
 /* Rows of a value of `rows` that belong to one sequence. */
-static size_t rows_of(const hd_run *run, size_t sequence, size_t rows) { return run->n_sequences > 1 ? run->sequences[sequence].rows : rows; }
+static size_t rows_of(const hd_run *run, size_t sequence, size_t rows) {
+  return run->n_sequences > 1 ? run->sequences[sequence].rows : rows;
+}
 
 static hd_status infer(hd_infer *i, hd_error *err) {
   const size_t rows = i->in[0]->dim[0];
@@ -30,7 +32,8 @@ typedef struct kept {
 } kept;
 
 static kept keep_next(const hd_call *call, size_t sequence, kept last) {
-  size_t width = hd_shape_last(call->in[0].shape), rows = rows_of(call->run, sequence, call->in[0].shape->dim[0]), want = wanted(call->run, rows);
+  size_t width = hd_shape_last(call->in[0].shape), rows = rows_of(call->run, sequence, call->in[0].shape->dim[0]),
+         want = wanted(call->run, rows);
   return (kept){.from = last.from + last.n + (rows - want) * width, .to = last.to + last.n, .n = want * width};
 }
 
@@ -76,7 +79,8 @@ static hd_status backward_rows(const hd_call *call, hd_error *err) {
 }
 
 const hd_layer hd_layer_as_rows = {
-  .name = "as_rows", .config_bytes = sizeof(hd_as_rows_config), .infer = infer_rows, .in_place = true, .forward = forward_rows, .backward = backward_rows,
+  .name = "as_rows", .config_bytes = sizeof(hd_as_rows_config), .infer = infer_rows, .in_place = true,
+  .forward = forward_rows, .backward = backward_rows,
 };
 
 static void parse(void *config, hd_parse *p) {

@@ -138,7 +138,8 @@ static hd_status backward_glu(const hd_call *call, hd_error *err) {
 
 /* ---- Rows ---- */
 
-static const char *const flatten_aliases[] = {"Flatten", NULL}, *const dropout_aliases[] = {"Dropout", NULL}, *const glu_aliases[] = {"GLU", NULL};
+static const char *const flatten_aliases[] = {"Flatten", NULL}, *const dropout_aliases[] = {"Dropout", NULL},
+                  *const glu_aliases[] = {"GLU", NULL};
 
 const hd_layer hd_layer_flatten = {
   .name = "flatten",

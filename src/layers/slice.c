@@ -20,7 +20,8 @@ typedef struct part_config {
 static void parse_dim(part_config *c, hd_parse *p) {
   double dim = hd_json_get_number(&p->json, "dim", -1);
   c->dim = dim >= -HD_MAX_DIMS && dim < HD_MAX_DIMS && dim == (double)(int)dim ? (int)dim : HD_MAX_DIMS;
-  if (c->dim == HD_MAX_DIMS) hd_json_refuse(&p->json, "dim", HD_BAD_FILE, "expected a dimension of %d to %d", -HD_MAX_DIMS, HD_MAX_DIMS - 1);
+  if (c->dim == HD_MAX_DIMS)
+    hd_json_refuse(&p->json, "dim", HD_BAD_FILE, "expected a dimension of %d to %d", -HD_MAX_DIMS, HD_MAX_DIMS - 1);
   if (p->dialect == HD_LOOM) hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "the loom dialect has no '%s'", p->spec->layer->name);
 }
 

@@ -378,7 +378,8 @@ static hd_status backward(const hd_call *call, hd_error *err) {
   const hd_softmax_config *c = call->config;
   apply_part *f = function_of(c);
   if (f == loom_sparse || f == loom_entmax)
-    return hd_fail(err, HD_UNSUPPORTED, "layer %s: Loom's '%s' is no projection and cannot be trained; the standard dialect's can", call->name, c->name);
+    return hd_fail(err, HD_UNSUPPORTED, "layer %s: Loom's '%s' is no projection and cannot be trained; the standard dialect's can",
+                   call->name, c->name);
   if (c->fit && c->fit != hd_shape_size(call->in[0].shape))
     return hd_fail(err, HD_UNSUPPORTED, "layer %s: training needs a gate of exactly %zu outputs", call->name, c->fit);
   const parts p = cut(c, call->out[0].shape);

@@ -13,7 +13,8 @@ static void parse(over_config *c, hd_parse *p, bool log) {
   double dim = hd_json_get_number(&p->json, "dim", -1);
   c->log = log;
   c->dim = dim >= -HD_MAX_DIMS && dim < HD_MAX_DIMS ? (int)dim : HD_MAX_DIMS;
-  if (dim != (double)c->dim) hd_json_refuse(&p->json, "dim", HD_BAD_FILE, "expected a dimension of %d to %d", -HD_MAX_DIMS, HD_MAX_DIMS - 1);
+  if (dim != (double)c->dim)
+    hd_json_refuse(&p->json, "dim", HD_BAD_FILE, "expected a dimension of %d to %d", -HD_MAX_DIMS, HD_MAX_DIMS - 1);
   if (p->dialect == HD_LOOM) hd_json_refuse(&p->json, "type", HD_UNSUPPORTED, "the loom dialect has no '%s'", p->spec->layer->name);
 }
 
@@ -29,7 +30,8 @@ static hd_status write(const void *config, cJSON *json, hd_dialect dialect, hd_e
 static hd_status infer(hd_infer *i, hd_error *err) {
   const over_config *c = i->config;
   int dim = c->dim < 0 ? c->dim + i->in[0]->n_dims : c->dim;
-  if (dim < 0 || dim >= i->in[0]->n_dims) return hd_infer_fail(i, err, "expected more than %d dimensions, found %d", c->dim, i->in[0]->n_dims);
+  if (dim < 0 || dim >= i->in[0]->n_dims)
+    return hd_infer_fail(i, err, "expected more than %d dimensions, found %d", c->dim, i->in[0]->n_dims);
   i->out[0] = *i->in[0];
   i->scratch_bytes = hd_times(i->in[0]->dim[dim], 3 * sizeof(float));
   return HD_OK;

@@ -18,7 +18,8 @@ static void parse(void *config, hd_parse *p) {
   c->width = hd_json_need_size(j, "embedding_dim", 1 << 24);
   c->n_types = hd_json_get_size(j, "type_vocab_size", 2);
   c->most = hd_json_need_size(j, "max_len", 1 << 24);
-  if (c->n_types == 0 || c->n_types > INT32_MAX / (c->vocab_size + 1)) hd_json_refuse(j, "type_vocab_size", HD_BAD_FILE, "expected a few types, found %zu of %zu ids", c->n_types, c->vocab_size);
+  if (c->n_types == 0 || c->n_types > INT32_MAX / (c->vocab_size + 1))
+    hd_json_refuse(j, "type_vocab_size", HD_BAD_FILE, "expected a few types, found %zu of %zu ids", c->n_types, c->vocab_size);
   if (p->dialect == HD_LOOM) hd_json_refuse(j, "type", HD_UNSUPPORTED, "the loom dialect has no '%s'", p->spec->layer->name);
 }
 
@@ -76,27 +77,30 @@ static hd_status forward_types(const hd_call *call, hd_error *err) {
   (void)err;
   size_t width = hd_shape_last(call->in[0].shape), rows = hd_shape_rows(call->in[0].shape);
   const float *weight = call->weight[0]->data;
-  for (size_t r = 0; r < rows; r++) k_add_f32(call->out[0].data + r * width, call->in[0].data + r * width, weight + type_at(call, r) * width, width);
+  for (size_t r = 0; r < rows; r++)
+    k_add_f32(call->out[0].data + r * width, call->in[0].data + r * width, weight + type_at(call, r) * width, width);
   return HD_OK;
 }
 
 static hd_status backward_types(const hd_call *call, hd_error *err) {
   (void)err;
   size_t width = hd_shape_last(call->in[0].shape), rows = hd_shape_rows(call->in[0].shape);
-  for (size_t r = 0; call->d_weight[0] && r < rows; r++) k_axpy_f32(call->d_weight[0] + type_at(call, r) * width, 1, call->d_out[0] + r * width, width);
+  for (size_t r = 0; call->d_weight[0] && r < rows; r++)
+    k_axpy_f32(call->d_weight[0] + type_at(call, r) * width, 1, call->d_out[0] + r * width, width);
   if (call->d_in[0]) k_axpy_f32(call->d_in[0], 1, call->d_out[0], rows * width);
   return HD_OK;
 }
 
 const hd_layer hd_layer_token_types = {
-  .name = "token_types", .config_bytes = sizeof(hd_text_embeddings_config), .infer = infer_types, .slots = slots_types, .many_sequences = true, .in_place = true,
-  .forward = forward_types, .backward = backward_types,
+  .name = "token_types", .config_bytes = sizeof(hd_text_embeddings_config), .infer = infer_types, .slots = slots_types,
+  .many_sequences = true, .in_place = true, .forward = forward_types, .backward = backward_types,
 };
 
 /* ---- first_row: [n, width] → [1, width], or a row for each sequence ---- */
 
 static hd_status infer_first(hd_infer *i, hd_error *err) {
-  if (i->in[0]->n_dims != 2 || i->in[0]->dim[0] == 0) return hd_infer_fail(i, err, "expected rows × features, found %d dimensions", i->in[0]->n_dims);
+  if (i->in[0]->n_dims != 2 || i->in[0]->dim[0] == 0)
+    return hd_infer_fail(i, err, "expected rows × features, found %d dimensions", i->in[0]->n_dims);
   i->out[0] = *i->in[0];
   i->out[0].dim[0] = i->run->n_sequences;
   return HD_OK;

@@ -48,7 +48,8 @@ static size_t share_longest(hd_sequence *to, size_t rows, size_t context) {
 }
 
 static hd_status check_options(const hd_batch *b, const hd_batch_options *o, size_t rows, hd_error *err) {
-  if (o->sequences > 1 && b->model->dialect == HD_LOOM) return hd_fail(err, HD_UNSUPPORTED, "networks of the loom dialect read one sequence at a time");
+  if (o->sequences > 1 && b->model->dialect == HD_LOOM)
+    return hd_fail(err, HD_UNSUPPORTED, "networks of the loom dialect read one sequence at a time");
   if (o->sequences == 0 || o->sequences > rows)
     return hd_fail(err, HD_BAD_ARGUMENT, "a batch of %zu rows takes 1 to %zu sequences, not %zu", rows, rows, o->sequences);
   if ((rows - 1) / b->max_context >= o->sequences)
@@ -105,7 +106,8 @@ static hd_status check_session(const hd_batch *b, const hd_batch_part *parts, si
   if (s->model != b->model || s->mode != HD_INFER)
     return hd_fail(err, HD_BAD_ARGUMENT, "part %zu: expected a session for inference over the batch's model", index);
   if (s->sequence.context > b->max_context)
-    return hd_fail(err, HD_BAD_STATE, "part %zu: the session has room for %zu positions, the batch was made for %zu", index, s->sequence.context, b->max_context);
+    return hd_fail(err, HD_BAD_STATE, "part %zu: the session has room for %zu positions, the batch was made for %zu",
+                   index, s->sequence.context, b->max_context);
   for (size_t i = 0; i < index; i++)
     if (parts[i].session == s) return hd_fail(err, HD_BAD_ARGUMENT, "part %zu: its session is part %zu's already", index, i);
   return hd_session_make_room(parts[index].session, parts[index].rows, err);
@@ -113,7 +115,8 @@ static hd_status check_session(const hd_batch *b, const hd_batch_part *parts, si
 
 /* The parts as sequences; their rows in all. */
 static hd_status take_parts(hd_batch *b, const hd_batch_part *parts, size_t n, size_t *rows, hd_error *err) {
-  if (n == 0 || n > b->max_sequences) return hd_fail(err, HD_BAD_ARGUMENT, "the batch takes 1 to %zu sequences, found %zu", b->max_sequences, n);
+  if (n == 0 || n > b->max_sequences)
+    return hd_fail(err, HD_BAD_ARGUMENT, "the batch takes 1 to %zu sequences, found %zu", b->max_sequences, n);
   *rows = 0;
   for (size_t i = 0; i < n; i++) {
     const hd_session *s = parts[i].session;
@@ -131,7 +134,8 @@ static hd_status take_parts(hd_batch *b, const hd_batch_part *parts, size_t n, s
 static hd_status take_adapter(hd_batch *b, const hd_batch_part *parts, size_t n, hd_error *err) {
   const hd_adapter *adapter = parts[0].session ? parts[0].session->adapter : NULL;
   for (size_t i = 1; i < n; i++)
-    if ((parts[i].session ? parts[i].session->adapter : NULL) != adapter) return hd_fail(err, HD_BAD_ARGUMENT, "part %zu has another adapter than part 0", i);
+    if ((parts[i].session ? parts[i].session->adapter : NULL) != adapter)
+      return hd_fail(err, HD_BAD_ARGUMENT, "part %zu has another adapter than part 0", i);
   if (!adapter && !b->adapter) return HD_OK;
   b->adapter = adapter; /* its pairs are set at every call: it may have gone, and another come to its place */
   return hd_steps_use(&b->steps, adapter, err);

@@ -189,7 +189,8 @@ hd_status hd_plan_make(hd_plan *plan, const hd_model *model, const hd_shape *inp
   plan->inputs = hd_alloc_zero(hd_graph_most_inputs(model) * sizeof *plan->inputs);
   plan->needed = hd_alloc_zero(model->n_nodes * sizeof *plan->needed);
   hd_status status = HD_OK;
-  if (!plan->needed || !plan->shapes || !plan->offsets || !plan->planned_bytes || !plan->present || !plan->inputs) status = hd_fail(err, HD_OUT_OF_MEMORY, "no memory to plan");
+  if (!plan->needed || !plan->shapes || !plan->offsets || !plan->planned_bytes || !plan->present || !plan->inputs)
+    status = hd_fail(err, HD_OUT_OF_MEMORY, "no memory to plan");
   if (status == HD_OK) {
     mark_needed(plan, run->keep);
     mark_present(plan, run->keep);

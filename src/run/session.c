@@ -14,7 +14,8 @@ static hd_status check_input(const hd_model *model, const hd_shape *shape, hd_er
   if (shape->dtype != HD_F32 && shape->dtype != HD_I32)
     return hd_fail(err, HD_BAD_ARGUMENT, "inputs are F32 or I32, not %s", hd_dtype_name(shape->dtype));
   if (model->input.n_dims && shape->dtype != model->input.dtype)
-    return hd_fail(err, HD_BAD_ARGUMENT, "this model's input is %s, not %s", hd_dtype_name(model->input.dtype), hd_dtype_name(shape->dtype));
+    return hd_fail(err, HD_BAD_ARGUMENT, "this model's input is %s, not %s",
+                   hd_dtype_name(model->input.dtype), hd_dtype_name(shape->dtype));
   for (int d = 0; d < shape->n_dims; d++)
     if (shape->dim[d] == 0) return hd_fail(err, HD_BAD_ARGUMENT, "dimension %d of the input's shape is 0", d);
   return HD_OK;
@@ -59,10 +60,11 @@ static hd_status largest_call(hd_shape *input, hd_sequence *sequence, const hd_m
   size_t rows = input->dim[0];
   bool remembers = hd_model_remembers(model);
   size_t context = o->context ? o->context : o->mode == HD_INFER && model->max_context ? model->max_context : rows;
-  if (remembers && context < rows) return hd_fail(err, HD_BAD_ARGUMENT, "a context of %zu positions is less than a call's %zu", context, rows);
+  if (remembers && context < rows)
+    return hd_fail(err, HD_BAD_ARGUMENT, "a context of %zu positions is less than a call's %zu", context, rows);
   const hd_room room = hd_room_for(kept_of(model, o), rows, context);
-  *sequence = (hd_sequence){.rows = rows, .past = remembers ? context - rows : 0, .begin = remembers ? context - room.window : 0, .context = context,
-                            .window = room.window};
+  *sequence = (hd_sequence){.rows = rows, .past = remembers ? context - rows : 0, .begin = remembers ? context - room.window : 0,
+                            .context = context, .window = room.window};
   return HD_OK;
 }
 
@@ -193,7 +195,8 @@ hd_status hd_session_estimate(hd_session_size *out, const hd_model *model, const
 
 hd_status hd_session_use(hd_session *s, hd_adapter *adapter, hd_error *err) {
   if (adapter && adapter->model != s->model) return hd_fail(err, HD_BAD_ARGUMENT, "the adapter was loaded for another model");
-  if (adapter && hd_adapter_is_merged(adapter)) return hd_fail(err, HD_BAD_STATE, "the adapter is merged into the weights already: unmerge it, or leave it out");
+  if (adapter && hd_adapter_is_merged(adapter))
+    return hd_fail(err, HD_BAD_STATE, "the adapter is merged into the weights already: unmerge it, or leave it out");
   if (adapter && s->mode == HD_TRAIN) return hd_fail(err, HD_UNSUPPORTED, "training with an adapter is not built yet");
   HD_TRY(hd_steps_use(&s->steps, adapter, err));
   if (adapter) adapter->n_users++;

@@ -44,7 +44,8 @@ static hd_room room_of(const hd_session *s) { return (hd_room){s->sequence.conte
 
 /* Copies n positions of a node's state, from the `first` in its block on, to the beginning of another block. */
 static void copy_state(const hd_node *node, void *to, hd_room to_room, const void *from, hd_room from_room, size_t first, size_t n) {
-  if (node->layer->move_state) node->layer->move_state(node->config, to, positions_in(node, to_room), from, positions_in(node, from_room), first, n);
+  if (node->layer->move_state)
+    node->layer->move_state(node->config, to, positions_in(node, to_room), from, positions_in(node, from_room), first, n);
   else memmove(to, from, hd_state_bytes(node, from_room));
 }
 
@@ -130,14 +131,17 @@ hd_status hd_session_make_room(hd_session *s, size_t rows, hd_error *err) {
 size_t hd_session_position(const hd_session *s) { return s->sequence.past; }
 
 /* Whether the states still hold what a row at the position looks at. */
-static bool holds_past_of(const hd_session *s, size_t position) { return s->sequence.begin == 0 || position >= s->sequence.begin + s->kept; }
+static bool holds_past_of(const hd_session *s, size_t position) {
+  return s->sequence.begin == 0 || position >= s->sequence.begin + s->kept;
+}
 
 hd_status hd_session_rewind(hd_session *s, size_t position, hd_error *err) {
   hd_sequence *q = &s->sequence;
   if (position > q->past) return hd_fail(err, HD_BAD_ARGUMENT, "cannot rewind to %zu, the session is at %zu", position, q->past);
   if (position > 0 && !s->can_rewind) return hd_fail(err, HD_UNSUPPORTED, "recurrent state can only go back to 0");
   if (position > 0 && !holds_past_of(s, position))
-    return hd_fail(err, HD_UNSUPPORTED, "cannot rewind to %zu: layers with a window hold what it takes to go back to %zu, or to 0", position, q->begin + s->kept);
+    return hd_fail(err, HD_UNSUPPORTED, "cannot rewind to %zu: layers with a window hold what it takes to go back to %zu, or to 0",
+                   position, q->begin + s->kept);
   for (size_t n = 0; position == 0 && n < s->model->n_nodes; n++)
     if (q->state[n] && !s->model->nodes[n].layer->can_rewind) memset(q->state[n], 0, hd_state_bytes(&s->model->nodes[n], room_of(s)));
   if (position == 0) q->begin = 0;
@@ -171,7 +175,8 @@ size_t hd_session_state_bytes(const hd_session *s) {
 }
 
 hd_status hd_session_save_state(const hd_session *s, void *to, size_t n, hd_error *err) {
-  if (n != hd_session_state_bytes(s)) return hd_fail(err, HD_BAD_ARGUMENT, "the state takes %zu bytes, found room for %zu", hd_session_state_bytes(s), n);
+  if (n != hd_session_state_bytes(s))
+    return hd_fail(err, HD_BAD_ARGUMENT, "the state takes %zu bytes, found room for %zu", hd_session_state_bytes(s), n);
   const hd_sequence *q = &s->sequence;
   const hd_room room = saved_room(q->past, q->begin);
   saved_head head = {.position = q->past, .begin = q->begin, .bytes = block_bytes(s, room)};
@@ -193,13 +198,16 @@ static hd_status check_saved(const hd_session *s, const saved_head *head, size_t
   if (head->position > 0 && !s->has_state)
     return hd_fail(err, HD_BAD_STATE, "the state is of %" PRIu64 " positions, found a model whose layers keep none", head->position);
   if (head->position > s->max_context)
-    return hd_fail(err, HD_BAD_STATE, "the state's %" PRIu64 " positions are more than the session's context of %zu", head->position, s->max_context);
+    return hd_fail(err, HD_BAD_STATE, "the state's %" PRIu64 " positions are more than the session's context of %zu",
+                   head->position, s->max_context);
   if (head->begin > 0 && (head->begin > head->position || head->position - head->begin < hd_model_kept(s->model)))
-    return hd_fail(err, HD_BAD_FILE, "a state of %" PRIu64 " positions cannot begin at %" PRIu64 " in this model", head->position, head->begin);
+    return hd_fail(err, HD_BAD_FILE, "a state of %" PRIu64 " positions cannot begin at %" PRIu64 " in this model",
+                   head->position, head->begin);
   uint64_t bytes = block_bytes(s, saved_room((size_t)head->position, (size_t)head->begin));
   if (head->bytes != bytes || n - sizeof *head != bytes)
-    return hd_fail(err, HD_BAD_FILE, "a state of %" PRIu64 " positions takes %" PRIu64 " bytes in this model, found %zu: it is another model's", head->position,
-                   bytes, n - sizeof *head);
+    return hd_fail(err, HD_BAD_FILE,
+                   "a state of %" PRIu64 " positions takes %" PRIu64 " bytes in this model, found %zu: it is another model's",
+                   head->position, bytes, n - sizeof *head);
   return HD_OK;
 }
 

@@ -22,7 +22,8 @@ size_t hd_steps_input_count(const hd_model *model) {
 static void fill_call(hd_steps *s, size_t n, hd_view *in) {
   const hd_node *node = &s->model->nodes[n];
   hd_call *c = &s->calls[n];
-  *c = (hd_call){.config = node->config, .name = node->name, .node = n, .run = &s->run, .in = in, .n_in = node->n_in, .scratch = s->scratch};
+  *c = (hd_call){.config = node->config, .name = node->name, .node = n, .run = &s->run, .in = in, .n_in = node->n_in,
+                  .scratch = s->scratch};
   for (size_t k = 0; k < node->n_in; k++) in[k] = (hd_view){&s->plan.shapes[node->in[k]], hd_steps_data(s, node->in[k])};
   for (size_t o = 0; o < node->n_out; o++) {
     hd_value v = node->out[o];
@@ -34,7 +35,8 @@ static void fill_call(hd_steps *s, size_t n, hd_view *in) {
   }
 }
 
-hd_status hd_steps_make(hd_steps *s, const hd_model *model, const hd_shape *input, hd_value output, const hd_run *largest, size_t n_largest, hd_error *err) {
+hd_status hd_steps_make(hd_steps *s, const hd_model *model, const hd_shape *input, hd_value output,
+                        const hd_run *largest, size_t n_largest, hd_error *err) {
   *s = (hd_steps){.model = model, .planned_input = *input, .run = {.output_rows = largest->output_rows, .keep = largest->keep}};
   HD_TRY(hd_plan_make(&s->plan, model, input, output, largest, err));
   for (size_t i = 1; i < n_largest; i++) HD_TRY(hd_plan_infer(&s->plan, input, &largest[i], err));
@@ -82,12 +84,14 @@ static hd_status shape_call(hd_steps *s, const hd_shape *shape, hd_error *err) {
   if (rows && rows == s->rows) return HD_OK;
   s->rows = 0;
   HD_TRY(hd_plan_infer(&s->plan, shape, &s->run, err));
-  if (s->plan.scratch_bytes > s->scratch_bytes) return hd_fail(err, HD_BAD_ARGUMENT, "the call's intermediate values would outgrow the plan");
+  if (s->plan.scratch_bytes > s->scratch_bytes)
+    return hd_fail(err, HD_BAD_ARGUMENT, "the call's intermediate values would outgrow the plan");
   s->rows = rows;
   return HD_OK;
 }
 
-hd_status hd_steps_run(hd_steps *s, const hd_tensor *input, const hd_shape *shape, const hd_sequence *sequences, size_t n_sequences, hd_error *err) {
+hd_status hd_steps_run(hd_steps *s, const hd_tensor *input, const hd_shape *shape,
+                       const hd_sequence *sequences, size_t n_sequences, hd_error *err) {
   s->run.sequences = sequences;
   s->run.n_sequences = n_sequences;
   HD_TRY(shape_call(s, shape, err));

@@ -23,8 +23,8 @@ typedef struct hd_steps {
 
 /* Plans for the largest input and allocates all that a call needs. `largest`: how such a call's rows are shared by sequences, the one of the largest
  * values first, then those that may take more scratch; they are not kept. When it fails, hd_steps_free is still to be called. */
-hd_status hd_steps_make(hd_steps *steps, const hd_model *model, const hd_shape *input, hd_value output, const hd_run *largest, size_t n_largest,
-                        hd_error *err);
+hd_status hd_steps_make(hd_steps *steps, const hd_model *model, const hd_shape *input, hd_value output,
+                        const hd_run *largest, size_t n_largest, hd_error *err);
 void hd_steps_free(hd_steps *steps);
 
 /* Inputs of all nodes together. */
@@ -37,7 +37,8 @@ size_t hd_steps_other_bytes(const hd_plan *plan);
 hd_status hd_steps_call_shape(const hd_steps *steps, const hd_tensor *input, hd_shape *shape, hd_error *err);
 
 /* One call. The sequences have to stay where they are until the next one. */
-hd_status hd_steps_run(hd_steps *steps, const hd_tensor *input, const hd_shape *shape, const hd_sequence *sequences, size_t n_sequences, hd_error *err);
+hd_status hd_steps_run(hd_steps *steps, const hd_tensor *input, const hd_shape *shape,
+                       const hd_sequence *sequences, size_t n_sequences, hd_error *err);
 
 /* Makes a row that was computed elsewhere the only one of the output. */
 void hd_steps_set_output(hd_steps *steps, const float *row);

@@ -29,12 +29,13 @@ hd_status hd_train_prepare(hd_session *s, hd_error *err) {
   char room[HD_NAME_ROOM];
   for (size_t n = 0; n < m->n_nodes; n++)
     if (!m->nodes[n].layer->backward)
-      return hd_fail(err, HD_UNSUPPORTED, "layer %s: type '%s' cannot be trained", hd_short_name(room, m->nodes[n].name), m->nodes[n].layer->name);
+      return hd_fail(err, HD_UNSUPPORTED, "layer %s: type '%s' cannot be trained",
+                     hd_short_name(room, m->nodes[n].name), m->nodes[n].layer->name);
   for (size_t i = 0; i < m->n_parameters; i++) {
     const hd_parameter *p = &m->parameters[i];
     if (p->value.data && p->value.layout->dtype != HD_F32)
-      return hd_fail(err, HD_UNSUPPORTED, "weight %s is %s: only F32 weights are trained; load the model with dtype f32", hd_short_name(room, p->name),
-                     hd_dtype_name(p->value.layout->dtype));
+      return hd_fail(err, HD_UNSUPPORTED, "weight %s is %s: only F32 weights are trained; load the model with dtype f32",
+                     hd_short_name(room, p->name), hd_dtype_name(p->value.layout->dtype));
   }
   s->gradients = hd_alloc_zero(s->steps.plan.arena_bytes);
   s->d_weights = hd_alloc_zero(m->n_parameters * sizeof *s->d_weights);
@@ -105,8 +106,9 @@ hd_status hd_loss(hd_session *s, hd_loss_kind kind, const hd_tensor *targets, fl
   for (int d = 0; d < targets->n_dims; d++) n_targets *= targets->shape[d];
   bool classes = kind == HD_CROSS_ENTROPY;
   if (targets->dtype != (classes ? HD_I32 : HD_F32) || n_targets != (classes ? rows : n))
-    return hd_fail(err, HD_BAD_ARGUMENT, "%s wants %zu targets of %s, found %zu of %s", classes ? "cross entropy" : "mse", classes ? rows : n,
-                   classes ? "I32" : "F32", n_targets, hd_dtype_name(targets->dtype));
+    return hd_fail(err, HD_BAD_ARGUMENT, "%s wants %zu targets of %s, found %zu of %s",
+                   classes ? "cross entropy" : "mse", classes ? rows : n, classes ? "I32" : "F32",
+                   n_targets, hd_dtype_name(targets->dtype));
   if (classes) HD_TRY(check_ids(targets->data, rows, hd_shape_last(shape), err));
   memset(s->gradients, 0, s->steps.plan.arena_bytes);
   const float *o = hd_steps_data(&s->steps, s->model->output);
