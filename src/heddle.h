@@ -88,8 +88,8 @@ typedef struct hd_tensor {
 
 typedef struct hd_directory hd_directory;
 
-/* One tensor as a file declares it. Byte range [begin, end) counts from the start of the file. A strided tensor is a view of that range: element
- * (i, j, …) lies at i · strides[0] + j · strides[1] + … elements from begin. */
+/* One tensor as a file declares it. Byte range [begin, end) counts from the start of the file. A strided tensor is a view of that range:
+ * element (i, j, …) lies at i · strides[0] + j · strides[1] + … elements from begin. */
 typedef struct hd_entry {
   const char *name;
   hd_dtype dtype;
@@ -100,9 +100,10 @@ typedef struct hd_entry {
   size_t strides[HD_MAX_DIMS];
 } hd_entry;
 
-/* Reads a weight file's directory (SafeTensors, GGUF, PyTorch's .pt, NumPy's .npy, llama2.c's .bin), with full validation: nothing is believed before it is checked against file_bytes. Formats keep
- * it in different places, so the reader says which bytes it wants next. Bytes it has been given are not asked for again where the directory is at the
- * file's begin. Fails when the first bytes start no known weight file, and when a directory is larger than its format allows (100 MB) or than the file. */
+/* Reads a weight file's directory (SafeTensors, GGUF, PyTorch's .pt, NumPy's .npy, llama2.c's .bin), with full validation: nothing is
+ * believed before it is checked against file_bytes. Formats keep it in different places, so the reader says which bytes it wants next.
+ * Bytes it has been given are not asked for again where the directory is at the file's begin. Fails when the first bytes start no known
+ * weight file, and when a directory is larger than its format allows (100 MB) or than the file. */
 typedef struct hd_reader hd_reader;
 
 hd_status hd_reader_new(hd_reader **out, uint64_t file_bytes, hd_error *err);
@@ -123,36 +124,38 @@ size_t hd_directory_count(const hd_directory *directory);
 const hd_entry *hd_directory_entry(const hd_directory *directory, size_t index);
 /* NULL when there is none of that name. */
 const hd_entry *hd_directory_find(const hd_directory *directory, const char *name);
-/* The file's own metadata, pair by pair in file order; false past the last. SafeTensors has strings (`__metadata__`). A GGUF value is JSON text:
- * numbers (64-bit integers exact, floats with a point or an exponent, infinity as 1e999, NaN as null), strings, true and false, arrays. */
+/* The file's own metadata, pair by pair in file order; false past the last. SafeTensors has strings (`__metadata__`). A
+ * GGUF value is JSON text: numbers (64-bit integers exact, floats with a point or an exponent, infinity as 1e999, NaN
+ * as null), strings, true and false, arrays. */
 bool hd_directory_metadata(const hd_directory *directory, size_t index, const char **key, const char **value);
 bool hd_directory_metadata_is_json(const hd_directory *directory, size_t index);
 /* "SafeTensors", "GGUF". */
 const char *hd_directory_format(const hd_directory *directory);
 
-/* A config.json of what the file itself says of its model, for hd_loader_describe: a GGUF's metadata in the words of the family. NULL (and HD_OK) where
- * files of that format say nothing (SafeTensors); unsupported where the architecture is none of ours. `tensors`: the n bytes of all that
- * hd_directory_config_tensor gives, one behind the other. The caller frees *json with hd_text_free. */
+/* A config.json of what the file itself says of its model, for hd_loader_describe: a GGUF's metadata in the words of the family. NULL (and
+ * HD_OK) where files of that format say nothing (SafeTensors); unsupported where the architecture is none of ours. `tensors`: the n bytes
+ * of all that hd_directory_config_tensor gives, one behind the other. The caller frees *json with hd_text_free. */
 hd_status hd_directory_config(char **json, const hd_directory *directory, const void *tensors, size_t n, hd_error *err);
 /* The tensors that are part of the description: rotary factors in GGUF (Llama 3.1's, or a longrope's two lists). NULL past the last. */
 const hd_entry *hd_directory_config_tensor(const hd_directory *directory, size_t index);
 
-/* What Loom's generic loader takes the tensors for, as JSON: "detected", its list; "layers", what it would build; "input_size"; "parameters"; and
- * "network", a spec for hd_loader_describe, with "warnings", texts of what it assumes, lacks or leaves out; or null where names and shapes do not say
- * how to run them, with "refusal", a "code" and a "message" of why. `config` (a config.json) may be NULL and is
+/* What Loom's generic loader takes the tensors for, as JSON: "detected", its list; "layers", what it would build; "input_size";
+ * "parameters"; and "network", a spec for hd_loader_describe, with "warnings", texts of what it assumes, lacks or leaves out; or null where
+ * names and shapes do not say how to run them, with "refusal", a "code" and a "message" of why. `config` (a config.json) may be NULL and is
  * ignored when it is broken. The caller frees *json with hd_text_free. */
 hd_status hd_directory_detect(char **json, const hd_directory *directory, const char *config, size_t n_config, hd_error *err);
 
 /* ---- MLX-Node's weights.mlx (format/mlx_json.c says what it is) --------------------------------------------------- */
 
-/* A SafeTensors file of a weights.mlx with data. The metadata keep its version and config. Unsupported where it only describes the weights. The caller
- * frees *file with hd_bytes_free. */
+/* A SafeTensors file of a weights.mlx with data. The metadata keep its version and config. Unsupported where it only describes the weights.
+ * The caller frees *file with hd_bytes_free. */
 hd_status hd_mlx_to_safetensors(uint8_t **file, size_t *n_file, const char *text, size_t n_text, hd_error *err);
-/* A weights.mlx of a SafeTensors file of F32, F16 and BF16 (else unsupported), finite values only. `config`, JSON text, may be NULL: then it is what the
- * metadata keep. `pretty`: a line for each row. The caller frees *text with hd_text_free. */
+/* A weights.mlx of a SafeTensors file of F32, F16 and BF16 (else unsupported), finite values only. `config`, JSON text, may be NULL: then
+ * it is what the metadata keep. `pretty`: a line for each row. The caller frees *text with hd_text_free. */
 hd_status hd_mlx_from_safetensors(char **text, size_t *n, const void *file, size_t n_file, const char *config, size_t n_config,
                                   bool pretty, hd_error *err);
-/* What either variant lists, as JSON: "metadataOnly", "weights" (name, dtype, shape), its "note". The caller frees *json with hd_text_free. */
+/* What either variant lists, as JSON: "metadataOnly", "weights" (name, dtype, shape), its "note".
+ * The caller frees *json with hd_text_free. */
 hd_status hd_mlx_list(char **json, const char *text, size_t n_text, hd_error *err);
 
 /* ---- Loading a model ---------------------------------------------------------------------------------------- */
@@ -161,41 +164,43 @@ typedef struct hd_model hd_model;
 typedef struct hd_loader hd_loader;
 
 /* A loader for one model. `weight_dtype` is what 2-D matmul weights become while they stream in.
- *   HD_DTYPE_COUNT       keeps the file's F32, F16, BF16, Q8_0 and Q4_0; GGML's other blocks become Q8_0; what F16 holds exactly (F8, F6, F4, 8-bit
- *                        integers) becomes F16; anything else F32
- *   HD_Q8_0, HD_Q4_0     quantises those whose rows are a multiple of 32, the rest becomes F16. Embeddings and the head (the graph's last matrix)
- *                        keep 8 bits at least: Q4_0 makes them Q8_0
+ *   HD_DTYPE_COUNT       keeps the file's F32, F16, BF16, Q8_0 and Q4_0; GGML's other blocks become Q8_0; what F16 holds exactly (F8, F6,
+ *                        F4, 8-bit integers) becomes F16; anything else F32
+ *   HD_Q8_0, HD_Q4_0     quantises those whose rows are a multiple of 32, the rest becomes F16. Embeddings and the head (the graph's last
+ *                        matrix) keep 8 bits at least: Q4_0 makes them Q8_0
  *   HD_INT8              symmetric, a scale a row, of any width
  *   HD_F32, HD_F16, HD_BF16
- * Vectors, and whatever else no matmul multiplies, are F32 always. hd_model_describe says for every weight what it was and why it became what it
- * is. */
+ * Vectors, and whatever else no matmul multiplies, are F32 always. hd_model_describe says for every weight
+ * what it was and why it became what it is. */
 hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err);
 void hd_loader_free(hd_loader *loader);
 
-/* The description: a Hugging Face config.json, or a network spec (an object with "layers"). Builds the graph without weights. Call once, first.
- * A config.json of an unknown model_type is settled by the first directory that is added: where its tensors have Llama's names the model is run
- * as that, and hd_model_describe has a warning; anything else is refused there. */
+/* The description: a Hugging Face config.json, or a network spec (an object with "layers"). Builds the graph without weights. Call once,
+ * first. A config.json of an unknown model_type is settled by the first directory that is added: where its tensors have Llama's names the
+ * model is run as that, and hd_model_describe has a warning; anything else is refused there. */
 hd_status hd_loader_describe(hd_loader *loader, const char *json, size_t n, hd_error *err);
 
-/* Bytes the weights will take that this file has for the model, in the loader's dtype: to be asked before hd_loader_add, which takes the memory. */
+/* Bytes the weights will take that this file has for the model, in the loader's dtype: to be asked
+ * before hd_loader_add, which takes the memory. */
 hd_status hd_loader_estimate(uint64_t *bytes, hd_loader *loader, const hd_directory *directory, hd_error *err);
 
-/* The graph that was described, as far as it is known: for hd_session_estimate, once hd_loader_estimate has seen all files. It is the loader's; NULL
- * before there is one. */
+/* The graph that was described, as far as it is known: for hd_session_estimate, once hd_loader_estimate has seen all files. It
+ * is the loader's; NULL before there is one. */
 const hd_model *hd_loader_model(const hd_loader *loader);
 
 /* Adds a weight file's directory (a copy is taken) and matches its tensors to the graph. Once per file or shard. */
 hd_status hd_loader_add(hd_loader *loader, const hd_directory *directory, hd_error *err);
 
-/* Once all directories are added: says of matrices in several tensors (MLX's: format/packed.h, by the description's "quantization") whether they fit.
- * The first hd_tensor_begin does it otherwise. What is wanted is certain afterwards, and no directory may be added. */
+/* Once all directories are added: says of matrices in several tensors (MLX's: format/packed.h, by the description's "quantization") whether
+ * they fit. The first hd_tensor_begin does it otherwise. What is wanted is certain afterwards, and no directory may be added. */
 hd_status hd_loader_settle(hd_loader *loader, hd_error *err);
 
 /* The tensors of all added directories, in the order they were added; `wanted` is false for those no node uses. NULL past the last. */
 size_t hd_loader_count(const hd_loader *loader);
 const hd_entry *hd_loader_tensor(const hd_loader *loader, size_t index, bool *wanted);
 
-/* The tensors that have to come before this one: the scales of packed codes. Their number, at most HD_MAX_BEFORE. They are held until it has gone by. */
+/* The tensors that have to come before this one: the scales of packed codes. Their number, at most
+ * HD_MAX_BEFORE. They are held until it has gone by. */
 #define HD_MAX_BEFORE 3
 size_t hd_loader_before(const hd_loader *loader, size_t index, size_t before[HD_MAX_BEFORE]);
 
@@ -238,28 +243,29 @@ hd_status hd_model_save_quantized(char **text, size_t *n, const hd_model *model,
 void hd_text_free(char *text);
 
 /* All weights as a SafeTensors file. In the loom dialect names, declared shapes and the order of values are Loom's ("layers.0.weight",
- * [out, in] over values that lie [in][out]); in the standard one they are what they say. Floats are rounded to nearest; F8 has no
- * scales: E4M3 ends at 448, and below 2^-6 it gets coarse. Integers, F4 and F6 have
- * scales fitted to each row of a matrix (to the whole of a vector), kept beside the codes: w = code · "<name>.scale" + "<name>.offset",
- * the offset for unsigned dtypes only; F4 and F6 leave a tensor that would end inside a byte F32. The caller frees *bytes with hd_bytes_free. */
+ * [out, in] over values that lie [in][out]); in the standard one they are what they say. Floats are rounded to nearest; F8 has no scales:
+ * E4M3 ends at 448, and below 2^-6 it gets coarse. Integers, F4 and F6 have scales fitted to each row of a matrix (to the whole of a
+ * vector), kept beside the codes: w = code · "<name>.scale" + "<name>.offset", the offset for unsigned dtypes only; F4 and F6 leave a
+ * tensor that would end inside a byte F32. The caller frees *bytes with hd_bytes_free. */
 hd_status hd_model_save_weights(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, hd_error *err);
 /* Sets the weights that the file has, by name and shape, and leaves the rest; reads what hd_model_save_weights writes and, in the loom
  * dialect, Loom's own files. Nothing is changed when it fails: on a shape that does not fit, on a file without any weight of the model, and
  * (bad_state) while sessions are open. `n_set`, how many tensors were set (each expert's are its own), may be NULL. */
 hd_status hd_model_load_weights(hd_model *model, const void *file, size_t n, size_t *n_set, hd_error *err);
-/* The same into what PyTorch calls load_state_dict: the file's names less `prefix` ("model_state_dict."; NULL: none), of which only those with it
- * count; `strict`: names that only the file or only the model has are an error, which lists the first of them. */
+/* The same into what PyTorch calls load_state_dict: the file's names less `prefix` ("model_state_dict."; NULL: none), of which only those
+ * with it count; `strict`: names that only the file or only the model has are an error, which lists the first of them. */
 hd_status hd_model_load_state(hd_model *model, const void *file, size_t n, const char *prefix, bool strict, size_t *n_set, hd_error *err);
-/* All weights as a file for torch.load(weights_only=True), in F32, F64, F16 or BF16: the state dict, or with `checkpoint` (JSON, may be NULL) what
- * that says: {"$weights": true} becomes the state dict, {"$tensor": "F32", "shape": […], "values": "<Base64>"} a tensor, a key of digits a
- * number. The same model gives the same bytes. Not in the loom dialect. The caller frees *bytes with hd_bytes_free. */
+/* All weights as a file for torch.load(weights_only=True), in F32, F64, F16 or BF16: the state dict, or with `checkpoint` (JSON, may be
+ * NULL) what that says: {"$weights": true} becomes the state dict, {"$tensor": "F32", "shape": […], "values": "<Base64>"} a tensor, a key
+ * of digits a number. The same model gives the same bytes. Not in the loom dialect. The caller frees *bytes with hd_bytes_free. */
 hd_status hd_model_save_torch(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype,
                               const char *checkpoint, size_t n_checkpoint, hd_error *err);
 void hd_bytes_free(void *bytes);
 
-/* A weight file to be written tensor by tensor: everything in it but the tensors' values. `format` is "SafeTensors", "GGUF" or "PyTorch" (a state
- * dict); `json` is an array of {"name", "dtype", "shape"}; `metadata` is a JSON object or NULL: of texts for SafeTensors, as hd_gguf_serialize has it for GGUF,
- * left alone for PyTorch. Refuses a dtype the format has not, a name that comes twice, a file of 4 GB or more where size_t has 32 bits. */
+/* A weight file to be written tensor by tensor: everything in it but the tensors' values. `format` is "SafeTensors", "GGUF" or
+ * "PyTorch" (a state dict); `json` is an array of {"name", "dtype", "shape"}; `metadata` is a JSON object or NULL: of texts for
+ * SafeTensors, as hd_gguf_serialize has it for GGUF, left alone for PyTorch. Refuses a dtype the format has not, a name that comes
+ * twice, a file of 4 GB or more where size_t has 32 bits. */
 typedef struct hd_outline hd_outline;
 
 hd_status hd_outline_new(hd_outline **out, const char *format, const char *json, size_t n_json,
@@ -268,35 +274,36 @@ void hd_outline_free(hd_outline *outline);
 size_t hd_outline_count(const hd_outline *outline);
 /* Which of the JSON's tensors is the file's i-th, and how many bytes its values take. */
 size_t hd_outline_tensor(const hd_outline *outline, size_t i, size_t *n_bytes);
-/* The bytes between the values of tensors i - 1 and i: the file's begin where i is 0, its end where i is their number. Asked for in that order. `checksum`
- * is the CRC-32 of tensor i's bytes, which PyTorch's files have before them. *bytes stay the outline's until its next piece. */
+/* The bytes between the values of tensors i - 1 and i: the file's begin where i is 0, its end where i is their number.
+ * Asked for in that order. `checksum` is the CRC-32 of tensor i's bytes, which PyTorch's files have before them. *bytes
+ * stay the outline's until its next piece. */
 hd_status hd_outline_piece(hd_outline *outline, size_t i, uint32_t checksum, const void **bytes, size_t *n, hd_error *err);
 
-/* A SafeTensors file from plain values, encoded as Loom's tensor-level writer does: integers are truncated, not scaled. `json` is an array of
- * {"name", "dtype", "shape"}; `values` are theirs, one after the other. */
+/* A SafeTensors file from plain values, encoded as Loom's tensor-level writer does: integers are truncated, not scaled. `json` is an array
+ * of {"name", "dtype", "shape"}; `values` are theirs, one after the other. */
 hd_status hd_safetensors_serialize(uint8_t **bytes, size_t *n, const char *json, size_t n_json, const float *values, size_t n_values,
                                    hd_error *err);
 
-/* A GGUF file (version 3) from plain values: `json` and `values` as above; dtypes are those of GGUF that values can be turned into (F32, F16, BF16, Q8_0,
- * Q4_0, …). `metadata` is a JSON object, or NULL: a whole number becomes the first of u32, i32, u64, i64 that holds it (in arrays i32 comes first), a
- * number with a point or an exponent f32, or f64 where that loses digits; {"type": "f64", "value": 1} says the type, of the elements where the
- * value is an array. The caller frees *bytes with hd_bytes_free. */
+/* A GGUF file (version 3) from plain values: `json` and `values` as above; dtypes are those of GGUF that values can be turned into (F32,
+ * F16, BF16, Q8_0, Q4_0, …). `metadata` is a JSON object, or NULL: a whole number becomes the first of u32, i32, u64, i64 that holds it (in
+ * arrays i32 comes first), a number with a point or an exponent f32, or f64 where that loses digits; {"type": "f64", "value": 1} says the
+ * type, of the elements where the value is an array. The caller frees *bytes with hd_bytes_free. */
 hd_status hd_gguf_serialize(uint8_t **bytes, size_t *n, const char *json, size_t n_json, const float *values, size_t n_values,
                             const char *metadata, size_t n_metadata, hd_error *err);
 
-/* A Llama-style model as a GGUF file: names, metadata and the order of heads' rows as llama.cpp has them. Matrices become `dtype` (F32, F16, BF16, Q8_0,
- * Q4_0) where their rows are whole blocks, else F16; the embedding and the head have 8 bits at least; vectors are F32. Weights that are of that
- * dtype already keep their bits. `config` is the model's config.json; `metadata` (may be NULL) is more of the file's, for example the tokenizer's,
- * and goes before what the config says. The caller frees *bytes with hd_bytes_free. */
+/* A Llama-style model as a GGUF file: names, metadata and the order of heads' rows as llama.cpp has them. Matrices become `dtype` (F32,
+ * F16, BF16, Q8_0, Q4_0) where their rows are whole blocks, else F16; the embedding and the head have 8 bits at least; vectors are F32.
+ * Weights that are of that dtype already keep their bits. `config` is the model's config.json; `metadata` (may be NULL) is more of the
+ * file's, for example the tokenizer's, and goes before what the config says. The caller frees *bytes with hd_bytes_free. */
 hd_status hd_model_save_gguf(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, const char *config, size_t n_config,
                              const char *metadata, size_t n_metadata, hd_error *err);
 
 /* Fails with bad_state while sessions are open, and frees nothing then. */
 hd_status hd_model_free(hd_model *model, hd_error *err);
 
-/* A JSON description: family, dialect, inputs, layers, and every weight's name, shape, dtype, layout and bytes; of loaded ones, the file's dtype
- * ("fileDtype"; of several tensors in one "packing"), whether values were rounded on the way in ("lossy"), and why it is not the dtype that was asked for ("reason"). The caller
- * frees *json with hd_text_free. */
+/* A JSON description: family, dialect, inputs, layers, and every weight's name, shape, dtype, layout and bytes; of loaded ones, the file's
+ * dtype ("fileDtype"; of several tensors in one "packing"), whether values were rounded on the way in ("lossy"), and why it is not the
+ * dtype that was asked for ("reason"). The caller frees *json with hd_text_free. */
 hd_status hd_model_describe(char **json, const hd_model *model, hd_error *err);
 
 /* Copies a weight's values out as float32, in the shape the description gives. `n` is the room at `values`. */
@@ -340,14 +347,16 @@ hd_status hd_decode(hd_session *session, const int32_t *tokens, size_t n, hd_err
 /* Makes room in the state for `positions` in all (pages of 256, up to the context). hd_decode past it is bad_state. */
 hd_status hd_session_reserve(hd_session *session, size_t positions, hd_error *err);
 size_t hd_session_position(const hd_session *session);
-/* Forgets everything from `position` on. Recurrent state can only go to 0; layers with a sliding window hold a window and a few hundred positions of a
- * long text, and what they no longer hold cannot be gone back to (unsupported, with the first position that can), but for 0. */
+/* Forgets everything from `position` on. Recurrent state can only go to 0; layers with a sliding window hold a window
+ * and a few hundred positions of a long text, and what they no longer hold cannot be gone back to (unsupported, with
+ * the first position that can), but for 0. */
 hd_status hd_session_rewind(hd_session *session, size_t position, hd_error *err);
-/* The state as bytes, for another session over the same model, here or elsewhere. `n` is hd_session_state_bytes. Machine order: little-endian. */
+/* The state as bytes, for another session over the same model, here or elsewhere. `n` is
+ * hd_session_state_bytes. Machine order: little-endian. */
 size_t hd_session_state_bytes(const hd_session *session);
 hd_status hd_session_save_state(const hd_session *session, void *to, size_t n, hd_error *err);
-/* Makes a saved state the session's; there is no output until the next forward. Nothing is changed when it fails: bad_file when the bytes are no state
- * or another model's, bad_state when the context is too small. */
+/* Makes a saved state the session's; there is no output until the next forward. Nothing is changed when it fails: bad_file when the bytes
+ * are no state or another model's, bad_state when the context is too small. */
 hd_status hd_session_load_state(hd_session *session, const void *from, size_t n, hd_error *err);
 
 /* The graph's output of the last forward. */
@@ -359,10 +368,10 @@ const char *hd_session_value_name(const hd_session *session, size_t index);
 
 /* ---- Batches ------------------------------------------------------------------------------------------------ */
 
-/* Several sequences of one model in one call: their rows lie one after the other, so that every weight is read once for all of them. A batch has the
- * memory of its calls and no timeline: the sequences are sessions', or begin and end with the call. For networks of the standard dialect that read
- * rows one after the other (token ids above all). Of more than one sequence, a layer that would mix them is refused when the batch is made
- * (unsupported). */
+/* Several sequences of one model in one call: their rows lie one after the other, so that every weight is read once for all of them. A
+ * batch has the memory of its calls and no timeline: the sequences are sessions', or begin and end with the call. For networks of the
+ * standard dialect that read rows one after the other (token ids above all). Of more than one sequence, a layer that would mix them is
+ * refused when the batch is made (unsupported). */
 typedef struct hd_batch hd_batch;
 
 typedef struct hd_batch_options {
@@ -385,12 +394,12 @@ hd_status hd_batch_new(hd_batch **out, hd_model *model, const hd_batch_options *
 void hd_batch_free(hd_batch *batch);
 /* Where the next input may be written, as hd_session_input. */
 hd_status hd_batch_input(const hd_batch *batch, hd_tensor *out, hd_error *err);
-/* One call: the input is the parts' rows, in order. Sessions go on as after hd_decode: their positions advance, and where the batch computes the
- * model's output its last row of each becomes that session's output. They need room reserved (hd_session_reserve), and one adapter for all. Nothing
- * has advanced when it fails. */
+/* One call: the input is the parts' rows, in order. Sessions go on as after hd_decode: their positions advance, and where the batch
+ * computes the model's output its last row of each becomes that session's output. They need room reserved (hd_session_reserve), and one
+ * adapter for all. Nothing has advanced when it fails. */
 hd_status hd_batch_forward(hd_batch *batch, const hd_tensor *input, const hd_batch_part *parts, size_t n_parts, hd_error *err);
-/* The value of all parts, one after the other. How many rows a part has of it depends on the layers: as many as it had in the input, the last
- * output_rows of them, or one. */
+/* The value of all parts, one after the other. How many rows a part has of it depends on the layers: as many as it had in the
+ * input, the last output_rows of them, or one. */
 hd_status hd_batch_output(const hd_batch *batch, hd_tensor *out, hd_error *err);
 
 /* ---- Training (HD_TRAIN) ------------------------------------------------------------------------------------ */

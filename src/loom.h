@@ -5,10 +5,10 @@
  *     FreeLoomString(output);
  *     FreeLoomNetwork();
  *
- * As there: one network a process, and not for several threads at once. Every char * given out is JSON text, to be given back with FreeLoomString; a
- * failure is {"error": "…"}, in heddle.h's words; NULL only when there is no memory even for that. A failed call leaves the network as it was.
- * Arithmetic is Loom's, with attention's output projection (docs/networks.md). A program that wants several networks, or numbers without JSON,
- * takes heddle.h.
+ * As there: one network a process, and not for several threads at once. Every char * given out is JSON text, to be given back with
+ * FreeLoomString; a failure is {"error": "…"}, in heddle.h's words; NULL only when there is no memory even for that. A failed call leaves
+ * the network as it was. Arithmetic is Loom's, with attention's output projection (docs/networks.md). A program that wants several
+ * networks, or numbers without JSON, takes heddle.h.
  *
  * Not here: what trains (LoomBackward, LoomTrain…, LoomApplyGradients…, tween), step states, k-means, correlation, grafts, trackers and
  * observers, the tensor registry (hd_directory_* of heddle.h), tokenizers and text, the GPU. */
@@ -19,13 +19,14 @@
 char *CreateLoomNetwork(const char *json);
 /* Takes the model called `id` from a bundle's text. {"success":true} */
 char *LoomLoadModel(const char *json, const char *id);
-/* The same: {"success":true,"stored_dtype":"int8"}. Weights become float32, whatever `dtype` says: so it is in Loom. NULL is as good as any. */
+/* The same: {"success":true,"stored_dtype":"int8"}. Weights become float32, whatever `dtype` says:
+ * so it is in Loom. NULL is as good as any. */
 char *LoomLoadModelWithDType(const char *json, const char *id, const char *dtype);
 /* Forgets the network; harmless when there is none. */
 void FreeLoomNetwork(void);
 
-/* The network's output for n numbers, as an array. Planned anew when n changes; every call begins without state. An output that is not finite is an
- * error: JSON has no such numbers. */
+/* The network's output for n numbers, as an array. Planned anew when n changes; every call begins without state. An output that is not
+ * finite is an error: JSON has no such numbers. */
 char *LoomForward(const float *input, int n);
 
 /* The bundle's text: weights as decimals, or in one of Loom's encodings ("float16", "int8", …). */

@@ -157,8 +157,8 @@ int w_loader_estimate(hd_loader *loader, const hd_directory *directory) {
   return (int)status;
 }
 
-/* What generating text takes: so many rows at once, one row of output. transfer: [arena, other, state, per position, most positions]; all 0 where
- * the model has no positions */
+/* What generating text takes: so many rows at once, one row of output. transfer: [arena, other, state, per position, most
+ * positions]; all 0 where the model has no positions */
 int w_loader_session(const hd_loader *loader, size_t rows, size_t context) {
   const hd_model *model = hd_loader_model(loader);
   const size_t most = model ? hd_model_max_context(model) : 0;
@@ -461,7 +461,8 @@ int w_batch_input(const hd_batch *batch) {
   return (int)status;
 }
 
-/* The input lies in the batch's input buffer, `rows` of its outermost dimension. parts: session (or 0) and rows of each, one after the other. */
+/* The input lies in the batch's input buffer, `rows` of its outermost dimension. parts: session (or 0) and
+ * rows of each, one after the other. */
 int w_batch_forward(hd_batch *batch, size_t rows, const hd_batch_part *parts, size_t n_parts) {
   hd_tensor t = {0};
   hd_status status = hd_batch_input(batch, &t, &error);

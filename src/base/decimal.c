@@ -1,12 +1,12 @@
-/* base/decimal.c: both ways by exact whole numbers. Digits are found after Steele and White, "How to print floating-point numbers accurately"
- * (1990), with the bounds of Burger and Dybvig, "Printing floating-point numbers quickly and accurately" (1996).
+/* base/decimal.c: both ways by exact whole numbers. Digits are found after Steele and White, "How to print floating-point numbers
+ * accurately" (1990), with the bounds of Burger and Dybvig, "Printing floating-point numbers quickly and accurately" (1996).
  *
- * A number reads back from whatever lies between it and the middles to its two neighbours. With the number, the distances and the place of the
- * next digit as whole numbers (`rest`, `below`, `unit`), a digit is rest / unit; the first one after which what is left out is less than a
- * distance is the last. float32 needs numbers of 160 bits at most, float64 of some 1120.
+ * A number reads back from whatever lies between it and the middles to its two neighbours. With the number, the distances and the place of
+ * the next digit as whole numbers (`rest`, `below`, `unit`), a digit is rest / unit; the first one after which what is left out is less
+ * than a distance is the last. float32 needs numbers of 160 bits at most, float64 of some 1120.
  *
- * To read one, its digits times or over a power of ten are divided to 55 bits, of which the format keeps the first. Decimals of more than 800
- * digits are as near to whatever they are near to as their first 800 and something. */
+ * To read one, its digits times or over a power of ten are divided to 55 bits, of which the format keeps the first. Decimals of more than
+ * 800 digits are as near to whatever they are near to as their first 800 and something. */
 #include "base/decimal.h"
 
 #include <math.h>

@@ -1,6 +1,6 @@
-/* base/dtype.c: the table of dtypes and the exact conversions to and from float32 of those that are one number after the other (dtype_small.c
- * has the floats of a byte and less, dtype_ggml.c GGML's blocks). Values are read and written byte-wise: a tensor in a file may start
- * anywhere. Nothing here is fast; kernels have their own loads for the dtypes they multiply. */
+/* base/dtype.c: the table of dtypes and the exact conversions to and from float32 of those that are one number after the other
+ * (dtype_small.c has the floats of a byte and less, dtype_ggml.c GGML's blocks). Values are read and written byte-wise: a tensor in a file
+ * may start anywhere. Nothing here is fast; kernels have their own loads for the dtypes they multiply. */
 #include "base/dtype.h"
 
 #include "base/dtype_families.h"

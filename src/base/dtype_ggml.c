@@ -95,7 +95,8 @@ static void put_codes(const unsigned *codes, byte *nibbles, byte *fifths) {
   }
 }
 
-/* Q4_0 and Q5_0: the farthest value becomes code 0. The sum is GGML's reference in Python's, where its C depends on fused multiplication. */
+/* Q4_0 and Q5_0: the farthest value becomes code 0. The sum is GGML's reference in Python's, where
+ * its C depends on fused multiplication. */
 static float symmetric_codes(const float *x, unsigned *codes, unsigned middle) {
   float d = farthest(x) / -(float)middle;
   double id = (double)reciprocal(d);

@@ -1,6 +1,6 @@
-/* base/dtype_small.c: floats of a byte and less. A code is a sign, some bits of exponent, some of mantissa, and the five families differ in how
- * many, in the bias, and in what the last codes mean. Codes of less than a byte are one stream of bits, lowest first: F4 two to a byte, the
- * first in the low half; F6 four to three bytes. On the way down values round to nearest even.
+/* base/dtype_small.c: floats of a byte and less. A code is a sign, some bits of exponent, some of mantissa, and the five families differ in
+ * how many, in the bias, and in what the last codes mean. Codes of less than a byte are one stream of bits, lowest first: F4 two to a byte,
+ * the first in the low half; F6 four to three bytes. On the way down values round to nearest even.
  *
  *   F8_E4M3, F8_E5M2           OCP's (torch's float8_e4m3fn and float8_e5m2). E4M3 has no infinity: what is too large, infinity with it,
  *                              becomes 448, as torch does since 2.14; E5M2 is an F16 cut short and goes to infinity.

@@ -1,5 +1,5 @@
-/* base/json.c: trees of JSON. cJSON, which forgives too much when it reads, only keeps them: the pull reader reads, with a budget of nodes, and
- * duplicate keys are refused. Below that, getters that know their path. */
+/* base/json.c: trees of JSON. cJSON, which forgives too much when it reads, only keeps them: the pull reader reads, with a budget of nodes,
+ * and duplicate keys are refused. Below that, getters that know their path. */
 #include "base/json.h"
 
 #include "base/decimal.h"
@@ -279,8 +279,8 @@ enum { LONGEST_KEY = 48 };
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
-/* How many letters are to be put in, left out, changed or swapped with their neighbour to make b of a (Damerau, 1964). Keys as long as LONGEST_KEY
- * and longer are far from all. */
+/* How many letters are to be put in, left out, changed or swapped with their neighbour to make b of a (Damerau, 1964). Keys as long as
+ * LONGEST_KEY and longer are far from all. */
 static size_t slips(const char *a, const char *b) {
   size_t n = strlen(a), m = strlen(b), d[LONGEST_KEY][LONGEST_KEY];
   if (n >= LONGEST_KEY || m >= LONGEST_KEY) return SIZE_MAX;

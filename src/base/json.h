@@ -82,8 +82,9 @@ bool hd_json_get_bool(const hd_json *j, const char *key, bool missing);
 const char *hd_json_get_text(const hd_json *j, const char *key, const char *missing);
 /* A size from 1 to `most` (SIZE_MAX: any) that has to be there. Else refused as hd_json_refuse_size does, and 0. */
 size_t hd_json_need_size(const hd_json *j, const char *key, size_t most);
-/* Says of a size with one or several spellings (NULL-terminated; the first is the one the message names) that it should be from 1 to `most`, and
- * what was found: the value, or a key that no spelling is but that is one or two slips of the hand away ("did you mean …?"), or none. */
+/* Says of a size with one or several spellings (NULL-terminated; the first is the one the message names) that it
+ * should be from 1 to `most`, and what was found: the value, or a key that no spelling is but that is one or two slips
+ * of the hand away ("did you mean …?"), or none. */
 void hd_json_refuse_size(const hd_json *j, const char *const *spellings, size_t most);
 /* Records "<path>.<key>: <message>" as the error unless there is one already. */
 void hd_json_refuse(const hd_json *j, const char *key, hd_status code, const char *format, ...) __attribute__((format(printf, 4, 5)));

@@ -19,8 +19,8 @@ void hd_pool_run(hd_work work, void *context, size_t n, size_t grain);
 hd_status hd_pool_start(size_t n_threads, hd_error *err);
 void hd_pool_stop(void);
 void hd_pool_enter(size_t thread); /* a worker's life: waits for work until hd_pool_stop */
-/* WebAssembly, on a thread whose hd_pool_enter trapped, which only its work can do: counts it out, so that the caller does not wait for it for ever
- * but traps in its turn. */
+/* WebAssembly, on a thread whose hd_pool_enter trapped, which only its work can do: counts it out, so that the caller does not
+ * wait for it for ever but traps in its turn. */
 void hd_pool_abandon(void);
 
 #endif

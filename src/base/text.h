@@ -21,8 +21,8 @@ void hd_text_print(hd_text *t, const char *format, ...) __attribute__((format(pr
 /* The shortest decimal that gives back the float32, as Go and JavaScript write it. NaN and infinity are the caller's to refuse. */
 void hd_text_float(hd_text *t, float value);
 void hd_text_double(hd_text *t, double value); /* likewise, for float64 */
-/* A tree as Go's MarshalIndent writes it: two spaces a level, `level` for the first line's; no line feed at the end. HD_TEXT_ONE_LINE: as its
- * Marshal does, without white space. */
+/* A tree as Go's MarshalIndent writes it: two spaces a level, `level` for the first line's; no line feed at the end. HD_TEXT_ONE_LINE:
+ * as its Marshal does, without white space. */
 enum { HD_TEXT_ONE_LINE = -1 };
 void hd_text_json(hd_text *t, const cJSON *node, int level);
 void hd_text_quoted(hd_text *t, const char *text); /* a JSON string, escaped as Go escapes it */

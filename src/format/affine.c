@@ -40,7 +40,8 @@ static int32_t code_of(float w, const hd_affine *a, int32_t low, int32_t high) {
   return code <= (float)low ? low : code >= (float)high ? high : (int32_t)code;
 }
 
-/* Steps of the codes that span the values; 1 where they are all 0, or too small for a step. A span past the largest float32 is cut into steps first. */
+/* Steps of the codes that span the values; 1 where they are all 0, or too small for a step. A span past the
+ * largest float32 is cut into steps first. */
 static float step_of(float low, float high, float n_steps) {
   float span = high - low, step = isfinite(span) ? span / n_steps : high / n_steps - low / n_steps;
   return step > 0 ? step : 1;

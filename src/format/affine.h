@@ -20,14 +20,15 @@ typedef struct hd_affine {
   int32_t zero_point;
 } hd_affine;
 
-/* n values in n_channels equal parts that have an hd_affine each: one after the other, or interleaved (value i is of channel i mod n_channels). */
+/* n values in n_channels equal parts that have an hd_affine each: one after the other, or interleaved
+ * (value i is of channel i mod n_channels). */
 typedef struct hd_channels {
   size_t n, n_channels;
   bool interleaved;
 } hd_channels;
 
-/* Fits each channel. Symmetric: scale = max|w| / high, zero point 0. Else scale = (max − min) / (high − low) with 0 among the values, and zero
- * point = low − min / scale, rounded: 0 is a code in both. A channel of zeros has the scale 1. Values are finite. All in float32. */
+/* Fits each channel. Symmetric: scale = max|w| / high, zero point 0. Else scale = (max − min) / (high − low) with 0 among the values, and
+ * zero point = low − min / scale, rounded: 0 is a code in both. A channel of zeros has the scale 1. Values are finite. All in float32. */
 void hd_affine_fit(const hd_affine_dtype *dtype, bool symmetric, const float *values, const hd_channels *channels, hd_affine *fitted);
 
 /* code = w / scale + zero point, rounded to nearest even, clamped (to ±high when symmetric). */

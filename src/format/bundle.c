@@ -11,8 +11,8 @@
  *   - The first model with the id counts.
  *   - Forms 1 and 3: the weights have as many layers as "layers" of cfg. Form 2: the shorter list rules.
  *
- * Loom does not know form 3. It takes any fmt it does not know for form 1 and then finds no "layers", where cfg has some: it refuses, as older
- * Heddles do. That is why form 3's list has another name.
+ * Loom does not know form 3. It takes any fmt it does not know for form 1 and then finds no "layers", where cfg has some: it refuses, as
+ * older Heddles do. That is why form 3's list has another name.
  *
  * The outer text is stepped over once, without copying, to find the model; then its cfg becomes a tree and its weights are
  * pulled into float arrays. */

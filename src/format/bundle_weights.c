@@ -9,8 +9,8 @@
  *            TENSOR {"codes": TEXT, "scale": [NUMBER, …], "zero_point": [NUMBER, …], "axis": 0} or {"values": TEXT}
  *
  *   - Form 2: the top "dtype" rules, an unknown one is float32; a scale of 0 or none is 1; what is not Base64 is no tensor.
- *   - Form 3: w = scale · (code − zero point). One scale for all, or one for each of a tensor's channels: "axis" 0 (also when missing) means
- *     that each channel's values lie together, -1 that channels are the last dimension. As many zero points as scales, or none, which
+ *   - Form 3: w = scale · (code − zero point). One scale for all, or one for each of a tensor's channels: "axis" 0 (also when missing)
+ *     means that each channel's values lie together, -1 that channels are the last dimension. As many zero points as scales, or none, which
  *     means 0. "values" is Base64 of float32. Nothing is guessed: what is missing or unknown is an error.
  *   - Every list of numbers is a tensor, numbers are decimal float32, an empty list is no tensor. "cluster_centers" may be a
  *     list of rows, too. A list of anything else is an error; what else a layer object holds is skipped. */

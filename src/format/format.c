@@ -1,5 +1,5 @@
-/* format/format.c: the directory that all readers fill. It owns copies of all its strings, in an arena. While a reader appends, entries are in
- * the reader's order; sealing sorts them by place in the file and makes an index by name beside them. */
+/* format/format.c: the directory that all readers fill. It owns copies of all its strings, in an arena. While a reader appends, entries are
+ * in the reader's order; sealing sorts them by place in the file and makes an index by name beside them. */
 #include "format/format.h"
 
 #include "base/dtype.h"

@@ -79,8 +79,8 @@ void hd_stored_free(hd_stored_list *list);
 /* Bad_argument where a name comes twice. `names` is a new directory, which may have metadata already. */
 hd_status hd_stored_refuse_twice(hd_directory *names, const hd_stored *tensors, size_t n, hd_error *err);
 
-/* What each format's file begins with, up to the first tensor's values. Sets every tensor's `begin` and the file's size; sorts SafeTensors' by name. The
- * caller frees header->data, whatever comes back. */
+/* What each format's file begins with, up to the first tensor's values. Sets every tensor's `begin` and the file's size; sorts SafeTensors'
+ * by name. The caller frees header->data, whatever comes back. */
 hd_status hd_safetensors_header(struct hd_text *header, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, hd_error *err);
 hd_status hd_gguf_header(struct hd_text *header, size_t *n_file, hd_stored *tensors, size_t n,
                          const char *metadata, size_t n_metadata, hd_error *err);
@@ -88,11 +88,12 @@ bool hd_gguf_can_write(hd_dtype dtype);
 /* A file of n_file bytes that begins with the header, which is freed; the rest is zero. Passes on a status that is none. */
 hd_status hd_stored_open(uint8_t **file, size_t *n_file, struct hd_text *header, hd_status status, hd_error *err);
 
-/* Sorts the tensors by name, gives them their places one after the other, and makes a file with its header written and its data zero, for the
- * caller to fill. `metadata` is JSON text ("{…}") for __metadata__, or NULL. The caller frees *file with hd_free. */
+/* Sorts the tensors by name, gives them their places one after the other, and makes a file with its header written and its data zero, for
+ * the caller to fill. `metadata` is JSON text ("{…}") for __metadata__, or NULL. The caller frees *file with hd_free. */
 hd_status hd_safetensors_start(uint8_t **file, size_t *n_file, hd_stored *tensors, size_t n, const char *metadata, hd_error *err);
 
-/* The same for GGUF, version 3, in the order given. `metadata` is a JSON object (heddle.h, hd_gguf_serialize, says what becomes of its values). */
+/* The same for GGUF, version 3, in the order given. `metadata` is a JSON object (heddle.h,
+ * hd_gguf_serialize, says what becomes of its values). */
 hd_status hd_gguf_start(uint8_t **file, size_t *n_file, hd_stored *tensors, size_t n,
                         const char *metadata, size_t n_metadata, hd_error *err);
 
@@ -111,7 +112,8 @@ hd_status hd_directory_append_metadata(hd_directory *directory, const char *key,
 hd_status hd_directory_append_json(hd_directory *directory, const char *key, const char *json, hd_error *err);
 /* Exactly the room that so many items need, for readers that know before they append the first. */
 hd_status hd_directory_reserve(hd_directory *directory, size_t n_entries, size_t n_pairs, hd_error *err);
-/* Ends the appending: refuses a second tensor of one name and a second metadata key, sorts by begin (then end, then name), makes lookup fast. */
+/* Ends the appending: refuses a second tensor of one name and a second metadata key, sorts by begin
+ * (then end, then name), makes lookup fast. */
 hd_status hd_directory_seal(hd_directory *directory, hd_error *err);
 /* The value of a key; NULL when there is none. */
 const char *hd_directory_value(const hd_directory *directory, const char *key);

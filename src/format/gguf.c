@@ -1,21 +1,21 @@
-/* format/gguf.c: GGUF versions 2 and 3, as ggml's docs/gguf.md describes them. Everything is little-endian; a string is a u64 length and that
- * many bytes of UTF-8.
+/* format/gguf.c: GGUF versions 2 and 3, as ggml's docs/gguf.md describes them. Everything is little-endian; a string is
+ * a u64 length and that many bytes of UTF-8.
  *
  *   "GGUF"  u32 version  u64 n_tensors  u64 n_pairs
  *   n_pairs of     string key, u32 value type, value
  *   n_tensors of   string name, u32 n_dims, u64 sizes[n_dims], u32 GGML type, u64 offset
  *   padding, then the data
  *
- *   - Value types: 0 u8, 1 i8, 2 u16, 3 i16, 4 u32, 5 i32, 6 f32, 7 bool, 8 string, 9 array, 10 u64, 11 i64, 12 f64. An array is a u32 type,
- *     a u64 count and the values; arrays of arrays are read down to MAX_DEPTH.
+ *   - Value types: 0 u8, 1 i8, 2 u16, 3 i16, 4 u32, 5 i32, 6 f32, 7 bool, 8 string, 9 array, 10 u64, 11 i64, 12 f64. An array is a u32
+ *     type, a u64 count and the values; arrays of arrays are read down to MAX_DEPTH.
  *   - Sizes are innermost first, the reverse of ours. A row (sizes[0]) is a whole number of the type's blocks.
  *   - Offsets count from the start of the data. They, and that start, are multiples of general.alignment, 32 where the file does not say.
  *
- * What the format leaves open: keys and tensor names are unique, and tensors do not overlap; there may be holes between them. A file that ends with
- * its header is listed though its tensors have no data (hd_directory_check_data refuses to read them).
+ * What the format leaves open: keys and tensor names are unique, and tensors do not overlap; there may be holes between them. A file that
+ * ends with its header is listed though its tensors have no data (hd_directory_check_data refuses to read them).
  *
- * The header's length is nowhere: a first pass steps over the items, resuming behind the last whole one each time the window has grown; the second
- * reads them, once, into a directory of just the right size. Values become JSON text: gguf_value.c. */
+ * The header's length is nowhere: a first pass steps over the items, resuming behind the last whole one each time the window has grown; the
+ * second reads them, once, into a directory of just the right size. Values become JSON text: gguf_value.c. */
 #include "format/gguf.h"
 
 #include "base/dtype.h"

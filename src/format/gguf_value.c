@@ -1,8 +1,8 @@
 /* format/gguf_value.c: a GGUF file's bytes one after the other, and its metadata values as JSON text.
  *
- * Whole numbers are written whole, 64 bits exactly; floats with a point or an exponent, so that writing them again makes floats of them, and with the
- * digits that give back their value exactly, as float64. Infinity is 1e999, which readers of JSON take for it; NaN is null. A string's broken UTF-8
- * becomes U+FFFD: some vocabularies hold such pieces. */
+ * Whole numbers are written whole, 64 bits exactly; floats with a point or an exponent, so that writing them again makes floats of them,
+ * and with the digits that give back their value exactly, as float64. Infinity is 1e999, which readers of JSON take for it; NaN is null.
+ * A string's broken UTF-8 becomes U+FFFD: some vocabularies hold such pieces. */
 #include "format/gguf.h"
 
 #include "base/memory.h"
@@ -236,7 +236,8 @@ static bool write_value(hd_text *t, hd_gguf_cursor *c, uint32_t kind) {
   return true;
 }
 
-/* No value's JSON is longer than six times its bytes ("\u0001", "false,") and a little: with the room made at once, memory stays in bounds. */
+/* No value's JSON is longer than six times its bytes ("\u0001", "false,") and a little: with the
+ * room made at once, memory stays in bounds. */
 static bool make_room(hd_text *t, uint64_t n) {
   size_t room;
   t->n = 0;

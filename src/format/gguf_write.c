@@ -1,9 +1,10 @@
 /* format/gguf_write.c: GGUF files made in memory, version 3 (gguf.c says what the format is), and metadata from JSON to GGUF's types.
  *
- * JSON does not say how wide a number is, so the value does: a whole number is the first of u32, i32, u64, i64 that holds it (in arrays i32 comes
- * first, as vocabularies have it), anything with a point or an exponent an f32, or an f64 where that would lose digits. {"type": "f64", "value": 1}
- * says it outright, for the elements where the value is an array. Where llama.cpp wants an f32 by the key's name, whole numbers become one, too: hosts
- * forget the point of 10000.0. What gguf_value.c writes comes back as it was, up to the width of whole numbers. */
+ * JSON does not say how wide a number is, so the value does: a whole number is the first of u32, i32, u64, i64 that holds it (in
+ * arrays i32 comes first, as vocabularies have it), anything with a point or an exponent an f32, or an f64 where that would lose
+ * digits. {"type": "f64", "value": 1} says it outright, for the elements where the value is an array. Where llama.cpp wants an
+ * f32 by the key's name, whole numbers become one, too: hosts forget the point of 10000.0. What gguf_value.c writes comes back as
+ * it was, up to the width of whole numbers. */
 #include "format/gguf.h"
 
 #include "base/decimal.h"
@@ -279,7 +280,8 @@ static bool put_pair(hd_text *out, hd_json_reader *r, const char *key, size_t n)
   return put;
 }
 
-/* All pairs of the object, their keys to `names`; their number. A general.alignment of the caller's would say where the data are, which is ours to say. */
+/* All pairs of the object, their keys to `names`; their number. A general.alignment of the caller's would say
+ * where the data are, which is ours to say. */
 static hd_status put_pairs(hd_text *out, uint64_t *n_pairs, hd_directory *names, const char *metadata, size_t n_metadata, hd_error *err) {
   hd_json_reader r = hd_json_open(metadata, n_metadata, "metadata", err);
   char *key;

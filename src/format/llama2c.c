@@ -1,12 +1,15 @@
-/* format/llama2c.c: the checkpoints of llama2.c (karpathy/llama2.c, export.py), a Llama's weights behind seven numbers. All little-endian, floats of 32 bits:
+/* format/llama2c.c: the checkpoints of llama2.c (karpathy/llama2.c, export.py), a Llama's weights behind seven
+ * numbers. All little-endian, floats of 32 bits:
  *
  *   version 0   7 × int32, then the weights                       there is no magic: the numbers have to make exactly the file's size
  *   version 1   "24ka", int32 1, 7 × int32, a byte, zeros to byte 256, then the weights
- *   version 2   the same with an int32 behind the byte, g: of each matrix its int8 codes, then a float32 for every g of them; value = scale · code
+ *   version 2   the same with an int32 behind the byte, g: of each matrix its int8 codes, then a float32 for every g of them;
+ *               value = scale · code
  *
- * The numbers are dim, hidden_dim, layers, heads, kv heads, vocabulary and context. Whether the head is the embedding the byte says, or in version
- * 0 the vocabulary's sign: below 0 it is not. Weights have no names: their order is below, each layer's of one kind behind the other. Rotary positions
- * turn neighbouring rows, as in GGUF, and the file says no more of its model than a GGUF does; so its directory has GGUF's names and metadata. */
+ * The numbers are dim, hidden_dim, layers, heads, kv heads, vocabulary and context. Whether the head is the embedding the byte says, or
+ * in version 0 the vocabulary's sign: below 0 it is not. Weights have no names: their order is below, each layer's of one kind behind
+ * the other. Rotary positions turn neighbouring rows, as in GGUF, and the file says no more of its model than a GGUF does; so its
+ * directory has GGUF's names and metadata. */
 #include "format/format.h"
 
 #include "base/dtype.h"

@@ -2,11 +2,11 @@
  *
  *   {"version": "1.0", "config": {…}, "weights": {NAME: {"shape": [2, 3], "dtype": "float32", "data": [row-major, flat]}, …}, "note": "…"}
  *
- * and its other variant, whose records have no data and a number for their dtype: a description of the weights.safetensors beside it. Both become
- * and are made of SafeTensors files, so that whatever reads those reads these. Errors about single records are MLX-Node's own texts.
+ * and its other variant, whose records have no data and a number for their dtype: a description of the weights.safetensors beside it. Both
+ * become and are made of SafeTensors files, so that whatever reads those reads these. Errors about single records are MLX-Node's own texts.
  *
- * The text is read by the pull reader, twice: numbers never become nodes, and what is needed besides the text is the file made of it. Names and
- * sizes are checked before the file is allocated: it has at most twice the bytes of the text. */
+ * The text is read by the pull reader, twice: numbers never become nodes, and what is needed besides the text is the file made of it. Names
+ * and sizes are checked before the file is allocated: it has at most twice the bytes of the text. */
 #include "base/decimal.h"
 #include "base/dtype.h"
 #include "base/json.h"

@@ -2,7 +2,8 @@
  *
  *   8 bytes   "\x93NUMPY", major and minor version
  *   2 or 4    N, the header's length (4 bytes from version 2 on), little-endian
- *   N bytes   a Python dictionary's text: {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }, padded with spaces, a line's end last
+ *   N bytes   a Python dictionary's text: {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }, padded with spaces,
+ *             a line's end last
  *   the rest  the values; fortran_order means the first dimension is the innermost
  *
  * 'descr' '|O' means that a pickle of objects follows: refused. The array is a tensor called "array". */

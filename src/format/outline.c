@@ -1,5 +1,5 @@
-/* outline.c: weight files that are written tensor by tensor, so that no file is ever whole in memory. A format says what its file is besides the
- * tensors' values: what it begins with, what lies between two tensors, how it ends. */
+/* outline.c: weight files that are written tensor by tensor, so that no file is ever whole in memory. A format says what its file is
+ * besides the tensors' values: what it begins with, what lies between two tensors, how it ends. */
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"

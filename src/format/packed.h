@@ -1,5 +1,5 @@
-/* format/packed.h: matrices that lie in several tensors, as MLX and MLX-Node write them: `X.weight` has codes, `X.scales` a scale for each group
- * of them in a row, `X.biases` what is added, `X.global_scale` a factor for all.
+/* format/packed.h: matrices that lie in several tensors, as MLX and MLX-Node write them: `X.weight` has codes, `X.scales` a scale for each
+ * group of them in a row, `X.biases` what is added, `X.global_scale` a factor for all.
  *
  *   mode       X.weight                    X.scales              X.biases     value                    groups of
  *   affine     U32, 2 3 4 5 6 8 bits       F32 F16 BF16          as scales    scale · code + bias      32, 64, 128
@@ -15,8 +15,8 @@
  * A row of codes is one stream of bits, the lowest of each byte first: code i of b bits has the bits [i·b, i·b + b), and U32 words are its
  * little-endian bytes. Every product and every sum is one float32 rounding.
  *
- * Which mode it is, config.json says ("quantization", with exceptions under the names of single weights); what it leaves out, dtypes and shapes
- * say. Affine weights may leave out their biases where it gives a "symmetric_zero_point" z: bias = −z · scale. */
+ * Which mode it is, config.json says ("quantization", with exceptions under the names of single weights); what it leaves out, dtypes and
+ * shapes say. Affine weights may leave out their biases where it gives a "symmetric_zero_point" z: bias = −z · scale. */
 #ifndef HD_FORMAT_PACKED_H
 #define HD_FORMAT_PACKED_H
 

@@ -4,8 +4,9 @@
  *   the stack holds values; '(' remembers its height, and a collecting opcode takes what lies above the last mark
  *   the memo holds values by number, so that a value may occur twice
  *
- * Python's machine can import any global and call it. This one has a list of globals that may be named and calls none: REDUCE makes a value that
- * says what would have been called. What is not in the table of opcodes (pickle_opcodes.c), or not on the list, is refused with its byte.
+ * Python's machine can import any global and call it. This one has a list of globals that may be named and calls none:
+ * REDUCE makes a value that says what would have been called. What is not in the table of opcodes (pickle_opcodes.c), or
+ * not on the list, is refused with its byte.
  *
  * Memory is bounded by the pickle's own length: values are 16 bytes and at most a third as many as bytes, numbers of values are 4 bytes. */
 #include "format/pickle_machine.h"

@@ -61,8 +61,9 @@ typedef struct hd_pickle hd_pickle;
 /* More than any checkpoint's: a tensor takes about 100 bytes of pickle. */
 #define HD_PICKLE_MAX_BYTES 110000000
 
-/* Reads one pickle from the n bytes, which lie at `place` of the file (messages count from the file's begin) and must stay until hd_pickle_free.
- * *short_of_bytes says that it failed because they ended inside the pickle. `globals` stays too; it has fewer than 256 rows. */
+/* Reads one pickle from the n bytes, which lie at `place` of the file (messages count from the file's begin) and
+ * must stay until hd_pickle_free. *short_of_bytes says that it failed because they ended inside the pickle.
+ * `globals` stays too; it has fewer than 256 rows. */
 hd_status hd_pickle_read(hd_pickle **out, const uint8_t *bytes, size_t n, uint64_t place, const hd_pickle_global *globals, size_t n_globals,
                          bool *short_of_bytes, hd_error *err);
 void hd_pickle_free(hd_pickle *pickle);

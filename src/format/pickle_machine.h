@@ -1,4 +1,5 @@
-/* format/pickle_machine.h: the state of the pickle machine, and what its opcodes are made of. pickle.c runs it, pickle_opcodes.c has the opcodes. */
+/* format/pickle_machine.h: the state of the pickle machine, and what its opcodes are made of. pickle.c
+ * runs it, pickle_opcodes.c has the opcodes. */
 #ifndef HD_FORMAT_PICKLE_MACHINE_H
 #define HD_FORMAT_PICKLE_MACHINE_H
 

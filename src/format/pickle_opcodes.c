@@ -1,5 +1,5 @@
-/* format/pickle_opcodes.c: what each opcode of a pickle does, and the table of those that are allowed. Protocols 0 to 5 as Python's pickletools
- * describes them. */
+/* format/pickle_opcodes.c: what each opcode of a pickle does, and the table of those that are allowed. Protocols
+ * 0 to 5 as Python's pickletools describes them. */
 #include "format/pickle_machine.h"
 
 #include "base/decimal.h"

@@ -1,7 +1,7 @@
 /* format/safetensors_write.c: SafeTensors files made in memory (safetensors.c says what the format is), and Loom's way to its dtypes.
  *
- * Tensors are sorted by name and lie one behind the other, as Loom writes them. The header is filled up with spaces to a multiple of 8, which
- * the format allows, so that data of every dtype start aligned. */
+ * Tensors are sorted by name and lie one behind the other, as Loom writes them. The header is filled up with spaces to a multiple of 8,
+ * which the format allows, so that data of every dtype start aligned. */
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"

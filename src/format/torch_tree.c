@@ -1,7 +1,7 @@
 /* format/torch_tree.c: PyTorch's objects in a pickle.
  *
- *   tensor     torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks[, metadata]), v3 with a dtype after hooks;
- *              offset and strides count elements
+ *   tensor     torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks[, metadata]), v3 with a dtype after
+ *              hooks; offset and strides count elements
  *   storage    a persistent id ('storage', torch.<X>Storage, key, location, count[, view]); an UntypedStorage counts bytes
  *   parameter  torch._utils._rebuild_parameter(tensor, …)
  *   module     TorchScript and C++ torch::save: an object of a class __torch__…, its parameters, buffers and parts in its state
@@ -299,8 +299,8 @@ static bool is_tensor(const hd_pickle_value *value) {
 
 static bool is_container(const hd_pickle_value *value) { return value->kind >= HD_PICKLE_TUPLE && value->kind <= HD_PICKLE_OBJECT; }
 
-/* Marks every value of the tree once. A value that holds itself is seen as without tensors while it is being looked at; writing it as JSON then
- * meets the limit of depth. */
+/* Marks every value of the tree once. A value that holds itself is seen as without tensors while it is being looked at; writing
+ * it as JSON then meets the limit of depth. */
 static hd_status mark(const walk *w, hd_pickle_value *value, int depth) {
   if (depth > HD_TORCH_MAX_DEPTH)
     return hd_fail(w->err, HD_UNSUPPORTED, "PyTorch: expected data nested at most %d deep", HD_TORCH_MAX_DEPTH);

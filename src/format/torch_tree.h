@@ -29,8 +29,9 @@ typedef struct hd_torch_tree {
 hd_status hd_torch_tree_open(hd_torch_tree *tree, const hd_pickle *pickle, hd_error *err);
 void hd_torch_tree_free(hd_torch_tree *tree);
 
-/* Fills the directory, once every storage has its place: tensors under their keys joined by dots ("optimizer.state.0.exp_avg"; list items by their
- * numbers; a file that is one tensor has it as "tensor"), and what is not a tensor as metadata, JSON under the same kind of name. */
+/* Fills the directory, once every storage has its place: tensors under their keys joined by dots
+ * ("optimizer.state.0.exp_avg"; list items by their numbers; a file that is one tensor has it as "tensor"), and what is not a
+ * tensor as metadata, JSON under the same kind of name. */
 hd_status hd_torch_tree_list(const hd_torch_tree *tree, hd_directory *directory, hd_error *err);
 
 /* ---- Values as text (torch_text.c) ---- */
@@ -43,8 +44,8 @@ typedef struct hd_torch_text {
 } hd_torch_text;
 
 hd_status hd_torch_put(hd_torch_text *to, const char *text, size_t n, hd_error *err);
-/* A value without tensors as JSON. What JSON lacks: not-a-number and infinities are strings, bytes are {"$bytes": hexadecimal}, globals are their
- * dotted names, calls {"$call": name, "arguments": […]}. Dictionaries are objects whatever their keys' types. */
+/* A value without tensors as JSON. What JSON lacks: not-a-number and infinities are strings, bytes are {"$bytes": hexadecimal}, globals are
+ * their dotted names, calls {"$call": name, "arguments": […]}. Dictionaries are objects whatever their keys' types. */
 hd_status hd_torch_put_json(hd_torch_text *to, const hd_pickle *pickle, const hd_pickle_value *value, hd_error *err);
 /* A dictionary's key as part of a name. */
 hd_status hd_torch_put_key(hd_torch_text *to, const hd_pickle *pickle, const hd_pickle_value *key, hd_error *err);

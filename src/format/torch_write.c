@@ -1,7 +1,7 @@
 /* format/torch_write.c: torch.save's zip. The same object gives the same bytes; nothing in them tells the time or the machine.
  *
- * Each member's local header ends with an extra field "FB" whose filling makes the member's bytes begin at a multiple of 64, as torch's own writer
- * does, so that the file can be mapped. Members are stored: torch maps compressed ones into wrong values without an error. */
+ * Each member's local header ends with an extra field "FB" whose filling makes the member's bytes begin at a multiple of 64, as torch's own
+ * writer does, so that the file can be mapped. Members are stored: torch maps compressed ones into wrong values without an error. */
 #include "format/torch_write.h"
 
 #include "base/dtype.h"

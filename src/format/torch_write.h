@@ -1,5 +1,6 @@
-/* format/torch_write.h: writes files that torch.load(weights_only=True) reads: a stored zip, storages at multiples of 64, the object as a pickle
- * of protocol 2. The pickle is put together first; then the file is laid out, the caller fills in the tensors, and sealing adds the checksums. */
+/* format/torch_write.h: writes files that torch.load(weights_only=True) reads: a stored zip, storages at multiples of 64, the
+ * object as a pickle of protocol 2. The pickle is put together first; then the file is laid out, the caller fills in the
+ * tensors, and sealing adds the checksums. */
 #ifndef HD_FORMAT_TORCH_WRITE_H
 #define HD_FORMAT_TORCH_WRITE_H
 
@@ -43,7 +44,8 @@ void hd_torch_write_tensor(hd_torch_writer *w, const hd_stored *tensor);
 
 /* Ends the pickle, gives every member its place, and says how long the file is. */
 hd_status hd_torch_lay_out(hd_torch_writer *w, size_t *n_file, hd_error *err);
-/* What goes before tensor i, whose bytes' CRC-32 is `crc`; or, where i is their number, after the last: to be put in that order, at its place. */
+/* What goes before tensor i, whose bytes' CRC-32 is `crc`; or, where i is their number, after the
+ * last: to be put in that order, at its place. */
 size_t hd_torch_piece_bytes(const hd_torch_writer *w, size_t i);
 void hd_torch_put_piece(hd_torch_writer *w, size_t i, uint32_t crc, uint8_t *to);
 

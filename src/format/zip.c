@@ -1,6 +1,7 @@
 /* format/zip.c: zip archives, as PKWARE's APPNOTE describes them, as far as a reader by ranges needs them.
  *
- *   members   local header (30 bytes, name, extra field), bytes, perhaps a data descriptor (CRC and sizes, when the writer learned them late)
+ *   members   local header (30 bytes, name, extra field), bytes, perhaps a data descriptor (CRC and
+ *             sizes, when the writer learned them late)
  *   list      the central directory: a record of 46 bytes, name, extra field and comment for every member
  *   end       zip64 only: a record of 56 bytes and its locator of 20; then the end record of 22 bytes and a comment of at most 65535
  *

@@ -1,4 +1,5 @@
-/* format/zip.h: a zip's list of members, read through a reader's windows. Members are stored (not compressed): their bytes are the file's. */
+/* format/zip.h: a zip's list of members, read through a reader's windows. Members are stored (not
+ * compressed): their bytes are the file's. */
 #ifndef HD_FORMAT_ZIP_H
 #define HD_FORMAT_ZIP_H
 

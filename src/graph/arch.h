@@ -16,7 +16,8 @@ extern const hd_arch hd_arch_llama, hd_arch_gemma, hd_arch_gpt2, hd_arch_bert;
 const hd_arch *hd_arch_find(const char *model_type);
 /* Adds the specs of a config.json of the family. */
 hd_status hd_arch_build(const hd_arch *arch, hd_model *model, const hd_json *config, hd_error *err);
-/* The family of a config.json, or NULL where its model_type is not known; a refusal says what the model is instead, where its names tell. */
+/* The family of a config.json, or NULL where its model_type is not known; a refusal says what the
+ * model is instead, where its names tell. */
 hd_status hd_arch_choose(const hd_arch **out, const hd_json *config, hd_error *err);
 /* "llama, qwen2, …": for messages. */
 const char *hd_arch_list(char *room, size_t n);

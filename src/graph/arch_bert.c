@@ -1,10 +1,10 @@
-/* arch_bert.c: BERT ("BERT: Pre-training of Deep Bidirectional Transformers", Devlin et al., 2019) and the sentence encoders of its form (MiniLM,
- * BGE, E5, GTE).
+/* arch_bert.c: BERT ("BERT: Pre-training of Deep Bidirectional Transformers", Devlin et al., 2019) and the sentence
+ * encoders of its form (MiniLM, BGE, E5, GTE).
  *
  *   norm(words + types + positions) → n × [ norm(x + attention(x)) → norm(x + W₂·gelu(W₁·x)) ] → pooler beside it, or a classifier
  *
- * A call is one text: its rows see each other and nothing else. A text without padding needs no mask, and a batch is a call for each. The output
- * is last_hidden_state; "pooler_output" is a value of its own. */
+ * A call is one text: its rows see each other and nothing else. A text without padding needs no mask, and a batch is a call for each. The
+ * output is last_hidden_state; "pooler_output" is a value of its own. */
 #include "base/status.h"
 #include "graph/arch_config.h"
 

@@ -16,8 +16,8 @@ const hd_activation *hd_config_activation(const hd_json *j, const char *key, con
 size_t hd_config_heads(const hd_json *j, const char *key, size_t missing, size_t width);
 /* Refuses heads that do not fit their key/value heads, the width or each other. */
 void hd_config_check_heads(const hd_json *j, size_t heads, size_t kv_heads, size_t head_dim);
-/* Rotary positions in both spellings: rope_theta and rope_scaling of version 4, rope_parameters of version 5, there below `layer_type` where
- * it says it for each (Gemma 3). */
+/* Rotary positions in both spellings: rope_theta and rope_scaling of version 4, rope_parameters of version 5, there below
+ * `layer_type` where it says it for each (Gemma 3). */
 hd_rope_table_config hd_config_rope(const hd_json *j, size_t head_dim, double theta, size_t positions,
                                     const char *layer_type, hd_arena *arena);
 /* Whether one of "architectures" ends so: "ForSequenceClassification". */

@@ -1,4 +1,5 @@
-/* graph/arch_decoder.h: the decoder that Llama's relatives have in common. A family reads its config.json into hd_decoder; what comes out is
+/* graph/arch_decoder.h: the decoder that Llama's relatives have in common. A family reads its
+ * config.json into hd_decoder; what comes out is
  *
  *   embedding → n × [ x + attention(norm(x)) → x + feed_forward(norm(x)) ] → norm → head (tied to the embedding, or its own)
  *
@@ -30,8 +31,8 @@ typedef struct hd_decoder {
   size_t n_labels;        /* a classifier's; 0: a language model */
 } hd_decoder;
 
-/* The keys that all have: sizes, epsilon, context, tie. `missing` holds the family's defaults: kv_heads (0: one for each head), head_dim (0: its
- * share of the width), context, tied. */
+/* The keys that all have: sizes, epsilon, context, tie. `missing` holds the family's defaults: kv_heads (0: one for each head), head_dim
+ * (0: its share of the width), context, tied. */
 hd_decoder hd_decoder_read(const hd_json *j, const hd_decoder *missing);
 /* The blocks' bits from layer_types, or NULL where config.json has none (or memory is out, which is recorded). */
 uint8_t *hd_decoder_layer_types(hd_model *m, const hd_json *j, size_t n_layers);

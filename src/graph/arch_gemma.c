@@ -1,5 +1,5 @@
-/* arch_gemma.c: Gemma ("Gemma: Open Models Based on Gemini Research and Technology", 2024), Gemma 2 and the text model of Gemma 3. What they
- * have that Llama has not: embeddings times √width, norms that multiply by 1 + weight, gelu in the feed-forward.
+/* arch_gemma.c: Gemma ("Gemma: Open Models Based on Gemini Research and Technology", 2024), Gemma 2 and the text model of Gemma 3. What
+ * they have that Llama has not: embeddings times √width, norms that multiply by 1 + weight, gelu in the feed-forward.
  *
  *   gemma2        norms behind attention and feed-forward too, capped scores and logits, a window in every second layer
  *   gemma3_text   no caps but norms on queries and keys; five layers with a window, turned by a base of their own, for one without */

@@ -1,5 +1,5 @@
-/* arch_llama.c: Llama ("LLaMA: Open and Efficient Foundation Language Models", Touvron et al., 2023) and the families that differ from it by
- * switches. See arch_decoder.h for what they are built to; here is how their config.json says it, with transformers' defaults.
+/* arch_llama.c: Llama ("LLaMA: Open and Efficient Foundation Language Models", Touvron et al., 2023) and the families that differ from it
+ * by switches. See arch_decoder.h for what they are built to; here is how their config.json says it, with transformers' defaults.
  *
  *   llama     1, 2, 3, 3.1 and whoever took it over: SmolLM2, TinyLlama
  *   smollm3   some layers know no positions

@@ -1,5 +1,5 @@
-/* arch_unknown.c: a config.json whose model_type no family has. Many are Llama under another name: where a file's tensors have Llama's names the
- * model is run as that, with a warning, and every tensor must have its place. Anything else is refused by what was found. */
+/* arch_unknown.c: a config.json whose model_type no family has. Many are Llama under another name: where a file's tensors have Llama's
+ * names the model is run as that, with a warning, and every tensor must have its place. Anything else is refused by what was found. */
 #include "graph/arch.h"
 #include "graph/assemble.h"
 

@@ -1,11 +1,11 @@
 /* assemble.c: what Loom's generic loader leaves out: tensors that belong together, told by their names and shapes.
  *
- * A file with Llama's names becomes a config.json for the family (arch_llama.c): the one that came with it, completed by what the tensors show,
- * sizes, biases, whether the head is the embedding. Only the number of heads is in no shape; where config.json does not say it, the family refuses
- * what comes out here by that key.
+ * A file with Llama's names becomes a config.json for the family (arch_llama.c): the one that came with it, completed by what the tensors
+ * show, sizes, biases, whether the head is the embedding. Only the number of heads is in no shape; where config.json does not say it, the
+ * family refuses what comes out here by that key.
  *
- * A file of nothing but PyTorch's recurrent weights (weight_ih_l0, …) becomes the one layer they are: an rnn, gru or lstm by how many gates its
- * matrices hold. An rnn's nonlinearity is in no tensor; it is tanh, as in PyTorch where nothing else is said. */
+ * A file of nothing but PyTorch's recurrent weights (weight_ih_l0, …) becomes the one layer they are: an rnn, gru or lstm by how many gates
+ * its matrices hold. An rnn's nonlinearity is in no tensor; it is tanh, as in PyTorch where nothing else is said. */
 #include "graph/assemble.h"
 
 #include <stdio.h>

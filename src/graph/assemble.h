@@ -12,7 +12,8 @@ bool hd_assemble_llama(cJSON *config, const hd_directory *directory, bool *ok);
 /* Whether such a file lacks a norm: then hd_assemble_blocks may do with the rest. */
 bool hd_assemble_lacks_norm(const hd_directory *directory);
 
-/* Whether the directory has the weights of one recurrent layer (of any depth, one way or both) and nothing else; writes the network's spec then. */
+/* Whether the directory has the weights of one recurrent layer (of any depth, one way or both) and
+ * nothing else; writes the network's spec then. */
 bool hd_assemble_recurrent(hd_text *t, const hd_directory *directory);
 
 /* A network of a file's parts, or why there is none. */

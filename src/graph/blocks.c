@@ -1,15 +1,16 @@
-/* blocks.c: files that hold parts of a network, attention layers, feed-forward layers, norms, linear layers, several of them one after another,
- * put together by their names and shapes.
+/* blocks.c: files that hold parts of a network, attention layers, feed-forward layers, norms, linear layers, several of them one after
+ * another, put together by their names and shapes.
  *
  *   q_proj, k_proj, v_proj, o_proj      multi_head_attention     in_proj_weight, out_proj      torch_attention
  *   gate_proj, up_proj, down_proj       swiglu                   up_proj, down_proj            linear, activation, linear
  *   self_attn.in_proj_weight, linear1, linear2, norm1, norm2    transformer_encoder_layer
  *   any other NAME.weight: a vector is a norm, a matrix a linear layer or, where its name says so, the embedding
  *
- * "Block" is what the last whole number in a name numbers: "model.layers.3.". Blocks run in the order of their numbers; in a block x + attention(norm(x))
- * comes before x + mlp(norm(x)). Where a block has neither a norm nor both halves, nothing says that x is added, and it is not. Before the
- * blocks comes the embedding, behind them the norm outside of all blocks and the head. What no name says, causal attention, rotary positions, an
- * activation, is config.json's or assumed and then said in a warning; what cannot be placed is refused with its tensor. */
+ * "Block" is what the last whole number in a name numbers: "model.layers.3.". Blocks run in the order of their numbers; in a block
+ * x + attention(norm(x)) comes before x + mlp(norm(x)). Where a block has neither a norm nor both halves, nothing says that x is
+ * added, and it is not. Before the blocks comes the embedding, behind them the norm outside of all blocks and the head. What no
+ * name says, causal attention, rotary positions, an activation, is config.json's or assumed and then said in a warning; what
+ * cannot be placed is refused with its tensor. */
 #include "base/memory.h"
 #include "graph/assemble.h"
 
@@ -233,8 +234,8 @@ static bool is_complete(const work *w, const struct composite *c, const char *na
   return true;
 }
 
-/* Whether it belongs to a layer of several tensors; the tensor that stands for the layer adds it. One that belongs to nothing else, of a layer
- * that lacks some, is refused. */
+/* Whether it belongs to a layer of several tensors; the tensor that stands for the layer adds it. One that belongs to nothing
+ * else, of a layer that lacks some, is refused. */
 static bool take_composite(work *w, const hd_entry *e) {
   const char *incomplete = NULL;
   for (size_t c = 0; c < N_COMPOSITES; c++) {
@@ -401,8 +402,8 @@ static void write_norm(work *w, const unit *u) {
          layer ? "layer norms with an epsilon of 1e-5 (layer_norm_eps)" : "RMS norms with an epsilon of 1e-6 (rms_norm_eps)");
 }
 
-/* Between linear layers an activation, which no tensor names: config.json's, none behind the last; else Loom's, which its generic loader puts
- * behind every one. */
+/* Between linear layers an activation, which no tensor names: config.json's, none behind the last; else Loom's, which
+ * its generic loader puts behind every one. */
 static void write_linear(work *w, const unit *u, bool last) {
   const bool blocks = w->n_of[ATTENTION] + w->n_of[FUSED] + w->n_of[MLP] + w->n_of[ENCODER] > 0;
   const char *activation = blocks ? "linear" : config_activation(w);

@@ -2,8 +2,8 @@
  * description in the loom dialect is brought to the bundle's spelling here, before network_json.c reads it; everything else is read there.
  *
  *   - A size is the first positive one of several keys, or else a default.
- *   - A grid has exactly as many places as there are layers; surplus layers are an error, as they are not in a bundle. Loom wants one; here a
- *     list without a grid is a chain.
+ *   - A grid has exactly as many places as there are layers; surplus layers are an error, as they are not in a bundle. Loom wants
+ *     one; here a list without a grid is a chain.
  *   - kmeans has an "attached_layer" where the bundle has "branches".
  *   - Loom makes a dense layer with a leaky ReLU of "swiglu". Here it is a SwiGLU. */
 #include "base/status.h"

@@ -1,11 +1,12 @@
-/* detect.c: what a weight file's tensors seem to be, from their names and shapes alone: Loom's list, rule by rule (shared/formats/loom.md, section
- * f), the layers Loom makes of it, and a network spec of those that can run.
+/* detect.c: what a weight file's tensors seem to be, from their names and shapes alone: Loom's list, rule by rule (shared/formats/loom.md,
+ * section f), the layers Loom makes of it, and a network spec of those that can run.
  *
  *   {"detected": [TENSOR, …], "layers": [LAYER, …], "input_size": n, "parameters": n, "network": SPEC | null,
  *    "warnings": [what the network assumes, lacks or leaves out, …], "refusal": {"code": .., "message": why there is no network} | null}
  *
- * TENSOR and LAYER have Loom's own fields. Tensors are sorted by name. SPEC is for hd_loader_describe: Llama's names make a config.json of it,
- * PyTorch's names of a recurrent layer that layer (assemble.c), everything else a chain of the parts there are (blocks.c). It names the file's own tensors. */
+ * TENSOR and LAYER have Loom's own fields. Tensors are sorted by name. SPEC is for hd_loader_describe: Llama's names make a
+ * config.json of it, PyTorch's names of a recurrent layer that layer (assemble.c), everything else a chain of the parts there are
+ * (blocks.c). It names the file's own tensors. */
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -213,7 +214,8 @@ static bool write_family(hd_text *t, detection *d) {
   return true;
 }
 
-/* A family that is whole, or a recurrent layer, or what parts there are; a family that lacks more than norms is left for its own loader to refuse. */
+/* A family that is whole, or a recurrent layer, or what parts there are; a family that lacks more than
+ * norms is left for its own loader to refuse. */
 static void write_network(hd_text *t, detection *d, bool broken) {
   hd_assembly parts = {0};
   const bool usable = !broken && (!d->config || cJSON_IsObject(d->config)), lacks = hd_assemble_lacks_norm(d->directory);

@@ -1,5 +1,6 @@
-/* gguf.c: what GGUF files call a model's parts, in the words of Hugging Face, so that one description per family serves both: "blk.3.attn_q.weight" is
- * found as "model.layers.3.self_attn.q_proj.weight". The tables are here; gguf_config.c turns metadata into a config.json by them, and back.
+/* gguf.c: what GGUF files call a model's parts, in the words of Hugging Face, so that one description per family serves both:
+ * "blk.3.attn_q.weight" is found as "model.layers.3.self_attn.q_proj.weight". The tables are here; gguf_config.c turns
+ * metadata into a config.json by them, and back.
  *
  * Values that lie otherwise, by what llama.cpp's converters do:
  *   - Rotary positions of Llama turn neighbouring rows of a head in GGUF, its two halves in Hugging Face: row 2i + p of a head there is row

@@ -1,13 +1,13 @@
-/* graph/gguf.h: how a GGUF file names and lays out what a model's family calls otherwise: gguf.c has the tables, names and rows, gguf_config.c the
- * metadata. */
+/* graph/gguf.h: how a GGUF file names and lays out what a model's family calls otherwise: gguf.c has the tables,
+ * names and rows, gguf_config.c the metadata. */
 #ifndef HD_GRAPH_GGUF_H
 #define HD_GRAPH_GGUF_H
 
 #include "base/text.h"
 #include "graph/graph.h"
 
-/* A tensor's name in GGUF and in Hugging Face, without what they end in (".weight"). Inside a block a '*' at the end of `gguf` is an expert's number; ""
- * has no tensor. `exact`: llama.cpp wants it as F32. */
+/* A tensor's name in GGUF and in Hugging Face, without what they end in (".weight"). Inside a block a '*' at the end of `gguf` is an
+ * expert's number; "" has no tensor. `exact`: llama.cpp wants it as F32. */
 typedef struct hd_gguf_part {
   const char *gguf, *hugging_face;
   bool exact;
@@ -85,7 +85,8 @@ hd_status hd_gguf_rope_factors(hd_gguf_factors out[HD_GGUF_MOST_FACTORS], size_t
 /* The metadata of a config.json, as members of a JSON object: ,"llama.block_count":5 …; those whose keys are in `given` are left out. */
 hd_status hd_gguf_write_config(hd_text *t, const hd_gguf_names *names, const hd_json *config, const hd_directory *given, hd_error *err);
 
-/* Rows of interleaved heads in the order of the halves: file rows of `row_bytes` each, a whole number of heads of head_dim rows. to ≠ from. */
+/* Rows of interleaved heads in the order of the halves: file rows of `row_bytes` each, a whole
+ * number of heads of head_dim rows. to ≠ from. */
 void hd_gguf_part_halves(uint8_t *to, const uint8_t *from, size_t n_rows, size_t head_dim, size_t row_bytes);
 /* The same back. */
 void hd_gguf_interleave_halves(uint8_t *to, const uint8_t *from, size_t n_rows, size_t head_dim, size_t row_bytes);

@@ -1,7 +1,7 @@
 /* gguf_config.c: a GGUF file's metadata as the config.json of its family, and back.
  *
- * Rotary positions that are scaled by a list GGUF has as tensors: Llama 3.1's factors, which config.json gives by rule, as rope_freqs.weight, here
- * a longrope of one list; a longrope's two lists as rope_factors_long.weight and rope_factors_short.weight. */
+ * Rotary positions that are scaled by a list GGUF has as tensors: Llama 3.1's factors, which config.json gives by rule, as
+ * rope_freqs.weight, here a longrope of one list; a longrope's two lists as rope_factors_long.weight and rope_factors_short.weight. */
 #include "base/decimal.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -73,8 +73,8 @@ static void write_shown(configuring *c) {
   if (hd_directory_find(d, "blk.0.ffn_down.bias")) hd_text_print(&c->text, ",\"mlp_bias\":true");
 }
 
-/* Gemma 2 and 3 scale queries by this: their largest models by the width of a head, the others by key_length (llama.cpp, too, knows it by depth).
- * 0: another architecture. */
+/* Gemma 2 and 3 scale queries by this: their largest models by the width of a head, the others by key_length (llama.cpp, too,
+ * knows it by depth). 0: another architecture. */
 static double query_scale(const hd_gguf_architecture *a, double blocks, double width, double key_length) {
   bool gemma2 = strcmp(a->name, "gemma2") == 0, gemma3 = strcmp(a->name, "gemma3") == 0;
   return !gemma2 && !gemma3 ? 0 : blocks == (gemma2 ? 46 : 62) ? width : key_length;
@@ -432,7 +432,8 @@ static hd_status refuse_unsaid_of_experts(const hd_gguf_names *names, const hd_j
   return *config->status;
 }
 
-/* What has no place in GGUF has to be what its readers take for granted: a file that says less than it means would run, and say something else. */
+/* What has no place in GGUF has to be what its readers take for granted: a file that says less than it
+ * means would run, and say something else. */
 static hd_status refuse_unsaid(const hd_gguf_names *names, const hd_json *config, hd_error *err) {
   static const char *const lists[] = {"layer_types", "no_rope_layers"};
   if (!names->architecture->words->rotary) return refuse_unsaid_of_others(names, config, err);

@@ -42,8 +42,8 @@ typedef struct hd_value_info {
 
 enum { HD_MAX_WARNINGS = 8 };
 
-/* A config.json of a line, or a megabyte of JSON, could ask for more than it should cost. The largest models that are published have some thousands
- * of each. */
+/* A config.json of a line, or a megabyte of JSON, could ask for more than it should cost. The largest models that
+ * are published have some thousands of each. */
 enum { HD_MAX_SPECS = 16384, HD_MAX_NODES = 16384, HD_MAX_PARAMETERS = 16384 };
 
 struct hd_model {
@@ -81,7 +81,8 @@ hd_model *hd_model_new(void);
 /* Frees whatever is there, sessions or not. */
 void hd_model_discard(hd_model *model);
 
-/* A declared layer. The names are kept as given: they are in the model's arena, or constant. NULL when out of memory, also where a name is NULL. */
+/* A declared layer. The names are kept as given: they are in the model's arena, or constant. NULL when
+ * out of memory, also where a name is NULL. */
 hd_spec *hd_spec_new(hd_model *model, const hd_layer *layer, const char *name, const char *weights, const char *bundle, const void *config);
 /* Appends it to the chain. */
 hd_status hd_model_add_spec(hd_model *model, hd_spec *spec, hd_error *err);
@@ -89,11 +90,12 @@ hd_status hd_model_add_spec(hd_model *model, hd_spec *spec, hd_error *err);
 /* Adds to the model's warnings; those past the last place are left out. */
 hd_status hd_model_warn(hd_model *model, hd_error *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-/* Expands every spec into nodes, values and parameters. A network that declares its input is refused where its layers do not fit together. */
+/* Expands every spec into nodes, values and parameters. A network that declares its input is
+ * refused where its layers do not fit together. */
 hd_status hd_graph_expand(hd_model *model, hd_error *err);
 
-/* infer.c: the shapes of the node's outputs into i->out, from the shapes of all values before it. `inputs` is room for n_in pointers. The error
- * says where the layer's JSON is, where it has one. */
+/* infer.c: the shapes of the node's outputs into i->out, from the shapes of all values before it. `inputs` is room for n_in pointers. The
+ * error says where the layer's JSON is, where it has one. */
 hd_status hd_node_infer(hd_infer *i, const hd_model *model, const hd_node *node, const hd_shape *shapes, const hd_shape **inputs,
                         const hd_run *run, hd_error *err);
 /* Refuses values that no machine we run on could hold, before sizes are multiplied any further. */

@@ -1,5 +1,5 @@
-/* infer.c: shapes, node by node in graph order. The plan asks for them for the largest call and for each call; a network that says what goes in
- * is asked when it is made, so that layers which do not fit each other are refused there and not at the first session. */
+/* infer.c: shapes, node by node in graph order. The plan asks for them for the largest call and for each call; a network that says what
+ * goes in is asked when it is made, so that layers which do not fit each other are refused there and not at the first session. */
 #include "base/memory.h"
 #include "base/status.h"
 #include "graph/graph.h"

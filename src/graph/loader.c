@@ -1,6 +1,7 @@
-/* loader.c: joins a description with weight files. First the description makes the graph; then directories say which tensors there are
- * and each parameter gets its memory (target.c says in which dtype); then the tensors' bytes stream in (writer.c), in any order of tensors, each in
- * order of bytes, and are turned row block by row block into the layout their kernel reads. Peak memory is the model plus one row block. */
+/* loader.c: joins a description with weight files. First the description makes the graph; then directories say which tensors
+ * there are and each parameter gets its memory (target.c says in which dtype); then the tensors' bytes stream in (writer.c),
+ * in any order of tensors, each in order of bytes, and are turned row block by row block into the layout their kernel reads.
+ * Peak memory is the model plus one row block. */
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -216,8 +217,8 @@ static hd_status look_at(hd_loader *loader, const hd_directory *directory, hd_er
   return loader->names.architecture ? HD_OK : hd_gguf_recognise(&loader->names, directory, err); /* of several files the first says it */
 }
 
-/* Bytes of the weight that a tensor fills, or begins; where no size holds them, more than any memory has. The weight gets its layout, so that
- * hd_session_estimate knows what its products need, and no memory. */
+/* Bytes of the weight that a tensor fills, or begins; where no size holds them, more than any memory has. The weight gets its layout, so
+ * that hd_session_estimate knows what its products need, and no memory. */
 static uint64_t weight_bytes(const hd_loader *loader, const hd_entry *entry) {
   const hd_wanted w = hd_names_wanted(loader, entry);
   if (w.parameter < 0 || w.part > 0) return 0;

@@ -1,5 +1,5 @@
-/* graph/loader.h: the loader's inside, for loader.c (descriptions and directories), names.c (which weight a tensor fills), target.c (what each weight becomes) and writer.c (its bytes
- * as they come). heddle.h has the public part. */
+/* graph/loader.h: the loader's inside, for loader.c (descriptions and directories), names.c (which weight a tensor fills), target.c (what
+ * each weight becomes) and writer.c (its bytes as they come). heddle.h has the public part. */
 #ifndef HD_GRAPH_LOADER_H
 #define HD_GRAPH_LOADER_H
 
@@ -19,8 +19,8 @@ typedef struct hd_wanted {
   size_t earlier;        /* the one before it that fills the same parameter, its index + 1; 0: none */
 } hd_wanted;
 
-/* The tensor being written. `buffer` gathers `unit` file bytes; each full one becomes rows (matrices) or values (vectors): decoded to float32,
- * then rounded to what the layout holds. */
+/* The tensor being written. `buffer` gathers `unit` file bytes; each full one becomes rows (matrices) or values (vectors): decoded to
+ * float32, then rounded to what the layout holds. */
 typedef struct hd_writer {
   hd_parameter *parameter;
   const hd_entry *entry;

@@ -40,9 +40,9 @@ static hd_status initialise(hd_parameter *p, uint64_t *state, hd_error *err) {
   return HD_OK;
 }
 
-/* What Loom's BuildNetworkFromJSON and InitializeWeights draw (shared/formats/loom.md, section d), by how a field's name begins; the first row
- * that fits counts. Values are scale / fan_in^power times a number from −1 … 1, from 0 … 1, or normal. Loom leaves a sequential's layers and a
- * gate at zero; here they are drawn like all others. */
+/* What Loom's BuildNetworkFromJSON and InitializeWeights draw (shared/formats/loom.md, section d), by how a field's name begins; the first
+ * row that fits counts. Values are scale / fan_in^power times a number from −1 … 1, from 0 … 1, or normal. Loom leaves a sequential's
+ * layers and a gate at zero; here they are drawn like all others. */
 typedef struct draw {
   const char *layer; /* NULL: any */
   const char *field;

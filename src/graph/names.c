@@ -1,6 +1,6 @@
-/* names.c: which parameter a weight file's tensor fills, by its name. Parameters are found in a list that is sorted once; beside their own names come
- * those that files have for them: with or without what a family's checkpoints write before them, a layer norm's older ones, MLX-Node's, a GGUF's
- * (gguf.c), a part's among experts and a pack's. No name is too long. */
+/* names.c: which parameter a weight file's tensor fills, by its name. Parameters are found in a list that is sorted once; beside their own
+ * names come those that files have for them: with or without what a family's checkpoints write before them, a layer norm's older ones,
+ * MLX-Node's, a GGUF's (gguf.c), a part's among experts and a pack's. No name is too long. */
 #include "base/memory.h"
 #include "base/status.h"
 #include "format/format.h"
@@ -97,7 +97,8 @@ static int find_named(const hd_loader *loader, const char *name) {
   return index;
 }
 
-/* A mixture's stacked experts by MLX's names: "…mlp.switch_mlp.up_proj.weight" is "…mlp.experts.*.up_proj.weight", Mixtral's "…experts.*.w3.weight". */
+/* A mixture's stacked experts by MLX's names: "…mlp.switch_mlp.up_proj.weight" is
+ * "…mlp.experts.*.up_proj.weight", Mixtral's "…experts.*.w3.weight". */
 static int find_switched(const hd_loader *loader, const char *name) {
   static const char before[] = "switch_mlp.";
   static const char *const roles[][2] = {{"gate_proj.", "w1."}, {"up_proj.", "w3."}, {"down_proj.", "w2."}};

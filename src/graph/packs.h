@@ -22,7 +22,8 @@ typedef struct hd_packs {
 
 /* Keeps what a description says of quantisation: its "quantization" or "quantization_config". */
 hd_status hd_packs_describe(hd_packs *packs, const cJSON *description, hd_error *err);
-/* Puts the tensor into the parameter's pack: number *pack, where that has parts already, else (SIZE_MAX) a new one, whose number *pack becomes. */
+/* Puts the tensor into the parameter's pack: number *pack, where that has parts already, else
+ * (SIZE_MAX) a new one, whose number *pack becomes. */
 hd_status hd_packs_add(size_t *pack, hd_packs *packs, int parameter, hd_part part, const hd_entry *entry, size_t tensor, hd_error *err);
 /* Checks the pack's parts against each other and the parameter. One without scales, or without codes, stays closed: it is no pack. */
 hd_status hd_packs_open(hd_packs *packs, hd_pack *pack, const hd_parameter *p, hd_error *err);

@@ -1,5 +1,5 @@
-/* pieces.c: parameters as weight files have them. Most are one tensor; a mixture's experts lie below each other in one parameter, and are a tensor
- * each in files, under names that have a number where the parameter's has a '*'. */
+/* pieces.c: parameters as weight files have them. Most are one tensor; a mixture's experts lie below each other in one parameter, and are a
+ * tensor each in files, under names that have a number where the parameter's has a '*'. */
 #include "base/memory.h"
 #include "base/status.h"
 #include "graph/graph.h"

@@ -1,8 +1,8 @@
 /* weights.c: a network's weights as a SafeTensors file, and back into the network.
  *
- * The standard dialect's tensors are called as the parameters are and hold what their shapes say. Loom's are called after its own fields, and
- * declare an [out, in] over values that lie [in][out] (shared/formats/loom.md, section e). Integers, F4 and F6 need scales, which lie beside the
- * codes as "<name>.scale" and "<name>.offset"; Loom's own files have none, and an F4 without a scale is Loom's F4. */
+ * The standard dialect's tensors are called as the parameters are and hold what their shapes say. Loom's are called after its own fields,
+ * and declare an [out, in] over values that lie [in][out] (shared/formats/loom.md, section e). Integers, F4 and F6 need scales, which lie
+ * beside the codes as "<name>.scale" and "<name>.offset"; Loom's own files have none, and an F4 without a scale is Loom's F4. */
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -107,7 +107,8 @@ static float f4_error(const float *first, size_t step, size_t n, float scale) {
   return (float)(sum * (double)scale * (double)scale);
 }
 
-/* F4 has few codes, and wide steps at its end: to clamp the largest values may lose less in all. The best of eight scales by squared error. */
+/* F4 has few codes, and wide steps at its end: to clamp the largest values may lose less in all.
+ * The best of eight scales by squared error. */
 static float best_f4_scale(const float *first, size_t step, size_t n, float widest) {
   float best = widest, least = f4_error(first, step, n, widest);
   for (int k = 1; k < 8; k++) {
@@ -295,8 +296,8 @@ typedef struct hd_filling {
   size_t n;
 } hd_filling;
 
-/* The slot's own shape, or one that folds it or is folded by it (a convolution's [out, in, k, k] is [out, in·k·k] too; all parts of a weight are
- * [parts, rows, columns]); in the loom dialect also turned around, or flat. */
+/* The slot's own shape, or one that folds it or is folded by it (a convolution's [out, in, k, k] is [out, in·k·k] too; all parts of a
+ * weight are [parts, rows, columns]); in the loom dialect also turned around, or flat. */
 static bool shape_fits(const hd_filling *f, const hd_piece *piece, const hd_entry *e) {
   const hd_slot *slot = &piece->parameter->slot;
   size_t want[HD_MAX_DIMS];

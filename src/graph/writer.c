@@ -1,5 +1,5 @@
-/* writer.c: a tensor's bytes as they come, in pieces of any size. They gather to whole row blocks, get the order and the dtype of the layout their
- * kernel reads, and lie in the parameter: no tensor is ever held whole, views and ragged rows apart. */
+/* writer.c: a tensor's bytes as they come, in pieces of any size. They gather to whole row blocks, get the order and the dtype of the
+ * layout their kernel reads, and lie in the parameter: no tensor is ever held whole, views and ragged rows apart. */
 #include "base/dtype.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -37,7 +37,8 @@ static size_t unit_rows(const hd_writer *w) {
   return n;
 }
 
-/* Rows that end inside a block of the file's dtype share it with the next, and a matrix that lies [in][out] has no rows: such a tensor is taken whole. */
+/* Rows that end inside a block of the file's dtype share it with the next, and a matrix that lies [in][out]
+ * has no rows: such a tensor is taken whole. */
 static size_t unit_values(const hd_writer *w) {
   const hd_matrix *m = &w->parameter->value;
   size_t n = w->parameter->slot.matrix ? unit_rows(w) * m->cols : w->order.heads ? w->all : VECTOR_UNIT;

@@ -4,7 +4,8 @@
 
 #include "heddle.h"
 
-/* y[n, heads, head_dim]: the half-split rotation of "RoFormer" as Llama uses it, over each head's first `turned` values: for d < half = turned/2
+/* y[n, heads, head_dim]: the half-split rotation of "RoFormer" as Llama uses it, over each head's first
+ * `turned` values: for d < half = turned/2
  *   y[d] = x[d]·cos[d] − x[d+half]·sin[d],  y[d+half] = x[d+half]·cos[d+half] + x[d]·sin[d+half].
  * The rest is copied. cos, sin: [n, turned]. sign −1 turns the other way (the gradient). y may be x. */
 void k_rope_f32(float *y, const float *x, const float *cos, const float *sin, size_t n, size_t heads, size_t head_dim,

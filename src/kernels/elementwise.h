@@ -24,8 +24,8 @@ typedef struct hd_activation {
   void (*backward_with)(float *d_x, const float *d_y, const float *x, size_t n, const float *parameters);
 } hd_activation;
 
-/* By our name or PyTorch's. Loom's own are loom_relu (max(0, 1.1·x)), loom_leaky_relu (slope 0.1), loom_softplus (ln(1 + e^x) without guard).
- * leaky_relu has PyTorch's slope 0.01; softplus is stable. NULL: unknown name. */
+/* By our name or PyTorch's. Loom's own are loom_relu (max(0, 1.1·x)), loom_leaky_relu (slope 0.1), loom_softplus (ln(1 + e^x) without
+ * guard). leaky_relu has PyTorch's slope 0.01; softplus is stable. NULL: unknown name. */
 const hd_activation *hd_activation_find(const char *name);
 const hd_activation *hd_activation_at(size_t index); /* NULL past the last */
 

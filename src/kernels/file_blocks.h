@@ -1,5 +1,5 @@
-/* kernels/file_blocks.h: layouts of quads.h whose rows are blocks of a file, kept bit for bit. To pack, to unpack, to round and to look up is one
- * text over what moves one block. */
+/* kernels/file_blocks.h: layouts of quads.h whose rows are blocks of a file, kept bit for bit. To pack, to unpack, to round and to look
+ * up is one text over what moves one block. */
 #ifndef HD_KERNELS_FILE_BLOCKS_H
 #define HD_KERNELS_FILE_BLOCKS_H
 

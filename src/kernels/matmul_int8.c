@@ -1,8 +1,8 @@
-/* kernels/matmul_int8.c: the layout int8.x4: int8 with one scale a row, symmetric, for the integer dot of quads.h. Row-major, a row of INT8 is
- * its float32 scale and its int8.
+/* kernels/matmul_int8.c: the layout int8.x4: int8 with one scale a row, symmetric, for the integer dot of quads.h. Row-major, a row
+ * of INT8 is its float32 scale and its int8.
  *
- * Four rows' codes of the same 32 columns lie together with their sums (136 bytes), the last columns padded with zeros; the four scales follow
- * a quad's blocks. 1.0625 bytes a weight for wide rows, of any width. */
+ * Four rows' codes of the same 32 columns lie together with their sums (136 bytes), the last columns padded with zeros; the four scales
+ * follow a quad's blocks. 1.0625 bytes a weight for wide rows, of any width. */
 #include "kernels/quads.h"
 
 enum { TAIL = ROWS * sizeof(float) };

@@ -1,7 +1,7 @@
 /* kernels/matmul_q4.c: the layout q4_0.x4, Q4_0 blocks repacked for the integer dot of quads.h.
  *
- * Four rows' blocks of the same 32 columns lie together (80 bytes, 0.625 a weight): the file's 16 bytes of nibbles of each row, four bytes of
- * every row after the other, so that the low nibbles of one vector are four rows by columns 4j … 4j + 3, the high ones by the columns 16
+ * Four rows' blocks of the same 32 columns lie together (80 bytes, 0.625 a weight): the file's 16 bytes of nibbles of each row, four bytes
+ * of every row after the other, so that the low nibbles of one vector are four rows by columns 4j … 4j + 3, the high ones by the columns 16
  * further; and the four scales as float32. Codes stay 0…15, which is what the fast dot wants; 8 · (sum of activations) is taken off. */
 #include "kernels/file_blocks.h"
 

@@ -1,5 +1,5 @@
-/* kernels/pooling.h: the largest value or the mean of windows over two axes; one axis is two with a first of size 1. Places outside the input
- * count as −∞ for the largest, and as 0 for the mean, where they may count among its elements. */
+/* kernels/pooling.h: the largest value or the mean of windows over two axes; one axis is two with a first of size 1. Places outside the
+ * input count as −∞ for the largest, and as 0 for the mean, where they may count among its elements. */
 #ifndef HD_KERNELS_POOLING_H
 #define HD_KERNELS_POOLING_H
 

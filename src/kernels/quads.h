@@ -1,11 +1,12 @@
 /* kernels/quads.h: the integer product that the quantised layouts share: one text, compiled for each layout's own block.
  *
- * A quad is four rows. Its weights lie in blocks of 32 columns; within a block, 16 bytes hold four rows by four columns: the dot leaves four
- * rows' sums in four lanes, and the activations are a 4-value splat. Rows are padded to four with zeros, columns (where a layout allows it) to
- * 32. Activations are quantised per 32 columns, once a call, into scratch.
+ * A quad is four rows. Its weights lie in blocks of 32 columns; within a block, 16 bytes hold four rows by four columns: the dot leaves
+ * four rows' sums in four lanes, and the activations are a 4-value splat. Rows are padded to four with zeros, columns (where a layout
+ * allows it) to 32. Activations are quantised per 32 columns, once a call, into scratch.
  *
- * Where v_dot_i8 is fast its second operand has to be 0…127. Codes that are may stand there, and the activations are the signed operand. Where
- * codes are signed, the activation's a + 127 (0…254) is split into two such halves, and 127 · (sum of codes) taken off: exact integers both ways. */
+ * Where v_dot_i8 is fast its second operand has to be 0…127. Codes that are may stand there, and the activations are the
+ * signed operand. Where codes are signed, the activation's a + 127 (0…254) is split into two such halves, and 127 · (sum of
+ * codes) taken off: exact integers both ways. */
 #ifndef HD_KERNELS_QUADS_H
 #define HD_KERNELS_QUADS_H
 

@@ -5,8 +5,8 @@
 
 #include "kernels/simd.h"
 
-/* e^(x + low), where low is a small correction (|low| ≤ ulp(x)): the rest after n · ln 2 is at most ln 2 / 2, where a polynomial of degree 7
- * is exact enough; 2^n goes on in two factors, since n runs from −150 to 128. */
+/* e^(x + low), where low is a small correction (|low| ≤ ulp(x)): the rest after n · ln 2 is at most ln 2 / 2, where a polynomial of
+ * degree 7 is exact enough; 2^n goes on in two factors, since n runs from −150 to 128. */
 static inline v_f32 v_exp2part(v_f32 x, v_f32 low) {
   x = v_min(v_max(x, v_splat(-104.0f)), v_splat(89.0f));
   v_f32 turns = v_round(v_mul(x, v_splat(1.44269504f)));

@@ -1,8 +1,8 @@
 /* attention.c: scaled dot-product attention ("Attention Is All You Need", Vaswani et al., 2017) with grouped key/value heads (Ainslie et
  * al., 2023), and the multi-head layer that declares its projections.
  *
- * The primitive keeps its keys and values in the session when `cache` is set: state = keys [kv_heads, positions, head_dim], then values. Where it has
- * a window, the positions are only those that a row may still look at. */
+ * The primitive keeps its keys and values in the session when `cache` is set: state = keys [kv_heads, positions, head_dim], then values.
+ * Where it has a window, the positions are only those that a row may still look at. */
 #include "base/status.h"
 #include "kernels/attention.h"
 #include "layers/rows.h"
@@ -13,7 +13,8 @@
 
 /* ---- The primitive: context = softmax(q·kᵀ·scale)·v. Inputs q [.., n, heads·head_dim], k and v [.., n, kv_heads·head_dim] ---- */
 
-/* What attends to itself and to nothing else: a sequence of the call, or one item of a batch in three dimensions, whose items all begin at 0. */
+/* What attends to itself and to nothing else: a sequence of the call, or one item of a batch in
+ * three dimensions, whose items all begin at 0. */
 typedef struct part {
   size_t n, past;
   size_t capacity;        /* positions in the block of its keys and values */

@@ -34,8 +34,8 @@ const hd_activation *hd_parse_activation(hd_parse *p) {
   return activation;
 }
 
-/* Sizes have PyTorch's names, or Loom's: a bundle has input_height and output_height (beside width = height = 1, which are filler), a network
- * in JSON may use any of its three pairs, the first that is there (loom.md, section d). */
+/* Sizes have PyTorch's names, or Loom's: a bundle has input_height and output_height (beside width = height = 1, which are filler), a
+ * network in JSON may use any of its three pairs, the first that is there (loom.md, section d). */
 enum { TORCH, LOOM_WIDE, LOOM_JSON, LOOM_BUNDLE, N_SPELLINGS };
 
 static size_t get_size(hd_parse *p, const char *const of[N_SPELLINGS]) {

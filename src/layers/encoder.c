@@ -1,5 +1,6 @@
-/* encoder.c: PyTorch's MultiheadAttention of a sequence to itself, TransformerEncoderLayer and TransformerEncoder ("Attention Is All You Need",
- * Vaswani et al., 2017). Weights have PyTorch's names: the three projections of q, k and v lie in one matrix. Dropout is as in eval: none.
+/* encoder.c: PyTorch's MultiheadAttention of a sequence to itself, TransformerEncoderLayer and TransformerEncoder ("Attention Is All
+ * You Need", Vaswani et al., 2017). Weights have PyTorch's names: the three projections of q, k and v lie in one matrix. Dropout is
+ * as in eval: none.
  * x: [positions, width], [positions, batch, width], or with batch_first [batch, positions, width]. */
 #include "base/status.h"
 #include "layers/axes.h"

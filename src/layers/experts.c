@@ -1,5 +1,6 @@
-/* experts.c: a mixture of experts ("Outrageously Large Neural Networks", Shazeer et al., 2017; Mixtral: Jiang et al., 2024). A router scores the
- * experts for each row; the best few compute it, each a gated feed-forward of its own, and their answers are summed by their shares:
+/* experts.c: a mixture of experts ("Outrageously Large Neural Networks", Shazeer et al., 2017; Mixtral: Jiang et al., 2024).
+ * A router scores the experts for each row; the best few compute it, each a gated feed-forward of its own, and their answers are
+ * summed by their shares:
  *
  *   y = Σ_chosen share_e · down_e(act(gate_e(x)) · up_e(x)),  share = softmax(router(x)), renormalised over the chosen ones or not
  *

@@ -1,6 +1,6 @@
-/* layers/layer.h: what a layer type is. Each type is one row (struct hd_layer) in the file that implements it, and one line in
- * the table of layer.c. Graph, plan, session and loader never ask what type a layer is. Three places do, for rules of Loom's that name types:
- * merge.c (what a sequential runs), parallel.c (what a branch or a gate may be), and ts/steps.ts (what its step state starts as).
+/* layers/layer.h: what a layer type is. Each type is one row (struct hd_layer) in the file that implements it, and one line in the table of
+ * layer.c. Graph, plan, session and loader never ask what type a layer is. Three places do, for rules of Loom's that name types: merge.c
+ * (what a sequential runs), parallel.c (what a branch or a gate may be), and ts/steps.ts (what its step state starts as).
  *
  * There are two kinds of row:
  *   primitive   has `infer` and `forward`: becomes one node of the graph;
@@ -85,9 +85,10 @@ void hd_build_weights(hd_builder *b, const hd_spec *spec, hd_value input);
 bool hd_build_in_chain(const hd_builder *b);
 hd_dialect hd_build_dialect(const hd_builder *b);
 
-/* Loom's hidden residual R: a value that travels beside the chain (loom.md, section c). rms_norm sets it; attention and swiglu add it to what they
- * give and set it; layer_norm adds it to what it takes and, where there is one, sets it. In branches and in the standard dialect there is no R:
- * carried is HD_NO_VALUE, add gives v back and carry does nothing, so that expand calls them without asking. layer_norm's expand:
+/* Loom's hidden residual R: a value that travels beside the chain (loom.md, section c). rms_norm sets it; attention and swiglu
+ * add it to what they give and set it; layer_norm adds it to what it takes and, where there is one, sets it. In branches and in
+ * the standard dialect there is no R: carried is HD_NO_VALUE, add gives v back and carry does nothing, so that expand calls
+ * them without asking. layer_norm's expand:
  *   x = hd_build_add_carried(b, "carried", x);
  *   y = hd_build(b, &hd_layer_layer_norm, "", "", spec->config, &x, 1);
  *   if (hd_build_carried(b) != HD_NO_VALUE) hd_build_carry(b, y); */
@@ -256,8 +257,8 @@ struct hd_layer {
   size_t (*state_bytes)(const void *config, size_t positions); /* 0: none; by hd_times: SIZE_MAX is more than there can be */
   /* How many positions, the newest included, a row looks at: older ones may be taken from its state. NULL, 0: all of them. */
   size_t (*window)(const void *config);
-  /* Moves n positions, from the `first` on, of a block for from_positions to the beginning of one for to_positions; it may be the same block. NULL: a
-   * plain copy of a whole block does. */
+  /* Moves n positions, from the `first` on, of a block for from_positions to the beginning of one for to_positions; it may be the same
+   * block. NULL: a plain copy of a whole block does. */
   void (*move_state)(const void *config, void *to, size_t to_positions, const void *from, size_t from_positions, size_t first, size_t n);
   bool can_rewind;        /* state can be cut at a position; else only reset */
   hd_status (*forward)(const hd_call *call, hd_error *err);

@@ -1,6 +1,6 @@
 /* moments.c: layer_norm ("Layer Normalization", Ba et al., 2016), group_norm (Wu and He, 2018), instance_norm (Ulyanov et al., 2016) and
- * batch_norm (Ioffe and Szegedy, 2015): y = (x − mean) / √(variance + ε) · weight + bias, as PyTorch's modules. They differ in which elements
- * share a mean: a row, a group of a sample's channels, one channel of a sample, one channel of the whole batch.
+ * batch_norm (Ioffe and Szegedy, 2015): y = (x − mean) / √(variance + ε) · weight + bias, as PyTorch's modules. They differ in which
+ * elements share a mean: a row, a group of a sample's channels, one channel of a sample, one channel of the whole batch.
  *
  * batch_norm uses its running statistics, as PyTorch does in eval; with track_running_stats false, the batch's own. */
 #include "kernels/moments.h"

@@ -6,8 +6,9 @@
  *                          ("Adaptive Mixtures of Local Experts", Jacobs et al., 1991)
  *   grid_scatter           each branch in its cell of a grid, cells in order
  *
- * All of them work on rows. In the standard dialect a row is a sample (the last dimension), and the gate weighs each sample alone. In the loom
- * dialect the whole vector is one row, so that concat joins whole batches, except for grid_scatter, whose rows are the batch's samples.
+ * All of them work on rows. In the standard dialect a row is a sample (the last dimension), and the gate weighs each
+ * sample alone. In the loom dialect the whole vector is one row, so that concat joins whole batches, except for
+ * grid_scatter, whose rows are the batch's samples.
  *
  * Where Loom finds an error (sizes that do not add up, a place outside the grid, an unknown mode, …) it prints a line and the outermost
  * layer passes its input through (loom.md, section c). Here a join that cannot be made has an empty value, which makes the join around it
@@ -309,7 +310,8 @@ static const char *read_grid(parallel_config *c, hd_parse *p) {
   return c->mode == &modes[GRID_SCATTER] ? check_grid(c, at) : NULL;
 }
 
-/* Loom's gate: logits from the first numbers of the whole batch, without activation. Its kernel lies the other way round than a dense layer's. */
+/* Loom's gate: logits from the first numbers of the whole batch, without activation. Its kernel lies
+ * the other way round than a dense layer's. */
 static hd_value expand_gate(hd_builder *b, const hd_spec *spec, hd_value x) {
   hd_linear_config linear = ((const hd_dense_config *)spec->config)->linear;
   linear.fixed_rows = 1;

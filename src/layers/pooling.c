@@ -1,4 +1,5 @@
-/* pooling.c: max_pool, avg_pool and adaptive_avg_pool over one and two axes, as PyTorch's modules. x: [batch, channels, axes…] or [channels, axes…]. */
+/* pooling.c: max_pool, avg_pool and adaptive_avg_pool over one and two axes, as PyTorch's modules.
+ * x: [batch, channels, axes…] or [channels, axes…]. */
 #include "kernels/pooling.h"
 
 #include "base/status.h"

@@ -1,5 +1,5 @@
-/* position.c: rotary position embedding ("RoFormer", Su et al., 2021). rope_table computes the cosines and sines of a call's positions once;
- * every layer's rope nodes read them. */
+/* position.c: rotary position embedding ("RoFormer", Su et al., 2021). rope_table computes the cosines and sines of a call's positions
+ * once; every layer's rope nodes read them. */
 #include "base/status.h"
 #include "kernels/attention.h"
 #include "layers/rows.h"
@@ -22,8 +22,8 @@ static hd_status infer_table(hd_infer *i, hd_error *err) {
   return HD_OK;
 }
 
-/* The rows of a sequence, from its position `past` on. cos and sin are those of a double, rounded to float32. Angles are rounded too, as PyTorch's are,
- * so that far positions agree with it; the product of two floats is exact in double. */
+/* The rows of a sequence, from its position `past` on. cos and sin are those of a double, rounded to float32. Angles are rounded too, as
+ * PyTorch's are, so that far positions agree with it; the product of two floats is exact in double. */
 static void fill_table(const hd_rope_table_config *c, float *cosines, float *sines, size_t past, size_t n) {
   size_t half = c->head_dim / 2;
   float magnitude = c->magnitude > 0 ? (float)c->magnitude : 1;

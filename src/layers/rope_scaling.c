@@ -1,7 +1,8 @@
-/* rope_scaling.c: the frequencies of rotary positions: theta^(−2d / head_dim) for the pair d, and what models change in them to go beyond the
- * positions of their training. All are computed in float32 where transformers does, so that far positions agree with it.
+/* rope_scaling.c: the frequencies of rotary positions: theta^(−2d / head_dim) for the pair d, and what models change in them to go beyond
+ * the positions of their training. All are computed in float32 where transformers does, so that far positions agree with it.
  *
- *   linear    all slower by the factor: "Extending Context Window of Large Language Models via Positional Interpolation" (Chen et al., 2023)
+ *   linear    all slower by the factor: "Extending Context Window of Large Language Models via
+ *             Positional Interpolation" (Chen et al., 2023)
  *   dynamic   theta grows with the length of the call (NTK-aware scaling)
  *   yarn      slow pairs as linear, fast ones as they were, a ramp between: "YaRN" (Peng et al., 2023)
  *   llama3    the same by wavelength (Llama 3.1)

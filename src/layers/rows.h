@@ -147,7 +147,8 @@ typedef struct hd_rope_table_config {
   const float *short_factors, *long_factors; /* HD_ROPE_LONG: [head_dim / 2], up to `original` positions and beyond */
 } hd_rope_table_config;
 
-/* What Hugging Face's rope_scaling or rope_parameters says, over what c has: head_dim, theta, original. `positions`: the model's context. */
+/* What Hugging Face's rope_scaling or rope_parameters says, over what c has: head_dim, theta,
+ * original. `positions`: the model's context. */
 void hd_rope_parse(hd_rope_table_config *c, const hd_json *rope, size_t positions, hd_arena *arena);
 /* The same back, as a member "rope_scaling" where there is any. */
 void hd_rope_write(const hd_rope_table_config *c, cJSON *json);

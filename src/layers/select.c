@@ -1,9 +1,10 @@
 /* select.c: a value, or a part of it, seen otherwise: as_rows and last_rows.
  *
- * as_rows: a value of any shape as rows of `width`, the way Loom reads the vector that it passes along; a tail shorter than a row is left out.
+ * as_rows: a value of any shape as rows of `width`, the way Loom reads the vector that it passes
+ * along; a tail shorter than a row is left out.
  *
- * last_rows: the last rows of a value, of each sequence in it. Before a language model's head it keeps prefill from computing logits that nobody reads: how many
- * rows are wanted is the session's choice (hd_session_options.output_rows), not the graph's. */
+ * last_rows: the last rows of a value, of each sequence in it. Before a language model's head it keeps prefill from computing logits that
+ * nobody reads: how many rows are wanted is the session's choice (hd_session_options.output_rows), not the graph's. */
 #include "layers/rows.h"
 
 #include <string.h>

@@ -84,8 +84,9 @@ static hd_status write_dropout(const void *config, cJSON *json, hd_dialect diale
   return only_standard(dialect, "dropout", err);
 }
 
-/* ---- glu: a · σ(b), a and b the halves of the last dimension ("Language Modeling with Gated Convolutional Networks", Dauphin et al., 2017) ---- */
+/* ---- glu: a · σ(b), a and b the halves of the last dimension ---- */
 
+/* "Language Modeling with Gated Convolutional Networks", Dauphin et al., 2017. */
 static void parse_glu(void *config, hd_parse *p) {
   (void)config;
   if (get_dim(p, "dim", -1) != -1) hd_json_refuse(&p->json, "dim", HD_UNSUPPORTED, "glu splits the last dimension only");

@@ -1,5 +1,5 @@
-/* softmax.c: the softmax family. y = softmax(x / temperature) and its variants, each over the last dimension (standard) or over each of `parts`
- * equal parts of the whole value, as Loom cuts it; what the division leaves over stays 0 there.
+/* softmax.c: the softmax family. y = softmax(x / temperature) and its variants, each over the last dimension (standard) or over each of
+ * `parts` equal parts of the whole value, as Loom cuts it; what the division leaves over stays 0 there.
  *
  *   standard, temperature    softmax(x/t)
  *   grid                     rows × cols, each row alone
@@ -10,8 +10,8 @@
  *   entmax                   between the two by entmax_alpha ("Sparse Sequence-to-Sequence Models", Peters et al., 2019)
  *   adaptive, mixture        names of Loom's, without a meaning of their own there: plain softmax at t = 1
  *
- * The loom dialect computes what Loom does, mistakes included (loom.md, sections c and j, 18): its sparse takes the support's sum twice, its entmax
- * blends softmax with that; a variant without its settings is plain softmax at t = 1, an unknown name is standard. */
+ * The loom dialect computes what Loom does, mistakes included (loom.md, sections c and j, 18): its sparse takes the support's sum twice,
+ * its entmax blends softmax with that; a variant without its settings is plain softmax at t = 1, an unknown name is standard. */
 #include "base/status.h"
 #include "base/text.h"
 #include "layers/rows.h"

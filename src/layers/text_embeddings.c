@@ -1,7 +1,7 @@
 /* text_embeddings.c: what encoders of text have around their blocks ("BERT", Devlin et al., 2019).
  *
- * text_embeddings: tokens + token types + positions. Ids are one list: id + vocab_size · type, so that a pair's second text (type 1) needs no
- * input of its own.
+ * text_embeddings: tokens + token types + positions. Ids are one list: id + vocab_size · type, so that a pair's second
+ * text (type 1) needs no input of its own.
  *
  * pooler: tanh(W·x₀ + b) of the first row, in the value's place or beside it. */
 #include "base/status.h"

@@ -1,5 +1,5 @@
-/* batch.c: several sequences in one call. The rows of all pass the layers together; those that look from row to row ask the run which rows are one
- * sequence's (hd_run, layers/layer.h). */
+/* batch.c: several sequences in one call. The rows of all pass the layers together; those that look from row to row ask the run which rows
+ * are one sequence's (hd_run, layers/layer.h). */
 #include "base/memory.h"
 #include "base/status.h"
 #include "run/session.h"
@@ -40,7 +40,8 @@ static void share_evenly(hd_sequence *to, size_t n, size_t rows, size_t context)
   }
 }
 
-/* Sequences that are forgotten, as long as they may be: no other call has more rows whose keys and values scratch must hold. Returns how many. */
+/* Sequences that are forgotten, as long as they may be: no other call has more rows whose keys and
+ * values scratch must hold. Returns how many. */
 static size_t share_longest(hd_sequence *to, size_t rows, size_t context) {
   size_t n = 0;
   for (; rows; rows -= to[n++].rows) to[n] = (hd_sequence){.rows = rows < context ? rows : context};

@@ -1,5 +1,5 @@
-/* run/state.c: what a session remembers between calls: a block per stateful node (keys and values so far, recurrent state), with room for so
- * many positions; its growth, its cutting back, and its copy as bytes. */
+/* run/state.c: what a session remembers between calls: a block per stateful node (keys and values so far, recurrent state), with room for
+ * so many positions; its growth, its cutting back, and its copy as bytes. */
 #include "base/memory.h"
 #include "base/status.h"
 #include "run/session.h"
@@ -52,8 +52,8 @@ static void copy_state(const hd_node *node, void *to, hd_room to_room, const voi
 /* Positions that a node's state holds of the session's. */
 static size_t held_by(const hd_session *s, const hd_node *node) { return s->sequence.past - (window_of(node) ? s->sequence.begin : 0); }
 
-/* States are linear in positions: two sizes tell the rest, for any number of positions, be it more than a size_t holds the bytes of. Those of layers
- * whose window is filled have their full size. */
+/* States are linear in positions: two sizes tell the rest, for any number of positions, be it more than a size_t holds the bytes of. Those
+ * of layers whose window is filled have their full size. */
 void hd_state_estimate(hd_session_size *out, const hd_model *model, hd_room room) {
   const hd_room page = {HD_STATE_PAGE, HD_STATE_PAGE}, pages = {2 * HD_STATE_PAGE, 2 * HD_STATE_PAGE};
   for (size_t n = 0; n < model->n_nodes; n++) {
@@ -151,8 +151,8 @@ hd_status hd_session_rewind(hd_session *s, size_t position, hd_error *err) {
 
 /* ---- Saving ---- */
 
-/* A saved state: this, then each stateful node's block for exactly `position` positions, those of layers with a window from `begin` on, in the order of
- * nodes. */
+/* A saved state: this, then each stateful node's block for exactly `position` positions, those of layers with a
+ * window from `begin` on, in the order of nodes. */
 typedef struct saved_head {
   char magic[8];
   uint64_t position, begin;

@@ -1,5 +1,5 @@
-/* run/steps.h: a plan with its memory: what walks a graph. Whose sequences its rows belong to is told at each call: a session brings its own,
- * a batch those of several. */
+/* run/steps.h: a plan with its memory: what walks a graph. Whose sequences its rows belong to is told at each call: a session
+ * brings its own, a batch those of several. */
 #ifndef HD_RUN_STEPS_H
 #define HD_RUN_STEPS_H
 
@@ -21,8 +21,9 @@ typedef struct hd_steps {
   size_t lora_bytes;
 } hd_steps;
 
-/* Plans for the largest input and allocates all that a call needs. `largest`: how such a call's rows are shared by sequences, the one of the largest
- * values first, then those that may take more scratch; they are not kept. When it fails, hd_steps_free is still to be called. */
+/* Plans for the largest input and allocates all that a call needs. `largest`: how such a call's rows are shared by
+ * sequences, the one of the largest values first, then those that may take more scratch; they are not kept. When it
+ * fails, hd_steps_free is still to be called. */
 hd_status hd_steps_make(hd_steps *steps, const hd_model *model, const hd_shape *input, hd_value output,
                         const hd_run *largest, size_t n_largest, hd_error *err);
 void hd_steps_free(hd_steps *steps);
