@@ -28,12 +28,12 @@ typedef enum element {
 static const struct {
   const char *dtype; /* as SafeTensors writes it; one that base/dtype.c does not know is refused */
   size_t bytes;
-} elements[] = {[F32] = {"F32", 4},        [F64] = {"F64", 8},         [F16] = {"F16", 2},           [BF16] = {"BF16", 2},
-                [I64] = {"I64", 8},        [I32] = {"I32", 4},         [I16] = {"I16", 2},           [I8] = {"I8", 1},
-                [U8] = {"U8", 1},          [BOOLEAN] = {"BOOL", 1},    [U16] = {"U16", 2},           [U32] = {"U32", 4},
-                [U64] = {"U64", 8},        [E4M3] = {"F8_E4M3", 1},    [E5M2] = {"F8_E5M2", 1},      [E4M3Z] = {"F8_E4M3FNUZ", 1},
+} elements[] = {[F32] = {"F32", 4},           [F64] = {"F64", 8},       [F16] = {"F16", 2},          [BF16] = {"BF16", 2},
+                [I64] = {"I64", 8},           [I32] = {"I32", 4},       [I16] = {"I16", 2},          [I8] = {"I8", 1},
+                [U8] = {"U8", 1},             [BOOLEAN] = {"BOOL", 1},  [U16] = {"U16", 2},          [U32] = {"U32", 4},
+                [U64] = {"U64", 8},           [E4M3] = {"F8_E4M3", 1},  [E5M2] = {"F8_E5M2", 1},     [E4M3Z] = {"F8_E4M3FNUZ", 1},
                 [E5M2Z] = {"F8_E5M2FNUZ", 1}, [C64] = {"complex64", 8}, [C128] = {"complex128", 16}, [QI8] = {"qint8", 1},
-                [QU8] = {"quint8", 1},     [QI32] = {"qint32", 4}};
+                [QU8] = {"quint8", 1},        [QI32] = {"qint32", 4}};
 
 #define STORAGE(name, type) {"torch", name "Storage", HD_PICKLE_NAME, type}, {"torch.storage", name "Storage", HD_PICKLE_NAME, type}
 #define DTYPE(name, type) {"torch", name, HD_PICKLE_NAME, type}

@@ -142,6 +142,10 @@ test('no source file is longer than 1,000 lines', () => {
   none(sources.filter((file) => text(file).split('\n').length > 1001), 'files with two subjects');
 });
 
+test('no line of src/ is wider than 140 characters', () => {
+  none(linesThat(files('src', ['.c', '.h']), /^.{141}/u), 'lines to be broken by sense');
+});
+
 test('no source file is called utils, helpers, common or misc', () => {
   none(sources.filter((file) => /^(utils?|helpers?|common|misc)$/i.test(basename(file).replace(/\..*$/, ''))), 'names that say nothing');
 });
