@@ -157,8 +157,9 @@ static hd_status find_cols(hd_packed *p, const hd_packing *said, size_t cols, si
 static hd_status check_cols(const hd_packed *p, size_t row_bits, size_t groups, hd_error *err) {
   char room[HD_NAME_ROOM], codes[HD_SHAPE_ROOM], scales[HD_SHAPE_ROOM];
   const hd_entry *w = p->entry[HD_PART_WEIGHT], *s = p->entry[HD_PART_SCALES];
-  bool grouped = p->group_size > 0 && p->group_size * groups == p->cols && (p->mode->whole_rows || p->group_size * p->bits % 8 == 0);
-  if (grouped && known_bits(p->bits) && row_bits / p->bits == p->cols && row_bits % p->bits == 0) return HD_OK;
+  bool grouped = groups > 0 && p->cols % groups == 0 && p->group_size == p->cols / groups;
+  bool begins = p->mode->whole_rows || p->group_size * p->bits % 8 == 0;
+  if (grouped && begins && known_bits(p->bits) && row_bits / p->bits == p->cols && row_bits % p->bits == 0) return HD_OK;
   return hd_fail(err, HD_BAD_FILE,
                  "tensor %s: rows of %zu values in %zu bits and groups of %zu (%s) do not fit codes of %s and scales of %s",
                  hd_short_name(room, w->name), p->cols, p->bits, p->group_size, p->mode->name, hd_shape_text(codes, w->n_dims, w->shape),

@@ -142,19 +142,39 @@ TEST(what_does_not_fit_is_refused_with_what_was_said_and_found) {
           "tensor l.weight: rows of 64 values in 8 bits and groups of 32 (mxfp8) do not fit codes of [3, 8] and scales of [3, 2]");
 }
 
-/* An exception under the weight's own name counts, not the rule. */
-TEST(an_exception_for_one_weight_counts) {
-  packed_case c = cases[5];
-  c.quantization = "{\"group_size\":32,\"bits\":8,\"mode\":\"mxfp8\",\"l\":{\"group_size\":64,\"bits\":4}}";
-  check_case(&c, true, HD_F32, 100);
-}
-
 static hd_directory *directory_of(const hd_entry *entries, size_t n) {
   hd_error err;
   hd_directory *d = hd_directory_new("SafeTensors", UINT64_MAX);
   for (size_t i = 0; i < n; i++) CHECK(hd_directory_append(d, &entries[i], &err) == HD_OK);
   CHECK(hd_directory_seal(d, &err) == HD_OK);
   return d;
+}
+
+/* 4503599627370497 · 4096 is 4096 where sizes have 64 bits, 1048577 · 4096 where they have 32. */
+TEST(a_group_size_whose_product_wraps_is_refused) {
+  static const char *const said[] = {"{\"group_size\":4503599627370497,\"bits\":8}", "{\"group_size\":1048577,\"bits\":8}"};
+  const hd_entry entries[] = {{.name = "l.biases", .dtype = HD_F16, .n_dims = 2, .shape = {1, 4096}, .end = 8192},
+                              {.name = "l.scales", .dtype = HD_F16, .n_dims = 2, .shape = {1, 4096}, .begin = 8192, .end = 16384},
+                              {.name = "l.weight", .dtype = HD_U32, .n_dims = 2, .shape = {1, 1024}, .begin = 16384, .end = 20480}};
+  for (size_t i = 0; i < 2; i++) {
+    char spec[1024];
+    hd_error err = {0};
+    hd_loader *loader;
+    hd_directory *d = directory_of(entries, 3);
+    snprintf(spec, sizeof spec, linear, (size_t)4096, "\"quantization\":", said[i], ",", "l", (size_t)4096, (size_t)1);
+    CHECK(hd_loader_new(&loader, HD_F32, &err) == HD_OK && hd_loader_describe(loader, spec, strlen(spec), &err) == HD_OK);
+    CHECK(hd_loader_add(loader, d, &err) == HD_OK && hd_loader_settle(loader, &err) == HD_BAD_FILE);
+    if (!CHECK(strstr(err.message, "do not fit codes of [1, 1024] and scales of [1, 4096]"))) printf("# %s\n", err.message);
+    hd_loader_free(loader);
+    hd_directory_free(d);
+  }
+}
+
+/* An exception under the weight's own name counts, not the rule. */
+TEST(an_exception_for_one_weight_counts) {
+  packed_case c = cases[5];
+  c.quantization = "{\"group_size\":32,\"bits\":8,\"mode\":\"mxfp8\",\"l\":{\"group_size\":64,\"bits\":4}}";
+  check_case(&c, true, HD_F32, 100);
 }
 
 static hd_loader *loader_with(const hd_entry *entries, size_t n, const char *quantization) {
