@@ -19,6 +19,18 @@ typedef struct hd_wanted {
   size_t earlier;        /* the one before it that fills the same parameter, its index + 1; 0: none */
 } hd_wanted;
 
+/* How a tensor's bytes get into its parameter. */
+typedef enum hd_way {
+  HD_WAY_COPY,       /* as they are, where they belong */
+  HD_WAY_PACK,       /* rows of the file's dtype, which the layout packs */
+  HD_WAY_ROWS,       /* rows, decoded, which the layout rounds */
+  HD_WAY_VALUES,     /* a vector's values, decoded */
+  HD_WAY_WHOLE,      /* a matrix that lies [in][out], decoded and turned */
+  HD_WAY_CODES,      /* a pack's codes: rows of what they stand for */
+  HD_WAY_CODES_KEPT, /* the same, kept as the layout's own, INT8 */
+  HD_WAY_SCALES      /* a pack's other parts: held until its codes come */
+} hd_way;
+
 /* The tensor being written. `buffer` gathers `unit` file bytes; each full one becomes rows (matrices) or values (vectors): decoded to
  * float32, then rounded to what the layout holds. */
 typedef struct hd_writer {
@@ -27,6 +39,7 @@ typedef struct hd_writer {
   hd_wanted *wanted;
   hd_packed *packed;     /* that it belongs to; NULL: to none */
   hd_gguf_order order;
+  hd_way way;
   bool in_out;           /* a matrix that lies [in][out], and has no rows then */
   uint8_t *buffer;       /* unit bytes of the file */
   uint8_t *turned;       /* where they get the parameter's order; NULL when they have it */
@@ -69,6 +82,7 @@ struct hd_loader {
   size_t *latest;        /* for each parameter the last tensor that fills it, its index + 1; 0: none */
   hd_packs packs;
   bool settled;          /* no directory may come any more */
+  bool finished;         /* it is empty, and stays so */
   hd_writer writer;
   bool writing;
 };

@@ -19,14 +19,16 @@ void hd_writer_free(hd_writer *w) {
 }
 enum { VECTOR_UNIT = 4096 }; /* values of a vector that are converted at a time */
 
-static bool is_copy(const hd_writer *w) {
+/* How the tensor's bytes get into its parameter: decided once, from what the file has and what the parameter is to become. */
+static hd_way way_of(const hd_writer *w) {
   const hd_layout *layout = w->parameter->value.layout;
-  return layout->plain && layout->dtype == w->entry->dtype && !w->order.heads && !w->order.plus_one && !w->in_out;
-}
-
-/* A matrix of the file's own dtype, packed from its bytes. */
-static bool is_packed(const hd_writer *w) {
-  return w->parameter->slot.matrix && w->entry->dtype == w->parameter->value.layout->dtype && !w->in_out;
+  const bool same = layout->dtype == w->entry->dtype, matrix = w->parameter->slot.matrix;
+  if (w->packed && w->wanted->role != HD_PART_WEIGHT) return HD_WAY_SCALES;
+  if (w->packed) return layout->dtype == HD_INT8 && hd_packed_fits(w->packed, HD_INT8) ? HD_WAY_CODES_KEPT : HD_WAY_CODES;
+  if (w->in_out) return HD_WAY_WHOLE;
+  if (same && layout->plain && !w->order.heads && !w->order.plus_one) return HD_WAY_COPY;
+  if (same && matrix) return HD_WAY_PACK;
+  return matrix ? HD_WAY_ROWS : HD_WAY_VALUES;
 }
 
 /* Interleaved heads come one or more at a time, in whole row blocks (4 at most). */
@@ -49,7 +51,7 @@ static size_t unit_values(const hd_writer *w) {
 static hd_status prepare_part(hd_writer *w, hd_error *err) {
   const hd_packed *packed = w->packed;
   size_t rows = unit_rows(w) < packed->rows ? unit_rows(w) : packed->rows, wide;
-  bool codes = w->wanted->role == HD_PART_WEIGHT;
+  bool codes = w->way != HD_WAY_SCALES;
   w->unit_values = rows * packed->cols;
   w->unit = codes ? rows * packed->row_bytes : (size_t)(w->entry->end - w->entry->begin);
   if (!hd_mul_size(rows, packed->cols + 1, &wide) || !hd_mul_size(wide, sizeof(float), &wide)) return no_memory(err);
@@ -61,7 +63,7 @@ static hd_status prepare_part(hd_writer *w, hd_error *err) {
 
 static hd_status prepare(hd_writer *w, hd_error *err) {
   if (w->packed) return prepare_part(w, err);
-  if (is_copy(w)) return HD_OK;
+  if (w->way == HD_WAY_COPY) return HD_OK;
   char room[HD_NAME_ROOM];
   w->unit_values = unit_values(w);
   if (!hd_dtype_bytes(w->entry->dtype, w->unit_values, &w->unit))
@@ -69,8 +71,8 @@ static hd_status prepare(hd_writer *w, hd_error *err) {
                    hd_short_name(room, w->entry->name), w->unit_values, hd_dtype_name(w->entry->dtype));
   w->buffer = hd_alloc(w->unit);
   if (w->order.heads && !(w->turned = hd_alloc(w->unit))) return no_memory(err);
-  if (!is_packed(w)) w->wide = hd_alloc(w->unit_values * sizeof(float));
-  return w->buffer && (w->wide || is_packed(w)) ? HD_OK : no_memory(err);
+  if (w->way != HD_WAY_PACK) w->wide = hd_alloc(w->unit_values * sizeof(float));
+  return w->buffer && (w->wide || w->way == HD_WAY_PACK) ? HD_OK : no_memory(err);
 }
 
 static hd_status begin_view(hd_writer *w, hd_error *err) {
@@ -117,6 +119,7 @@ hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err) {
   w->all = rows * w->parameter->value.cols;
   w->first_row = wanted->part >= 0 ? (size_t)wanted->part * rows : 0;
   HD_TRY(begin_view(w, err));
+  w->way = way_of(w);
   HD_TRY(prepare(w, err));
   loader->writing = true;
   return HD_OK;
@@ -132,25 +135,30 @@ static void part_halves(hd_writer *w, size_t n) {
   w->buffer = turned;
 }
 
-/* The decoded rows in the parameter's order. */
-static const float *turned_values(const hd_writer *w, size_t rows) {
-  const hd_matrix *m = &w->parameter->value;
+/* The rows in `wide`, of row_bytes each, in the parameter's order. */
+static const void *turned_rows(const hd_writer *w, size_t rows, size_t row_bytes) {
   if (!w->turned) return w->wide;
-  hd_gguf_part_halves(w->turned, (const uint8_t *)w->wide, rows, m->rows / w->order.heads, m->cols * sizeof(float));
-  return (const float *)(const void *)w->turned;
+  hd_gguf_part_halves(w->turned, (const uint8_t *)w->wide, rows, w->parameter->value.rows / w->order.heads, row_bytes);
+  return w->turned;
 }
 
-/* n values of codes. */
-static void flush_packed(hd_writer *w, size_t n) {
+/* The layout's rows, from n values of codes as they are, each behind its row's scale; or from what they stand for. */
+static void flush_codes(hd_writer *w, size_t n) {
   const hd_matrix *m = &w->parameter->value;
   size_t first = w->done / m->cols, rows = n / m->cols;
-  if (m->layout->dtype == HD_INT8 && hd_packed_fits(w->packed, HD_INT8)) {
+  if (w->way == HD_WAY_CODES_KEPT) {
     hd_packed_int8_rows(w->packed, first, rows, w->buffer, (uint8_t *)w->wide);
-    m->layout->pack(m, first, rows, w->wide);
+    m->layout->pack(m, first, rows, turned_rows(w, rows, sizeof(float) + m->cols));
   } else {
     hd_packed_rows(w->packed, first, rows, w->buffer, w->wide);
-    m->layout->from_f32(m, first, rows, turned_values(w, rows));
+    m->layout->from_f32(m, first, rows, turned_rows(w, rows, m->cols * sizeof(float)));
   }
+}
+
+/* n values in `wide`, from those that the buffer holds. */
+static void decode(hd_writer *w, size_t n) {
+  hd_dtype_get(w->entry->dtype)->to_f32(w->buffer, w->wide, n);
+  for (size_t i = 0; w->order.plus_one && i < n; i++) w->wide[i] -= 1;
 }
 
 /* What the buffer holds becomes values of the parameter. */
@@ -160,16 +168,16 @@ static hd_status flush(hd_writer *w, hd_error *err) {
   if (w->done + n > w->all) n = w->all - w->done;
   w->held = 0;
   if (w->order.heads && !w->packed) part_halves(w, n);
-  if (w->packed) {
-    flush_packed(w, n);
-  } else if (is_packed(w)) {
-    m->layout->pack(m, row, n / m->cols, w->buffer);
-  } else {
-    hd_dtype_get(w->entry->dtype)->to_f32(w->buffer, w->wide, n);
-    for (size_t i = 0; w->order.plus_one && i < n; i++) w->wide[i] -= 1;
-    if (w->in_out) HD_TRY(hd_parameter_set(w->parameter, w->wide, true, err));
-    else if (w->parameter->slot.matrix) m->layout->from_f32(m, row, n / m->cols, w->wide);
-    else memcpy((float *)m->data + w->done, w->wide, n * sizeof(float));
+  if (!w->packed && w->way != HD_WAY_PACK) decode(w, n);
+  switch (w->way) {
+    case HD_WAY_CODES:
+    case HD_WAY_CODES_KEPT: flush_codes(w, n); break;
+    case HD_WAY_PACK: m->layout->pack(m, row, n / m->cols, w->buffer); break;
+    case HD_WAY_ROWS: m->layout->from_f32(m, row, n / m->cols, w->wide); break;
+    case HD_WAY_VALUES: memcpy((float *)m->data + w->done, w->wide, n * sizeof(float)); break;
+    case HD_WAY_WHOLE: HD_TRY(hd_parameter_set(w->parameter, w->wide, true, err)); break;
+    case HD_WAY_COPY:
+    case HD_WAY_SCALES: break; /* write_bytes and hd_tensor_end take them */
   }
   w->done += n;
   return HD_OK;
@@ -184,8 +192,7 @@ static hd_status gather(hd_writer *w, const uint8_t *bytes, size_t n, hd_error *
     w->seen += take;
     bytes += take;
     n -= take;
-    bool scales = w->packed && w->wanted->role != HD_PART_WEIGHT; /* hd_tensor_end takes them */
-    if (!scales && (w->held == w->unit || w->seen == all)) HD_TRY(flush(w, err));
+    if (w->way != HD_WAY_SCALES && (w->held == w->unit || w->seen == all)) HD_TRY(flush(w, err));
   }
   return HD_OK;
 }
@@ -205,7 +212,7 @@ static hd_status refuse_more(const hd_writer *w, uint64_t all, hd_error *err) {
 }
 
 static hd_status write_bytes(hd_writer *w, const uint8_t *bytes, size_t n, hd_error *err) {
-  if (w->packed || !is_copy(w)) return gather(w, bytes, n, err);
+  if (w->way != HD_WAY_COPY) return gather(w, bytes, n, err);
   memcpy((uint8_t *)w->parameter->value.data + copy_offset(w) + w->seen, bytes, n);
   w->seen += n;
   return HD_OK;
@@ -215,9 +222,9 @@ static hd_status write_bytes(hd_writer *w, const uint8_t *bytes, size_t n, hd_er
 static hd_status write_view(hd_writer *w, const uint8_t *bytes, size_t n, hd_error *err) {
   size_t all = (size_t)(w->view->end - w->view->begin), straight_bytes = (size_t)(w->straight.end - w->straight.begin);
   if (n > all - w->span_held) return refuse_more(w, all, err);
-  if (n > 0) memcpy(w->span + w->span_held, bytes, n);
+  memcpy(w->span + w->span_held, bytes, n);
   w->span_held += n;
-  if (w->span_held < all || n == 0) return HD_OK;
+  if (w->span_held < all) return HD_OK;
   uint8_t *straight = hd_alloc(straight_bytes);
   if (!straight) return no_memory(err);
   hd_entry_gather(w->view, w->span, straight);
@@ -229,6 +236,7 @@ static hd_status write_view(hd_writer *w, const uint8_t *bytes, size_t n, hd_err
 hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_error *err) {
   hd_writer *w = &loader->writer;
   if (!loader->writing) return hd_fail(err, HD_BAD_STATE, "bytes without a tensor begun");
+  if (n == 0) return HD_OK; /* from nowhere, maybe */
   if (w->view) return write_view(w, bytes, n, err);
   uint64_t all = w->entry->end - w->entry->begin;
   if (n > all - w->seen) return refuse_more(w, all, err);
@@ -245,7 +253,7 @@ static bool is_complete(const hd_loader *loader, const hd_wanted *w) {
 
 /* All bytes of the tensor have come. */
 static hd_status complete(hd_loader *loader, hd_writer *w, hd_error *err) {
-  if (w->packed && w->wanted->role != HD_PART_WEIGHT) return hd_packed_take(w->packed, w->wanted->role, w->buffer, err);
+  if (w->way == HD_WAY_SCALES) return hd_packed_take(w->packed, w->wanted->role, w->buffer, err);
   if (w->packed) hd_packed_close(w->packed);
   w->wanted->filled = true;
   w->parameter->filled = is_complete(loader, w->wanted);

@@ -1,5 +1,6 @@
 /* llama2.c's checkpoints: both versions' headers and orders of weights, every refusal, and that nothing else is taken for one. The published ones:
  * tests/node/llama2c.test.mjs. */
+#include "base/dtype.h"
 #include "base/memory.h"
 #include "format/format.h"
 #include "test.h"
@@ -96,6 +97,78 @@ TEST(version_2_has_codes_and_scales) {
   check_tensor(d, "blk.1.attn_k.scales", 4, 4, 256 + 160 + 120 + 384 + 96 + 32);
   check_tensor(d, "output.scales", VOCABULARY, 4, n - 80);
   hd_directory_free(d);
+}
+
+/* Of a model with as many heads for keys, from the file: a scale for each `group` codes. */
+static hd_model *load_version_2(size_t n, hd_dtype become, size_t piece) {
+  hd_directory *d = NULL;
+  hd_loader *loader = NULL;
+  hd_model *model = NULL;
+  hd_error err = {0};
+  char *json = NULL;
+  hd_status status = hd_directory_read(&d, file, n, n, &err);
+  if (status == HD_OK) status = hd_directory_config(&json, d, NULL, 0, &err);
+  if (status == HD_OK) status = hd_loader_new(&loader, become, &err);
+  if (status == HD_OK) status = hd_loader_describe(loader, json, strlen(json), &err);
+  if (status == HD_OK) status = hd_loader_add(loader, d, &err);
+  for (int scales = 1; scales >= 0; scales--)
+    for (size_t i = 0; status == HD_OK && i < hd_loader_count(loader); i++) {
+      bool wanted;
+      const hd_entry *e = hd_loader_tensor(loader, i, &wanted);
+      if ((strstr(e->name, ".scales") != NULL) != (scales == 1)) continue;
+      status = hd_tensor_begin(loader, i, &err);
+      for (uint64_t at = e->begin; status == HD_OK && at < e->end; at += piece)
+        status = hd_tensor_write(loader, file + at, e->end - at < piece ? (size_t)(e->end - at) : piece, &err);
+      if (status == HD_OK) status = hd_tensor_end(loader, &err);
+    }
+  if (status == HD_OK) status = hd_loader_finish(&model, loader, &err);
+  if (!CHECK(status == HD_OK)) printf("# %s\n", err.message);
+  hd_text_free(json);
+  hd_loader_free(loader);
+  hd_directory_free(d);
+  return model;
+}
+
+enum { WIDE = 8, DEEP = 16 }; /* widths that groups of a row's length make */
+
+/* Every code of a matrix is its row's number, from 1, and every scale a half. */
+static size_t put_rows(size_t at, size_t rows, size_t cols, size_t group) {
+  for (size_t i = 0; i < rows * cols; i++) file[at + i] = (uint8_t)(1 + i / cols);
+  at += rows * cols;
+  for (size_t i = 0; i < rows * cols / group; i++, at += 4) put(at, 0x3F000000);
+  return at;
+}
+
+static size_t version_2(int32_t group) {
+  const int32_t numbers[] = {WIDE, DEEP, 1, 2, 2, VOCABULARY, CONTEXT};
+  const size_t shapes[][2] = {{VOCABULARY, WIDE}, {WIDE, WIDE}, {WIDE, WIDE}, {WIDE, WIDE}, {WIDE, WIDE}, {DEEP, WIDE}, {WIDE, DEEP}, {DEEP, WIDE}};
+  size_t at = 256 + 3 * WIDE * sizeof(float);
+  version_1(2, 1);
+  for (size_t i = 0; i < 7; i++) put(8 + 4 * i, numbers[i]);
+  put(37, group);
+  for (size_t i = 0; i < 8; i++) at = put_rows(at, shapes[i][0], shapes[i][1], (size_t)group);
+  return at;
+}
+
+/* Heads of four rows: rotary positions turn neighbouring rows in the file, and a row and the second behind it in the model. What the rows are kept as
+ * (a scale for each row: INT8) must not matter. */
+TEST(version_2_has_the_rows_of_heads_in_order_whatever_its_groups_are) {
+  static const float turned[WIDE] = {0.5f, 1.5f, 1, 2, 2.5f, 3.5f, 3, 4}, straight[WIDE] = {0.5f, 1, 1.5f, 2, 2.5f, 3, 3.5f, 4};
+  static const struct { const char *name; const float *rows; } weights[] = {{"q", turned}, {"k", turned}, {"v", straight}, {"o", straight}};
+  static const struct { int32_t group; hd_dtype become; } ways[] = {{2, HD_F32}, {4, HD_F32}, {WIDE, HD_F32}, {WIDE, HD_DTYPE_COUNT}, {WIDE, HD_INT8}};
+  for (size_t i = 0; i < 2 * sizeof ways / sizeof *ways; i++) {
+    size_t n = version_2(ways[i / 2].group);
+    hd_model *model = load_version_2(n, ways[i / 2].become, i % 2 ? 5 : n);
+    for (size_t w = 0; model && w < 4; w++) {
+      char name[64];
+      float values[WIDE * WIDE] = {0};
+      snprintf(name, sizeof name, "model.layers.0.self_attn.%s_proj.weight", weights[w].name);
+      CHECK(hd_model_read_weight(model, name, values, WIDE * WIDE, NULL) == HD_OK);
+      for (size_t v = 0; v < WIDE * WIDE; v++)
+        if (!CHECK(values[v] == weights[w].rows[v / WIDE])) printf("# groups of %d as %s, %s, row %zu: %g\n", ways[i / 2].group, hd_dtype_name(ways[i / 2].become), name, v / WIDE, (double)values[v]);
+    }
+    hd_model_free(model, NULL);
+  }
 }
 
 TEST(it_describes_itself_as_a_llama) {
