@@ -176,8 +176,8 @@ hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err);
 void hd_loader_free(hd_loader *loader);
 
 /* The description: a Hugging Face config.json, or a network spec (an object with "layers"). Builds the graph without weights. Call once,
- * first. A config.json of an unknown model_type is settled by the first directory that is added: where its tensors have Llama's names the
- * model is run as that, and hd_model_describe has a warning; anything else is refused there. */
+ * first; after a failure the loader is as new. A config.json of an unknown model_type is settled by the first directory that is added:
+ * where its tensors have Llama's names the model is run as that, and hd_model_describe has a warning; anything else is refused there. */
 hd_status hd_loader_describe(hd_loader *loader, const char *json, size_t n, hd_error *err);
 
 /* Bytes the weights will take that this file has for the model, in the loader's dtype: to be asked
@@ -209,8 +209,8 @@ hd_status hd_tensor_begin(hd_loader *loader, size_t index, hd_error *err);
 hd_status hd_tensor_write(hd_loader *loader, const void *bytes, size_t n, hd_error *err);
 hd_status hd_tensor_end(hd_loader *loader, hd_error *err);
 
-/* The model, once every weight has its bytes; names the first that has not. The loader is empty afterwards, but still
- * has to be freed. */
+/* The model, once every weight has its bytes; names the first that has not. The loader is empty afterwards and takes nothing
+ * more (bad_state), but still has to be freed. */
 hd_status hd_loader_finish(hd_model **out, hd_loader *loader, hd_error *err);
 
 /* ---- Models ------------------------------------------------------------------------------------------------- */
@@ -423,7 +423,7 @@ hd_status hd_session_gradient(const hd_session *session, const char *weight, hd_
 typedef struct hd_adapter hd_adapter;
 
 /* Reads a PEFT LoRA adapter: adapter_config.json and the bytes of adapter_model.safetensors (copied). Every pair must
- * fit a linear of the model. */
+ * fit a linear of the model; embeddings and experts are unsupported. */
 hd_status hd_adapter_load(hd_adapter **out, hd_model *model, const char *config, size_t n_config, const void *weights,
                           size_t n_weights, hd_error *err);
 /* bad_state while a session uses it. */

@@ -23,17 +23,33 @@ hd_status hd_loader_new(hd_loader **out, hd_dtype weight_dtype, hd_error *err) {
   return HD_OK;
 }
 
-void hd_loader_free(hd_loader *loader) {
-  if (!loader) return;
+/* What a description that failed has left. */
+static void forget_model(hd_loader *loader) {
+  hd_free(loader->known);
+  hd_free(loader->latest);
+  loader->known = NULL;
+  loader->latest = NULL;
+  loader->arch = NULL;
+  loader->is_guess = false;
+}
+
+/* The loader is as it was when it was new. */
+static void empty(hd_loader *loader) {
   hd_writer_free(&loader->writer);
   hd_model_discard(loader->model);
   cJSON_Delete(loader->unknown);
   for (size_t i = 0; i < loader->n_directories; i++) hd_directory_free(loader->directories[i]);
   hd_packs_free(&loader->packs);
   hd_names_free(loader);
+  forget_model(loader);
   hd_free(loader->directories);
   hd_free(loader->tensors);
-  hd_free(loader->latest);
+  *loader = (hd_loader){.weight_dtype = loader->weight_dtype};
+}
+
+void hd_loader_free(hd_loader *loader) {
+  if (!loader) return;
+  empty(loader);
   hd_free(loader);
 }
 
@@ -69,15 +85,17 @@ static hd_status take_model(hd_loader *loader, hd_model *model, hd_status status
   if (status == HD_OK) status = hd_names_sort(loader, model, err);
   if (status == HD_OK) status = note_none(loader, model, err);
   if (status == HD_OK) loader->head = last_matrix(model);
-  if (status == HD_OK) loader->model = model;
-  else hd_model_discard(model);
+  if (status == HD_OK) {
+    loader->model = model;
+  } else {
+    hd_model_discard(model);
+    forget_model(loader);
+  }
   return status;
 }
 
-hd_status hd_loader_describe(hd_loader *loader, const char *text, size_t n, hd_error *err) {
-  if (loader->model || loader->unknown) return hd_fail(err, HD_BAD_STATE, "the loader has its description already");
-  cJSON *json = NULL;
-  HD_TRY(hd_json_parse_file(&json, text, n, "config.json", err));
+/* Of the parsed text, which is the loader's or gone afterwards. */
+static hd_status describe(hd_loader *loader, cJSON *json, hd_error *err) {
   hd_model *model = hd_model_new();
   hd_status status = model ? hd_packs_describe(&loader->packs, json, err) : no_memory(err);
   const bool is_network = cJSON_GetObjectItemCaseSensitive(json, "layers") != NULL;
@@ -94,6 +112,16 @@ hd_status hd_loader_describe(hd_loader *loader, const char *text, size_t n, hd_e
   }
   cJSON_Delete(json);
   return take_model(loader, model, status, err);
+}
+
+hd_status hd_loader_describe(hd_loader *loader, const char *text, size_t n, hd_error *err) {
+  cJSON *json = NULL;
+  if (loader->model || loader->unknown) return hd_fail(err, HD_BAD_STATE, "the loader has its description already");
+  if (loader->finished) return hd_fail(err, HD_BAD_STATE, "the loader's model is finished; another needs another loader");
+  HD_TRY(hd_json_parse_file(&json, text, n, "config.json", err));
+  hd_status status = describe(loader, json, err);
+  if (status != HD_OK) empty(loader);
+  return status;
 }
 
 /* The first directory's names say what a config.json of an unknown type is. */
@@ -307,7 +335,7 @@ hd_status hd_loader_finish(hd_model **out, hd_loader *loader, hd_error *err) {
   const hd_parameter *first = NULL;
   for (size_t i = 0; i < model->n_parameters; i++) {
     const hd_parameter *p = &model->parameters[i];
-    if (p->filled || p->slot.optional) continue;
+    if (p->filled || (p->slot.optional && !p->value.data)) continue; /* what the files have has to come */
     if (!first) first = p;
     n_missing++;
   }
@@ -316,6 +344,8 @@ hd_status hd_loader_finish(hd_model **out, hd_loader *loader, hd_error *err) {
     return hd_fail(err, HD_BAD_FILE, "the files lack %zu of the model's %zu weights, first %s of shape %s", n_missing, model->n_parameters,
                    hd_short_name(room, first->name), hd_shape_text(shape, first->slot.n_dims, first->slot.shape));
   loader->model = NULL;
+  empty(loader);
+  loader->finished = true;
   *out = model;
   return HD_OK;
 }

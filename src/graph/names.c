@@ -59,7 +59,6 @@ hd_status hd_names_make_room(hd_loader *loader, const hd_directory *directory, h
 
 void hd_names_free(hd_loader *loader) {
   for (int i = 0; i < HD_NAME_ROOMS; i++) hd_free(loader->made[i]);
-  hd_free(loader->known);
 }
 
 /* ---- Finding ---- */

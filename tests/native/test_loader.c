@@ -3,6 +3,7 @@
 #include "golden.h"
 
 #include "base/dtype.h"
+#include "base/memory.h"
 #include "base/status.h"
 #include "format/format.h"
 #include "graph/graph.h"
@@ -299,4 +300,147 @@ TEST(a_tensor_that_is_not_there_is_none) {
   CHECK(hd_loader_tensor(loader, 0, &wanted) != NULL && wanted && hd_loader_tensor(loader, 1, &wanted) == NULL && !wanted);
   hd_loader_free(loader);
   hd_directory_free(d);
+}
+
+/* ---- In which order ---- */
+
+static hd_loader *new_loader(void) {
+  hd_loader *loader = NULL;
+  CHECK(hd_loader_new(&loader, HD_DTYPE_COUNT, NULL) == HD_OK);
+  return loader;
+}
+
+static const char small_gpt2[] = "{\"model_type\":\"gpt2\",\"n_embd\":8,\"n_layer\":1,\"n_head\":2,\"vocab_size\":4,\"n_positions\":8}";
+
+/* Another family's description, or one with packed weights, is not what the next one is read by. */
+TEST(a_description_that_failed_leaves_nothing) {
+  static const char *const broken[] = {"{\"model_type\":\"llama\",\"hidden_size\":\"x\"}", "{\"model_type\":\"llama\"",
+                                       "{\"model_type\":\"llama\",\"quantization\":{\"group_size\":64,\"bits\":4}}", "{\"quantization\":{\"bits\":4},\"layers\":[{}]}"};
+  hd_error err = {0};
+  size_t before = hd_memory_live();
+  for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
+    hd_loader *loader = new_loader();
+    for (int again = 0; again < 2; again++) CHECK(hd_loader_describe(loader, broken[i], strlen(broken[i]), &err) != HD_OK);
+    if (!CHECK(hd_loader_describe(loader, small_gpt2, strlen(small_gpt2), &err) == HD_OK)) printf("# %s\n", err.message);
+    CHECK(hd_loader_describe(loader, small_gpt2, strlen(small_gpt2), &err) == HD_BAD_STATE);
+    hd_loader_free(loader);
+    CHECK(hd_memory_live() == before);
+  }
+}
+
+TEST(a_description_without_memory_may_be_given_again) {
+  hd_status status = HD_OUT_OF_MEMORY;
+  size_t before = hd_memory_live();
+  for (size_t n = 0; n < 1000 && status != HD_OK; n++) {
+    hd_loader *loader = new_loader();
+    hd_memory_fail_after(n);
+    status = hd_loader_describe(loader, small_gpt2, strlen(small_gpt2), NULL);
+    hd_memory_fail_after(SIZE_MAX);
+    CHECK(hd_loader_describe(loader, small_gpt2, strlen(small_gpt2), NULL) == (status == HD_OK ? HD_BAD_STATE : HD_OK));
+    hd_loader_free(loader);
+    if (!CHECK(hd_memory_live() == before)) printf("# after %zu allocations\n", n);
+  }
+  CHECK(status == HD_OK);
+}
+
+/* The model is somebody else's: nothing reaches into it any more, and no smaller one is taken for it. */
+TEST(a_finished_loader_takes_nothing_more) {
+  static const char smaller[] = "{\"layers\":[{\"type\":\"linear\",\"in_features\":1,\"out_features\":1,\"bias\":false}]}";
+  stored tensors[] = {random_tensor("l.weight", 6, 4), random_tensor("head.weight", 32, 6)};
+  hd_directory *d = directory_of(tensors, 2);
+  const char *text = config_of(6, 4);
+  hd_loader *loader = new_loader();
+  hd_model *model, *again;
+  hd_error err;
+  uint64_t bytes;
+  CHECK(hd_loader_describe(loader, text, strlen(text), &err) == HD_OK && hd_loader_add(loader, d, &err) == HD_OK);
+  CHECK(stream(loader, tensors, 1000, &err) == HD_OK && hd_loader_finish(&model, loader, &err) == HD_OK);
+  CHECK(hd_loader_describe(loader, smaller, strlen(smaller), &err) == HD_BAD_STATE);
+  CHECK_EQ_TEXT(err.message, "the loader's model is finished; another needs another loader");
+  CHECK(hd_loader_estimate(&bytes, loader, d, &err) == HD_BAD_STATE && hd_loader_add(loader, d, &err) == HD_BAD_STATE);
+  CHECK(hd_tensor_begin(loader, 1, &err) == HD_BAD_STATE && hd_tensor_write(loader, "", 1, &err) == HD_BAD_STATE);
+  CHECK(hd_loader_finish(&again, loader, &err) == HD_BAD_STATE && !again);
+  CHECK(hd_loader_count(loader) == 0 && hd_loader_model(loader) == NULL);
+  hd_loader_free(loader);
+  hd_directory_free(d);
+  check_values(model, "l.weight", (const float *)(const void *)tensors[0].bytes, 24, "the model");
+  discard(model);
+  for (size_t i = 0; i < 2; i++) free_tensor(tensors[i]);
+}
+
+/* The same for a config.json of an unknown type, which the loader keeps longer. */
+TEST(a_finished_loader_of_a_guess_takes_nothing_more) {
+  static const char unknown[] = "{\"model_type\":\"novel\",\"hidden_size\":4,\"intermediate_size\":4,\"num_hidden_layers\":1,\"num_attention_heads\":1,\"vocab_size\":4}";
+  static const char *const names[] = {"embed_tokens", "norm", "layers.0.input_layernorm", "layers.0.post_attention_layernorm", "layers.0.self_attn.q_proj",
+                                      "layers.0.self_attn.k_proj", "layers.0.self_attn.v_proj", "layers.0.self_attn.o_proj", "layers.0.mlp.gate_proj",
+                                      "layers.0.mlp.up_proj", "layers.0.mlp.down_proj"};
+  enum { N = sizeof names / sizeof *names };
+  char full[N][80];
+  float zeros[16] = {0};
+  hd_error err = {0};
+  size_t before = hd_memory_live();
+  hd_directory *d = hd_directory_new("SafeTensors", UINT64_MAX);
+  for (uint64_t i = 0; i < N; i++) {
+    snprintf(full[i], sizeof full[i], "model.%s.weight", names[i]);
+    bool vector = strstr(names[i], "norm") != NULL;
+    const hd_entry e = {.name = full[i], .dtype = HD_F32, .n_dims = vector ? 1 : 2, .shape = {4, 4}, .begin = 64 * i, .end = 64 * i + (vector ? 16 : 64)};
+    CHECK(hd_directory_append(d, &e, &err) == HD_OK);
+  }
+  CHECK(hd_directory_seal(d, &err) == HD_OK);
+  hd_loader *loader = new_loader();
+  hd_model *model = NULL;
+  CHECK(hd_loader_describe(loader, unknown, strlen(unknown), &err) == HD_OK && hd_loader_add(loader, d, &err) == HD_OK);
+  for (size_t i = 0; i < hd_loader_count(loader); i++) {
+    size_t n = i < hd_directory_count(d) ? (size_t)(hd_directory_entry(d, i)->end - hd_directory_entry(d, i)->begin) : 0;
+    CHECK(hd_tensor_begin(loader, i, &err) == HD_OK && hd_tensor_write(loader, zeros, n, &err) == HD_OK && hd_tensor_end(loader, &err) == HD_OK);
+  }
+  if (!CHECK(hd_loader_finish(&model, loader, &err) == HD_OK)) printf("# %s\n", err.message);
+  CHECK(hd_loader_add(loader, d, &err) == HD_BAD_STATE && hd_loader_describe(loader, unknown, strlen(unknown), &err) == HD_BAD_STATE);
+  hd_loader_free(loader);
+  hd_directory_free(d);
+  CHECK(hd_model_free(model, NULL) == HD_OK);
+  CHECK(hd_memory_live() == before);
+}
+
+/* Loom's kernels may be missing from a file. One that is there is read, whole. */
+TEST(a_weight_that_may_be_missing_is_whole_where_it_is_there) {
+  static const char conv[] = "{\"dialect\":\"loom\",\"batch_size\":1,\"layers\":[{\"type\":\"conv1d\",\"name\":\"c\",\"activation\":\"linear\",\"input_channels\":1,\"filters\":1,"
+                             "\"kernel_size\":2,\"stride\":1,\"input_length\":4}]}";
+  static const float values[3] = {1, 2, 3};
+  hd_error err = {0};
+  for (int given = 0; given < 3; given++) { /* not at all, half, whole */
+    hd_loader *loader = new_loader();
+    hd_model *model = NULL;
+    hd_directory *d = hd_directory_new("SafeTensors", UINT64_MAX);
+    const hd_entry bias = {.name = "c.bias", .dtype = HD_F32, .n_dims = 1, .shape = {1}, .begin = 10, .end = 14},
+                   kernel = {.name = "c.weight", .dtype = HD_F32, .n_dims = 3, .shape = {1, 1, 2}, .begin = 14, .end = 22};
+    CHECK(hd_directory_append(d, &bias, &err) == HD_OK && (!given || hd_directory_append(d, &kernel, &err) == HD_OK) && hd_directory_seal(d, &err) == HD_OK);
+    if (!CHECK(hd_loader_describe(loader, conv, strlen(conv), &err) == HD_OK && hd_loader_add(loader, d, &err) == HD_OK)) printf("# %s\n", err.message);
+    CHECK(hd_tensor_begin(loader, 0, &err) == HD_OK && hd_tensor_write(loader, values, 4, &err) == HD_OK && hd_tensor_end(loader, &err) == HD_OK);
+    if (given) CHECK(hd_tensor_begin(loader, 1, &err) == HD_OK && hd_tensor_write(loader, values + 1, 4 * (size_t)given, &err) == HD_OK);
+    if (given == 2) CHECK(hd_tensor_end(loader, &err) == HD_OK);
+    CHECK(hd_loader_finish(&model, loader, &err) == (given == 1 ? HD_BAD_FILE : HD_OK));
+    if (given == 1) CHECK_EQ_TEXT(err.message, "the files lack 1 of the model's 2 weights, first c.weight of shape [1, 1, 2]");
+    hd_loader_free(loader);
+    hd_directory_free(d);
+    CHECK(hd_model_free(model, NULL) == HD_OK);
+  }
+}
+
+TEST(nothing_may_be_written_from_nowhere) {
+  stored tensors[] = {random_tensor("l.weight", 6, 4), random_tensor("head.weight", 32, 6)};
+  static const hd_dtype become[] = {HD_F32, HD_F16};
+  const char *text = config_of(6, 4);
+  hd_directory *d = directory_of(tensors, 2);
+  for (size_t i = 0; i < 2; i++) {
+    hd_loader *loader = NULL;
+    hd_error err;
+    CHECK(hd_loader_new(&loader, become[i], &err) == HD_OK && hd_loader_describe(loader, text, strlen(text), &err) == HD_OK);
+    CHECK(hd_loader_add(loader, d, &err) == HD_OK && hd_tensor_begin(loader, 0, &err) == HD_OK);
+    CHECK(hd_tensor_write(loader, NULL, 0, &err) == HD_OK && hd_tensor_write(loader, tensors[0].bytes, tensors[0].n, &err) == HD_OK);
+    CHECK(hd_tensor_write(loader, NULL, 0, &err) == HD_OK && hd_tensor_end(loader, &err) == HD_OK);
+    hd_loader_free(loader);
+  }
+  hd_directory_free(d);
+  for (size_t i = 0; i < 2; i++) free_tensor(tensors[i]);
 }
