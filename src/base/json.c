@@ -206,7 +206,7 @@ static const char *kind_text(char room[HD_NAME_ROOM], const cJSON *node) {
   if (cJSON_IsBool(node)) return cJSON_IsTrue(node) ? "true" : "false";
   if (cJSON_IsArray(node)) return "an array";
   if (cJSON_IsObject(node)) return "an object";
-  if (cJSON_IsNumber(node)) snprintf(room, HD_NAME_ROOM, "%.17g", node->valuedouble);
+  if (cJSON_IsNumber(node)) hd_decimal(room, node->valuedouble, hd_binary_f64);
   else hd_short_name(room, node->valuestring ? node->valuestring : "");
   return room;
 }

@@ -136,7 +136,7 @@ static void write_double(hd_text *t, double value) {
     write_whole(t, (uint64_t)fabs(value), signbit(value));
     hd_text_add(t, ".0", 2);
   } else {
-    int n = snprintf(room, sizeof room, "%.17g", value);
+    int n = snprintf(room, sizeof room, "%.17g", value); /* the fewest digits (hd_text_double) of 1e-294 take five times as long */
     hd_text_add(t, room, (size_t)n);
     if (!strpbrk(room, ".e")) hd_text_add(t, ".0", 2);
   }

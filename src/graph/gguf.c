@@ -157,7 +157,7 @@ const hd_gguf_architecture *hd_gguf_architecture_for(const char *model_type) {
 
 const char *hd_gguf_list(char *room, size_t n) {
   size_t at = 0;
-  for (size_t i = 0; i < N_ARCHITECTURES; i++)
+  for (size_t i = 0; i < N_ARCHITECTURES && at < n; i++)
     if (i == 0 || strcmp(architectures[i].name, "llama") != 0)
       at += (size_t)snprintf(room + at, n - at, "%s%s", i ? ", " : "", architectures[i].name);
   return room;
@@ -178,10 +178,13 @@ static hd_status get_size(size_t *out, const hd_directory *d, const hd_gguf_arch
 }
 
 hd_status hd_gguf_recognise(hd_gguf_names *names, const hd_directory *d, hd_error *err) {
-  *names = (hd_gguf_names){.architecture = hd_gguf_architecture_of(d)};
-  if (!names->architecture) return HD_OK;
-  HD_TRY(get_size(&names->heads, d, names->architecture, "attention.head_count", 1, err));
-  return get_size(&names->kv_heads, d, names->architecture, "attention.head_count_kv", names->heads, err);
+  hd_gguf_names found = {.architecture = hd_gguf_architecture_of(d)};
+  *names = (hd_gguf_names){0};
+  if (!found.architecture) return HD_OK;
+  HD_TRY(get_size(&found.heads, d, found.architecture, "attention.head_count", 1, err));
+  HD_TRY(get_size(&found.kv_heads, d, found.architecture, "attention.head_count_kv", found.heads, err));
+  *names = found;
+  return HD_OK;
 }
 
 /* Splits "attn_q.weight" into the part's length and ".weight"; false where there is nothing to split. */

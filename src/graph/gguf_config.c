@@ -36,6 +36,13 @@ static double number(const configuring *c, const char *key, double missing) {
   return text ? hd_decimal_read(text, strlen(text), NULL, hd_binary_f64) : missing;
 }
 
+/* ,"key":number. What is none (a factor of 1e999, or what comes of a negative one) is no JSON either: whoever reads it refuses it. */
+static void add_number(hd_text *t, const char *key, double number) {
+  hd_text_print(t, ",\"%s\":", key);
+  if (isfinite(number)) hd_text_double(t, number);
+  else hd_text_print(t, "%g", number);
+}
+
 static hd_status write_member(configuring *c, const hd_gguf_member *m) {
   char room[HD_NAME_ROOM];
   const char *text = value(c, m->gguf);
@@ -83,7 +90,7 @@ static double query_scale(const hd_gguf_architecture *a, double blocks, double w
 static void write_query_scale(configuring *c) {
   double width = number(c, "embedding_length", 0) / number(c, "attention.head_count", 1);
   double scale = query_scale(c->architecture, number(c, "block_count", 0), width, number(c, "attention.key_length", 256));
-  if (scale > 0) hd_text_print(&c->text, ",\"query_pre_attn_scalar\":%.17g", scale);
+  if (scale > 0) add_number(&c->text, "query_pre_attn_scalar", scale);
 }
 
 static void write_tokens(configuring *c) {
@@ -152,9 +159,9 @@ static hd_status write_longrope(configuring *c, const uint8_t *bytes, size_t n) 
     return hd_fail(c->err, HD_UNSUPPORTED, "GGUF: %s.rope.scaling.type: expected longrope for %s, found %s",
                    c->architecture->name, long_lists[0], hd_short_name(room, type));
   double original = number(c, "rope.scaling.original_context_length", number(c, "context_length", 0));
-  hd_text_print(&c->text,
-                ",\"rope_scaling\":{\"rope_type\":\"longrope\",\"attention_factor\":%.17g,\"original_max_position_embeddings\":%.17g",
-                number(c, "rope.scaling.attn_factor", 1), original);
+  hd_text_print(&c->text, ",\"rope_scaling\":{\"rope_type\":\"longrope\"");
+  add_number(&c->text, "attention_factor", number(c, "rope.scaling.attn_factor", 1));
+  add_number(&c->text, "original_max_position_embeddings", original);
   for (size_t i = 0; i < HD_GGUF_MOST_FACTORS; i++) {
     const hd_entry *e = hd_directory_config_tensor(c->directory, i);
     if (!e) return hd_fail(c->err, HD_BAD_FILE, "GGUF: tensor \"%s\": expected it beside \"%s\", found none", long_lists[i], long_lists[0]);
@@ -171,11 +178,12 @@ static hd_status write_scaling(configuring *c) {
   char room[HD_NAME_ROOM];
   if (!type || is_text(type, "none") || linear || yarn) {
     if (!(linear || yarn) || factor == 1) return HD_OK;
-    hd_text_print(&c->text, ",\"rope_scaling\":{\"rope_type\":\"%s\",\"factor\":%.17g", linear ? "linear" : "yarn", factor);
+    hd_text_print(&c->text, ",\"rope_scaling\":{\"rope_type\":\"%s\"", linear ? "linear" : "yarn");
+    add_number(&c->text, "factor", factor);
     const char *original = value(c, "rope.scaling.original_context_length");
     if (original) hd_text_print(&c->text, ",\"original_max_position_embeddings\":%s", original);
     if (yarn && value(c, "rope.scaling.attn_factor"))
-      hd_text_print(&c->text, ",\"attention_factor\":%.17g", number(c, "rope.scaling.attn_factor", 1) * (1 + 0.1 * log(factor)));
+      add_number(&c->text, "attention_factor", number(c, "rope.scaling.attn_factor", 1) * (1 + 0.1 * log(factor)));
     hd_text_print(&c->text, "}");
     return HD_OK;
   }
@@ -189,7 +197,7 @@ static hd_status write_scaling(configuring *c) {
 static hd_status write_rope(configuring *c, const void *tensor, size_t n) {
   double width = number(c, "attention.key_length", number(c, "embedding_length", 0) / number(c, "attention.head_count", 1));
   double turned = number(c, "rope.dimension_count", width);
-  if (turned > 0 && turned < width) hd_text_print(&c->text, ",\"partial_rotary_factor\":%.17g", turned / width);
+  if (turned > 0 && turned < width) add_number(&c->text, "partial_rotary_factor", turned / width);
   const hd_entry *factors = hd_directory_config_tensor(c->directory, 0);
   if (!factors) return write_scaling(c);
   return strcmp(factors->name, long_lists[0]) == 0 ? write_longrope(c, tensor, n) : write_factors(c, factors, tensor, n);
@@ -281,7 +289,10 @@ typedef struct writing {
 static void write_pair(const writing *w, const char *key, const char *kind, double number) {
   char full[NAME_ROOM];
   snprintf(full, sizeof full, "%s.%s", w->names->architecture->name, key);
-  if (!hd_directory_value(w->given, full)) hd_text_print(w->text, ",\"%s\":{\"type\":\"%s\",\"value\":%.17g}", full, kind, number);
+  if (hd_directory_value(w->given, full)) return;
+  hd_text_print(w->text, ",\"%s\":{\"type\":\"%s\"", full, kind);
+  add_number(w->text, "value", number);
+  hd_text_add(w->text, "}", 1);
 }
 
 static void write_kind(const writing *w, const char *key, const char *kind) {

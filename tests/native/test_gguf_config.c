@@ -236,3 +236,35 @@ TEST(llama3_rotary_factors_are_a_tensor) {
   hd_arena_free(&arena);
   cJSON_Delete(node);
 }
+
+/* A file that says no head count its rows could be turned by is refused by every call that reads it, not by the first alone. */
+TEST(head_counts_that_are_none_are_refused_again_and_again) {
+  static const char metadata[] = "{\"general.architecture\":\"llama\",\"llama.attention.head_count\":\"two\"}", list[] = "[{\"name\":\"blk.0.attn_q.weight\",\"shape\":[8,8]}]",
+                    config[] = "{\"model_type\":\"llama\",\"hidden_size\":8,\"intermediate_size\":4,\"num_hidden_layers\":1,\"num_attention_heads\":2,\"vocab_size\":4}";
+  uint8_t *file;
+  size_t n;
+  uint64_t bytes;
+  hd_error err = {0};
+  hd_loader *loader;
+  hd_directory *d = make(metadata, list, 64, &file, &n);
+  CHECK(hd_loader_new(&loader, HD_F32, &err) == HD_OK && hd_loader_describe(loader, config, strlen(config), &err) == HD_OK);
+  for (int i = 0; i < 4; i++) {
+    CHECK((i % 2 ? hd_loader_add(loader, d, &err) : hd_loader_estimate(&bytes, loader, d, &err)) == HD_UNSUPPORTED);
+    CHECK_EQ_TEXT(err.message, "GGUF: llama.attention.head_count: expected a whole number, found \"two\"");
+  }
+  hd_loader_free(loader);
+  hd_directory_free(d);
+  hd_bytes_free(file);
+}
+
+/* However small the room is, nothing is written behind it. */
+TEST(the_list_of_architectures_ends_where_its_room_does) {
+  char whole[256], room[256];
+  hd_gguf_list(whole, sizeof whole);
+  for (size_t n = 1; n < sizeof room; n++) {
+    memset(room, '!', sizeof room);
+    hd_gguf_list(room, n);
+    CHECK(strlen(room) == (strlen(whole) < n ? strlen(whole) : n - 1) && strncmp(room, whole, strlen(room)) == 0);
+    for (size_t i = n; i < sizeof room; i++) CHECK(room[i] == '!');
+  }
+}
