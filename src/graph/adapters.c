@@ -4,11 +4,11 @@
 #include "graph/adapters.h"
 
 #include "base/dtype.h"
+#include "base/memory.h"
 #include "base/status.h"
 #include "kernels/elementwise.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 typedef struct peft_config {
@@ -39,26 +39,47 @@ static hd_status read_config(peft_config *c, const char *text, size_t n, hd_erro
   return status;
 }
 
-/* The parameter that "base_model.model.<module>.lora_A.weight" is about, and which half it is. */
-static int target(const hd_model *model, const char *name, bool *is_a) {
-  static const char prefix[] = "base_model.model.";
+/* Where "….lora_A.weight" ends with `half`; NULL: it does not. */
+static const char *find_half(const char *name, const char *half) {
+  size_t n = strlen(name), n_half = strlen(half);
+  return n >= n_half && strcmp(name + n - n_half, half) == 0 ? name + n - n_half : NULL;
+}
+
+/* The parameter that "base_model.model.<module>.lora_A.weight" is about, −1: none of the model's; and which half it is. */
+static hd_status find_target(int *index, bool *is_a, const hd_model *model, const char *name, hd_error *err) {
+  static const char prefix[] = "base_model.model.", weight[] = ".weight";
   if (strncmp(name, prefix, sizeof prefix - 1) == 0) name += sizeof prefix - 1;
-  const char *lora = strstr(name, ".lora_A.weight");
-  *is_a = lora != NULL;
-  if (!lora) lora = strstr(name, ".lora_B.weight");
-  if (!lora) return -1;
-  char weight[512];
-  int n = snprintf(weight, sizeof weight, "%.*s.weight", (int)(lora - name), name);
-  return n > 0 && (size_t)n < sizeof weight ? hd_parameter_find(model, weight) : -1;
+  const char *a = find_half(name, ".lora_A.weight"), *half = a ? a : find_half(name, ".lora_B.weight");
+  *index = -1;
+  *is_a = a != NULL;
+  if (!half) return HD_OK;
+  size_t n = (size_t)(half - name);
+  char *full = hd_alloc(n + sizeof weight);
+  if (!full) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a name");
+  memcpy(full, name, n);
+  memcpy(full + n, weight, sizeof weight);
+  *index = hd_parameter_find(model, full);
+  hd_free(full);
+  return HD_OK;
+}
+
+/* Layers that look rows up (embeddings) or take some of them (experts) know of no adapter: it would show once it is merged, and not before. */
+static hd_status check_target(const hd_parameter *p, const char *name, hd_error *err) {
+  char room[HD_NAME_ROOM], of[HD_NAME_ROOM];
+  if (!p || !p->slot.matrix)
+    return hd_fail(err, HD_BAD_FILE, "adapter tensor %s fits no linear of the model", hd_short_name(room, name));
+  if (!p->slot.lookup && !p->slot.n_parts) return HD_OK;
+  return hd_fail(err, HD_UNSUPPORTED, "adapter tensor %s: adapters on %s are not built, found one on %s", hd_short_name(room, name),
+                 p->slot.lookup ? "embeddings" : "experts", hd_short_name(of, p->name));
 }
 
 static hd_status add_half(hd_adapter *adapter, const hd_entry *e, const uint8_t *file, size_t rank, hd_error *err) {
   char room[HD_NAME_ROOM], shape[HD_SHAPE_ROOM];
   bool is_a;
-  int index = target(adapter->model, e->name, &is_a);
+  int index;
+  HD_TRY(find_target(&index, &is_a, adapter->model, e->name, err));
   const hd_parameter *p = index < 0 ? NULL : &adapter->model->parameters[index];
-  if (!p || !p->slot.matrix)
-    return hd_fail(err, HD_BAD_FILE, "adapter tensor %s fits no linear of the model", hd_short_name(room, e->name));
+  HD_TRY(check_target(p, e->name, err));
   size_t rows = is_a ? rank : p->slot.shape[0], cols = is_a ? p->slot.shape[1] : rank;
   if (e->n_dims != 2 || e->shape[0] != rows || e->shape[1] != cols)
     return hd_fail(err, HD_BAD_FILE, "adapter tensor %s: rank %zu on this weight wants [%zu, %zu], found %s",

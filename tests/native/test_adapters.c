@@ -136,3 +136,52 @@ TEST(a_cut_adapter_file_is_refused) {
   hd_model_free(model, NULL);
   free_files(f);
 }
+
+/* A pair of rank 1 for a weight [rows, cols] of a model. */
+static hd_status load_pair(const hd_model *model, const char *module, size_t rows, size_t cols, hd_error *err) {
+  static const char config[] = "{\"peft_type\":\"LORA\",\"r\":1,\"lora_alpha\":1}";
+  static const float ones[512] = {1, 1};
+  size_t n, room = 2 * strlen(module) + 300;
+  char *json = malloc(room);
+  uint8_t *file;
+  hd_adapter *adapter = NULL;
+  snprintf(json, room, "[{\"name\":\"base_model.model.%s.lora_A.weight\",\"dtype\":\"F32\",\"shape\":[1,%zu]},"
+           "{\"name\":\"base_model.model.%s.lora_B.weight\",\"dtype\":\"F32\",\"shape\":[%zu,1]}]", module, cols, module, rows);
+  CHECK_EQ(hd_safetensors_serialize(&file, &n, json, strlen(json), ones, rows + cols, NULL), HD_OK);
+  hd_status status = hd_adapter_load(&adapter, (hd_model *)(uintptr_t)model, config, strlen(config), file, n, err);
+  CHECK((adapter != NULL) == (status == HD_OK));
+  hd_adapter_free(adapter, NULL);
+  hd_bytes_free(file);
+  free(json);
+  return status;
+}
+
+TEST(an_adapter_finds_linears_of_any_name) {
+  static char name[3000], layer[3200];
+  hd_error err = {0};
+  memset(name, 'x', sizeof name - 1);
+  snprintf(layer, sizeof layer, "{\"type\":\"linear\",\"name\":\"%s\",\"in_features\":3,\"out_features\":2}", name);
+  hd_model *model = test_network(layer, "[1,3]");
+  if (!CHECK_EQ(load_pair(model, name, 2, 3, &err), HD_OK)) printf("# %s\n", err.message);
+  CHECK_EQ(load_pair(model, "other", 2, 3, &err), HD_BAD_FILE);
+  CHECK_EQ_TEXT(err.message, "adapter tensor base_model.model.other.lora_A.weight fits no linear of the model");
+  hd_model_free(model, NULL);
+}
+
+/* Their layers would take no notice of a pair until it is merged: one network, two answers. */
+TEST(adapters_on_embeddings_and_experts_are_refused_by_name) {
+  hd_error err = {0};
+  files f = read_files();
+  hd_model *model = load(&f);
+  CHECK_EQ(load_pair(model, "model.embed_tokens", 384, 64, &err), HD_UNSUPPORTED);
+  CHECK_EQ_TEXT(err.message, "adapter tensor base_model.model.model.embed_tokens.lora_A.weight: adapters on embeddings are not built, "
+                             "found one on model.embed_tokens.weight");
+  hd_model_free(model, NULL);
+  model = test_network("{\"type\":\"mixture_of_experts\",\"name\":\"m\",\"d_model\":2,\"hidden_size\":2,\"num_experts\":2,\"num_experts_per_tok\":1}", "[1,2]");
+  CHECK_EQ(load_pair(model, "m.gate", 2, 2, &err), HD_OK);
+  CHECK_EQ(load_pair(model, "m.experts.*.up_proj", 4, 2, &err), HD_UNSUPPORTED);
+  CHECK_EQ_TEXT(err.message, "adapter tensor base_model.model.m.experts.*.up_proj.lora_A.weight: adapters on experts are not built, "
+                             "found one on m.experts.*.up_proj.weight");
+  hd_model_free(model, NULL);
+  free_files(f);
+}
