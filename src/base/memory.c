@@ -76,6 +76,19 @@ void *hd_realloc(void *pointer, size_t bytes) {
   return larger;
 }
 
+bool hd_grow(void **array, size_t n, size_t item_bytes) {
+  if (n & (n - 1)) return true;
+  void *larger = hd_realloc(*array, hd_times(n ? hd_times(2, n) : 1, item_bytes));
+  if (!larger) return false;
+  *array = larger;
+  return true;
+}
+
+bool hd_mul_u64(uint64_t a, uint64_t b, uint64_t *out) {
+  *out = a * b;
+  return a == 0 || *out / a == b;
+}
+
 bool hd_mul_size(size_t a, size_t b, size_t *out) {
   *out = a * b;
   return a == 0 || *out / a == b;

@@ -219,11 +219,6 @@ static bool take_record(hd_gguf_cursor *c, record *t) {
   return take_type(c, &t->dtype) && hd_gguf_u64(c, &t->offset);
 }
 
-static bool multiply(uint64_t a, uint64_t b, uint64_t *out) {
-  *out = a * b;
-  return a == 0 || *out / a == b;
-}
-
 /* Bytes that the shape needs; every step is checked in 64 bits. */
 static bool measure(hd_gguf_cursor *c, const record *t, uint64_t *bytes) {
   const hd_dtype_info *info = hd_dtype_get(t->dtype);
@@ -232,8 +227,8 @@ static bool measure(hd_gguf_cursor *c, const record *t, uint64_t *bytes) {
     return hd_gguf_fail(c, HD_BAD_FILE, "expected rows of a multiple of %zu values for %s, found %" PRIu64,
                         info->block_values, info->name, row);
   for (int d = 0; d < t->n_dims; d++)
-    if (!multiply(n_values, t->shape[d], &n_values)) return hd_gguf_fail(c, HD_BAD_FILE, "its sizes' product passes 64 bits");
-  if (!multiply(n_values / info->block_values, info->block_bytes, bytes)) return hd_gguf_fail(c, HD_BAD_FILE, "its bytes pass 64 bits");
+    if (!hd_mul_u64(n_values, t->shape[d], &n_values)) return hd_gguf_fail(c, HD_BAD_FILE, "its sizes' product passes 64 bits");
+  if (!hd_mul_u64(n_values / info->block_values, info->block_bytes, bytes)) return hd_gguf_fail(c, HD_BAD_FILE, "its bytes pass 64 bits");
   for (int d = 0; d < t->n_dims; d++)
     if (t->shape[d] > SIZE_MAX) return hd_gguf_fail(c, HD_UNSUPPORTED, "it is more than this memory can address");
   return *bytes <= SIZE_MAX || hd_gguf_fail(c, HD_UNSUPPORTED, "it is more than this memory can address");

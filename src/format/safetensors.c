@@ -147,18 +147,13 @@ static const char *record_shape(char room[HD_SHAPE_ROOM], const record *t) {
   return room;
 }
 
-static bool multiply_u64(uint64_t a, uint64_t b, uint64_t *out) {
-  *out = a * b;
-  return a == 0 || *out / a == b;
-}
-
 /* Bytes that the shape needs; false when they pass 64 bits. */
 static bool record_bytes(const record *t, uint64_t *bytes) {
   const hd_dtype_info *info = hd_dtype_get(t->dtype);
   uint64_t count = 1;
   for (int i = 0; i < t->n_dims; i++)
-    if (!multiply_u64(count, t->shape[i], &count)) return false;
-  return multiply_u64(count / info->block_values + (count % info->block_values != 0), info->block_bytes, bytes);
+    if (!hd_mul_u64(count, t->shape[i], &count)) return false;
+  return hd_mul_u64(count / info->block_values + (count % info->block_values != 0), info->block_bytes, bytes);
 }
 
 /* Values of less than a byte end where a byte does, as far as their dtype asks for it. */

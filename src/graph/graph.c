@@ -9,17 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- Growing arrays: capacity is the next power of two, so only the count is stored ---- */
-
-/* Room for one more element at array[n]; false when out of memory. */
-static bool grow(void **array, size_t n, size_t element_bytes) {
-  if (n && (n & (n - 1))) return true;
-  void *larger = hd_realloc(*array, (n ? 2 * n : 1) * element_bytes);
-  if (!larger) return false;
-  *array = larger;
-  return true;
-}
-
 static hd_status no_memory(hd_error *err) { return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the graph"); }
 
 /* ---- Models ---- */
@@ -56,7 +45,7 @@ hd_spec *hd_spec_new(hd_model *model, const hd_layer *layer, const char *name, c
 }
 
 hd_status hd_model_add_spec(hd_model *model, hd_spec *spec, hd_error *err) {
-  if (!spec || !grow((void **)&model->specs, model->n_specs, sizeof *model->specs)) return no_memory(err);
+  if (!spec || !hd_grow((void **)&model->specs, model->n_specs, sizeof *model->specs)) return no_memory(err);
   model->specs[model->n_specs++] = spec;
   return HD_OK;
 }
@@ -112,7 +101,7 @@ static hd_value fail_memory(hd_builder *b) {
 
 static hd_value add_value(hd_builder *b, const char *name, int node, size_t output) {
   hd_model *m = b->model;
-  if (!name || !grow((void **)&m->values, m->n_values, sizeof *m->values)) return fail_memory(b);
+  if (!name || !hd_grow((void **)&m->values, m->n_values, sizeof *m->values)) return fail_memory(b);
   m->values[m->n_values] = (hd_value_info){name, node, (int)output};
   return (hd_value)m->n_values++;
 }
@@ -191,7 +180,7 @@ static int parameter(hd_builder *b, const char *weights, const hd_slot *slot) {
     hd_build_fail(b, HD_UNSUPPORTED, "expected a network of at most %d weights, found more", HD_MAX_PARAMETERS);
     return -1;
   }
-  if (!grow((void **)&m->parameters, m->n_parameters, sizeof *m->parameters) || !grow_table(m)) return fail_memory(b);
+  if (!hd_grow((void **)&m->parameters, m->n_parameters, sizeof *m->parameters) || !grow_table(m)) return fail_memory(b);
   *table_place(m, name) = (int)m->n_parameters + 1;
   m->parameters[m->n_parameters] =
       (hd_parameter){.name = name, .local = local, .owner = owner, .slot = *slot, .file_dtype = HD_DTYPE_COUNT};
@@ -221,7 +210,7 @@ static hd_value add_node(hd_builder *b, const hd_layer *layer, const char *name,
   const bool declared_as_it_is = config == b->spec->config; /* nothing writes to either from here on */
   node.config = declared_as_it_is ? b->spec->config : hd_arena_alloc(&m->arena, layer->config_bytes);
   node.in = hd_arena_alloc(&m->arena, n_inputs * sizeof *node.in + 1);
-  if (!name || !node.config || !node.in || !grow((void **)&m->nodes, m->n_nodes, sizeof *m->nodes)) return fail_memory(b);
+  if (!name || !node.config || !node.in || !hd_grow((void **)&m->nodes, m->n_nodes, sizeof *m->nodes)) return fail_memory(b);
   if (config && !declared_as_it_is) memcpy(node.config, config, layer->config_bytes);
   for (size_t i = 0; i < n_inputs; i++) node.in[i] = inputs[i];
   add_weights(b, &node, weights);
@@ -315,7 +304,7 @@ hd_value hd_build_shared(hd_builder *b, const hd_layer *layer, const char *name,
     if (s->hash == hash && memcmp(m->nodes[s->node].config, config, layer->config_bytes) == 0) return m->nodes[s->node].out[0];
     n_same++;
   }
-  if (!grow((void **)&b->shared, b->n_shared, sizeof *b->shared)) return fail_memory(b);
+  if (!hd_grow((void **)&b->shared, b->n_shared, sizeof *b->shared)) return fail_memory(b);
   b->shared[b->n_shared++] = (hd_shared){layer, hash, m->n_nodes};
   const char *full = n_same ? hd_arena_format(&m->arena, "%s.%zu", name, n_same) : name;
   return add_node(b, layer, full, "", config, &input, 1);

@@ -22,14 +22,10 @@ void hd_packs_free(hd_packs *packs) {
   *packs = (hd_packs){0};
 }
 
-/* Capacity is the next power of two, so only the count is stored. */
 static hd_pack *add(hd_packs *packs, int parameter) {
-  size_t n = packs->n;
-  hd_pack *items = n & (n - 1) ? packs->items : hd_realloc(packs->items, (n ? 2 * n : 1) * sizeof *items);
-  if (!items) return NULL;
-  packs->items = items;
-  items[n] = (hd_pack){.parameter = parameter};
-  return &items[packs->n++];
+  if (!hd_grow((void **)&packs->items, packs->n, sizeof *packs->items)) return NULL;
+  packs->items[packs->n] = (hd_pack){.parameter = parameter};
+  return &packs->items[packs->n++];
 }
 
 hd_status hd_packs_add(size_t *number, hd_packs *packs, int parameter, hd_part part, const hd_entry *entry, size_t tensor, hd_error *err) {

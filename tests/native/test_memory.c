@@ -81,6 +81,31 @@ TEST(size_arithmetic_says_when_it_overflows) {
   CHECK(hd_align(0, 16) == 0 && hd_align(1, 16) == 16 && hd_align(16, 16) == 16 && hd_align(17, 64) == 64);
 }
 
+TEST(bytes_of_files_say_when_their_product_overflows) {
+  uint64_t out;
+  CHECK(hd_mul_u64(UINT32_MAX, UINT32_MAX, &out) && out == UINT64_C(0xFFFFFFFE00000001));
+  CHECK(hd_mul_u64(0, UINT64_MAX, &out) && out == 0 && hd_mul_u64(UINT64_MAX, 0, &out) && out == 0);
+  CHECK(hd_mul_u64(UINT64_MAX, 1, &out) && out == UINT64_MAX);
+  CHECK(!hd_mul_u64(UINT64_C(1) << 32, UINT64_C(1) << 32, &out) && !hd_mul_u64(UINT64_MAX, 2, &out));
+}
+
+TEST(arrays_grow_at_powers_of_two_and_keep_what_they_have) {
+  uint32_t *array = NULL;
+  size_t before = hd_memory_live(), n = 0;
+  for (; n < 100; n++) {
+    if (!CHECK(hd_grow((void **)&array, n, sizeof *array))) break;
+    array[n] = (uint32_t)n; /* behind its end the address sanitizer looks */
+  }
+  for (size_t i = 0; i < n; i++) CHECK(array[i] == i);
+  hd_memory_fail_after(0);
+  CHECK(hd_grow((void **)&array, 100, sizeof *array)); /* of 128 */
+  CHECK(!hd_grow((void **)&array, 128, sizeof *array) && array[99] == 99);
+  hd_memory_fail_after(SIZE_MAX);
+  CHECK(!hd_grow((void **)&array, SIZE_MAX / 2 + 1, sizeof *array) && array[99] == 99);
+  hd_free(array);
+  CHECK(hd_memory_live() == before);
+}
+
 TEST(arena_gives_aligned_zeroed_pieces_and_frees_them_at_once) {
   size_t before = hd_memory_live();
   hd_arena arena = {0};
