@@ -63,7 +63,7 @@ static hd_status find_target(int *index, bool *is_a, const hd_model *model, cons
   return HD_OK;
 }
 
-/* Layers that look rows up (embeddings) or take some of them (experts) know of no adapter: it would show once it is merged, and not before. */
+/* Layers that look rows up (embeddings) or take some of them (experts) know of no adapter: it would not show before it is merged. */
 static hd_status check_target(const hd_parameter *p, const char *name, hd_error *err) {
   char room[HD_NAME_ROOM], of[HD_NAME_ROOM];
   if (!p || !p->slot.matrix)
