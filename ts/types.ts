@@ -735,7 +735,7 @@ export interface Model {
    * does not fit (`bad_file`, naming both), or a strict load finds other names.
    */
   loadWeights(file: FileInput, options?: LoadWeightsOptions): Promise<number>;
-  /** A PEFT adapter: adapter_config.json and adapter_model.safetensors. */
+  /** A PEFT adapter: adapter_config.json and adapter_model.safetensors. On embeddings and experts it is `unsupported`. */
   loadAdapter(config: FileInput | object, weights: FileInput): Promise<Adapter>;
   /**
    * W += scale · B · A for good; a second call changes nothing. A merged adapter is not attached besides (`bad_state`). A weight that was written since is

@@ -19,9 +19,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* More than any model has. They keep products of three sizes, four bytes each, inside 64 bits. Positions are the fewest: versions 1 and 2
- * have no values for them, so that a file of any size may claim them, and a session plans for all. */
-enum { MOST_WIDTH = 1 << 20, MOST_LAYERS = 4096, MOST_TOKENS = 1 << 24, MOST_POSITIONS = 1 << 20 };
+/* More than any model has. They keep products of three sizes, four bytes each, inside 64 bits. */
+enum { MOST_WIDTH = 1 << 20, MOST_LAYERS = 4096, MOST_TOKENS = 1 << 24 };
 enum { N_NUMBERS = 7, HEADER_0 = 4 * N_NUMBERS, HEADER_1 = 256, SHARED_AT = 36, GROUP_AT = 37 };
 
 typedef enum size_of { ONE, DIM, KV, HIDDEN, VOCABULARY, CONTEXT, HALF, N_SIZES } size_of;
@@ -83,7 +82,7 @@ static bool read_numbers(model *m, const uint8_t *at) {
     n[5] = -n[5];
   }
   bool sized = within(n[0], MOST_WIDTH) && within(n[1], MOST_WIDTH) && within(n[2], MOST_LAYERS) && within(n[3], n[0]) && within(n[4], n[3])
-               && within(n[5], MOST_TOKENS) && within(n[6], MOST_POSITIONS);
+               && within(n[5], MOST_TOKENS) && within(n[6], MOST_TOKENS);
   if (!sized || n[0] % (2 * n[3]) != 0 || n[3] % n[4] != 0) return false;
   const uint64_t dim = (uint64_t)n[0], head = dim / (uint64_t)n[3];
   const uint64_t sizes[N_SIZES] = {1, dim, head * (uint64_t)n[4], (uint64_t)n[1], (uint64_t)n[5], (uint64_t)n[6], head / 2};
