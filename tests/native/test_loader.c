@@ -350,7 +350,7 @@ TEST(a_finished_loader_takes_nothing_more) {
   hd_directory *d = directory_of(tensors, 2);
   const char *text = config_of(6, 4);
   hd_loader *loader = new_loader();
-  hd_model *model, *again;
+  hd_model *model = NULL, *again;
   hd_error err;
   uint64_t bytes;
   CHECK(hd_loader_describe(loader, text, strlen(text), &err) == HD_OK && hd_loader_add(loader, d, &err) == HD_OK);
