@@ -6,14 +6,15 @@
  *   hd_loader     joins a description (config.json, or a network spec) with directories, takes the tensors' bytes as they
  *                 stream in, and turns them into what the kernels want. Ends as a model, or as an error; never as half a model.
  *   hd_model      graph and weights. Immutable while sessions use it; shared by any number of them.
- *   hd_session    one timeline over a model: activations, layer state (KV cache, recurrent state), active adapters.
+ *   hd_session    one timeline over a model: activations, layer state (a KV cache), the active adapter.
  *   hd_adapter    LoRA pairs for a model's linears; belongs to the caller, is made active on sessions.
  *
  * Rules that hold everywhere
  *   - A call that can fail returns hd_status and takes `hd_error *err` last (may be NULL). Out-handles come first and are
  *     NULL after a failure. Nothing here prints, exits, asserts on input, or keeps a global error.
  *   - Every handle has one `_free`, which takes NULL. Views (hd_tensor, strings) die with the handle they came from.
- *   - Nothing allocates in hd_forward, hd_decode and hd_backward: a session's memory is planned when it is made.
+ *   - Nothing allocates in hd_forward, hd_decode and hd_backward: a session's memory is planned when it is made, and grows where
+ *     positions are reserved.
  *   - Shapes are outermost dimension first; data is row-major; counts are `n_*`, byte counts `*_bytes`.
  *   - One thread calls in. Kernels may split their outputs over the pool (hd_pool_*); results do not depend on its size. */
 #ifndef HEDDLE_H
@@ -338,7 +339,7 @@ void hd_session_free(hd_session *session);
 hd_status hd_session_input(const hd_session *session, hd_tensor *out, hd_error *err);
 
 /* Runs the graph on one input. The shape may differ from the planned one in its outermost dimension, downwards.
- * State (KV cache, recurrent) continues from the previous call; hd_session_reset starts anew. */
+ * State (a KV cache) continues from the previous call; hd_session_rewind goes back. Recurrent layers begin at zero in each call. */
 hd_status hd_forward(hd_session *session, const hd_tensor *input, hd_error *err);
 
 /* hd_forward on token ids for a language model. */
@@ -347,7 +348,7 @@ hd_status hd_decode(hd_session *session, const int32_t *tokens, size_t n, hd_err
 /* Makes room in the state for `positions` in all (pages of 256, up to the context). hd_decode past it is bad_state. */
 hd_status hd_session_reserve(hd_session *session, size_t positions, hd_error *err);
 size_t hd_session_position(const hd_session *session);
-/* Forgets everything from `position` on. Recurrent state can only go to 0; layers with a sliding window hold a window
+/* Forgets everything from `position` on. Layers with a sliding window hold a window
  * and a few hundred positions of a long text, and what they no longer hold cannot be gone back to (unsupported, with
  * the first position that can), but for 0. */
 hd_status hd_session_rewind(hd_session *session, size_t position, hd_error *err);

@@ -72,11 +72,12 @@ export class LocalBatch {
     this.#core.check((x) => x.w_batch_output(this.#handle));
     const { pointer, shape } = this.#core.heap.transferTensor();
     const width = shape.at(-1) ?? 1;
-    const isOneEach = elements(shape) / width === parts.length;
+    const all = elements(shape) / width;
     const { outputRows = 0 } = this.options;
     let at = pointer;
     return parts.map(({ ids }) => {
-      const rows = isOneEach ? 1 : Math.min(outputRows || Infinity, ids.length);
+      const isOne = parts.length === 1 || all === parts.length;
+      const rows = isOne ? all / parts.length : Math.min(outputRows || Infinity, ids.length);
       const data = this.#core.heap.floats(at, rows * width);
       at += 4 * data.length;
       return { data, width };

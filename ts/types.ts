@@ -322,14 +322,14 @@ export interface Session {
   /** Forgets all state. */
   reset(): Promise<void>;
   /**
-   * Forgets everything from `position` on; recurrent state can only go to 0. Layers with a sliding window hold a window and a few hundred positions of a long
+   * Forgets everything from `position` on. Layers with a sliding window hold a window and a few hundred positions of a long
    * text: further back is `unsupported`, but for 0.
    */
   rewind(position: number): Promise<void>;
   memory(): Promise<SessionMemory>;
   /** Positions decoded so far. */
   readonly position: number;
-  /** Everything it remembers (KV cache, recurrent state, the tokens it was given) as bytes, for `loadState` of a session over the same weights. */
+  /** Everything it remembers (the KV cache, the tokens it was given) as bytes, for `loadState` of a session over the same weights. */
   saveState(): Promise<Uint8Array>;
   /** Goes on from a saved state; there are no logits until the next token. Throws `bad_file` for another model's, and changes nothing then. */
   loadState(state: Uint8Array): Promise<void>;

@@ -29,7 +29,7 @@ static size_t n_parts(const hd_run *run, const hd_shape *q) {
 
 static part part_of(const hd_attention_config *c, const hd_run *run, const hd_shape *q, size_t index) {
   const hd_sequence *s = &run->sequences[run->n_sequences > 1 ? index : 0];
-  size_t n = run->n_sequences > 1 ? s->rows : q->n_dims >= 2 ? q->dim[q->n_dims - 2] : 1;
+  size_t n = hd_rows_of(run, index, q->n_dims >= 2 ? q->dim[q->n_dims - 2] : 1);
   if (!c->cache || !s->context) return (part){.n = n, .capacity = n};
   const bool cut = c->window && s->window; /* of its past, only what comes from s->begin on is there */
   return (part){.n = n, .past = s->past - (cut ? s->begin : 0), .capacity = cut ? s->window : s->context, .remembers = true};
@@ -158,7 +158,6 @@ const hd_layer hd_layer_attention = {
   .state_bytes = state_bytes,
   .window = window,
   .move_state = move_state,
-  .can_rewind = true,
   .many_sequences = true,
   .forward = forward,
   .backward = backward,

@@ -213,6 +213,11 @@ typedef struct hd_call {
   float *d_weight[HD_MAX_WEIGHTS];
 } hd_call;
 
+/* Of a value's rows, those that belong to a sequence. */
+static inline size_t hd_rows_of(const hd_run *run, size_t sequence, size_t rows) {
+  return run->n_sequences > 1 ? run->sequences[sequence].rows : rows;
+}
+
 /* The node's own state_bytes of a sequence; NULL: the sequence has no state. */
 static inline void *hd_call_state(const hd_call *call, size_t sequence) {
   const hd_sequence *s = &call->run->sequences[sequence];
@@ -258,9 +263,8 @@ struct hd_layer {
   /* How many positions, the newest included, a row looks at: older ones may be taken from its state. NULL, 0: all of them. */
   size_t (*window)(const void *config);
   /* Moves n positions, from the `first` on, of a block for from_positions to the beginning of one for to_positions; it may be the same
-   * block. NULL: a plain copy of a whole block does. */
+   * block. States can be cut at any position. */
   void (*move_state)(const void *config, void *to, size_t to_positions, const void *from, size_t from_positions, size_t first, size_t n);
-  bool can_rewind;        /* state can be cut at a position; else only reset */
   hd_status (*forward)(const hd_call *call, hd_error *err);
   hd_status (*backward)(const hd_call *call, hd_error *err); /* NULL: training through it is refused */
 };

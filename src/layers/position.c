@@ -44,7 +44,7 @@ static hd_status forward_table(const hd_call *call, hd_error *err) {
   const hd_rope_table_config *c = call->config;
   const hd_run *run = call->run;
   for (size_t k = 0, row = 0; k < run->n_sequences; k++) {
-    size_t n = run->n_sequences > 1 ? run->sequences[k].rows : call->out[0].shape->dim[0];
+    size_t n = hd_rows_of(run, k, call->out[0].shape->dim[0]);
     fill_table(c, call->out[0].data + row * c->head_dim, call->out[1].data + row * c->head_dim, run->sequences[k].past, n);
     row += n;
   }

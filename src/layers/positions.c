@@ -41,8 +41,7 @@ static hd_status write_learned(const void *config, cJSON *json, hd_dialect diale
 
 /* Positions that a call adds to a sequence. */
 static size_t positions_of(const hd_positions_config *c, const hd_run *run, const hd_shape *in, size_t sequence) {
-  if (run->n_sequences > 1) return run->sequences[sequence].rows;
-  return c->positions_first ? in->dim[0] : in->dim[in->n_dims - 2];
+  return hd_rows_of(run, sequence, c->positions_first ? in->dim[0] : in->dim[in->n_dims - 2]);
 }
 
 static hd_status infer(hd_infer *i, hd_error *err) {

@@ -13,17 +13,12 @@
 
 static size_t wanted(const hd_run *run, size_t rows) { return run->output_rows && run->output_rows < rows ? run->output_rows : rows; }
 
-/* Rows of a value of `rows` that belong to one sequence. */
-static size_t rows_of(const hd_run *run, size_t sequence, size_t rows) {
-  return run->n_sequences > 1 ? run->sequences[sequence].rows : rows;
-}
-
 static hd_status infer(hd_infer *i, hd_error *err) {
   const size_t rows = i->in[0]->dim[0];
   if (i->in[0]->n_dims != 2) return hd_infer_fail(i, err, "expected rows × features, found %d dimensions", i->in[0]->n_dims);
   i->out[0] = *i->in[0];
   i->out[0].dim[0] = 0;
-  for (size_t k = 0; k < i->run->n_sequences; k++) i->out[0].dim[0] += wanted(i->run, rows_of(i->run, k, rows));
+  for (size_t k = 0; k < i->run->n_sequences; k++) i->out[0].dim[0] += wanted(i->run, hd_rows_of(i->run, k, rows));
   return HD_OK;
 }
 
@@ -33,7 +28,7 @@ typedef struct kept {
 } kept;
 
 static kept keep_next(const hd_call *call, size_t sequence, kept last) {
-  size_t width = hd_shape_last(call->in[0].shape), rows = rows_of(call->run, sequence, call->in[0].shape->dim[0]),
+  size_t width = hd_shape_last(call->in[0].shape), rows = hd_rows_of(call->run, sequence, call->in[0].shape->dim[0]),
          want = wanted(call->run, rows);
   return (kept){.from = last.from + last.n + (rows - want) * width, .to = last.to + last.n, .n = want * width};
 }

@@ -9,8 +9,9 @@
 struct hd_batch {
   hd_model *model;
   hd_steps steps;
-  hd_sequence *sequences; /* of the present call; made, twice as many as it takes: of the two that take most */
+  hd_sequence *sequences; /* of the present call, and as many again: of the largest, while scratch is planned */
   size_t max_sequences, max_context;
+  size_t context;         /* positions that scratch is for */
   const hd_adapter *adapter; /* of the last call */
   bool has_output;
 };
@@ -32,20 +33,31 @@ static hd_status find_output(hd_value *out, const hd_model *model, const char *n
   return hd_fail(err, HD_BAD_ARGUMENT, "there is no value %s", hd_short_name(room, name));
 }
 
-/* Rows shared out evenly, with all of the context behind each: no other call has more rows of output. */
+/* Rows shared out evenly, so much context behind each: no other call has more rows of output. */
 static void share_evenly(hd_sequence *to, size_t n, size_t rows, size_t context) {
   for (size_t i = 0; i < n; i++) {
-    size_t own = rows / n + (i < rows % n);
-    to[i] = (hd_sequence){.rows = own, .past = context - own, .context = context};
+    size_t own = rows / n + (i < rows % n), room = context > own ? context : own;
+    to[i] = (hd_sequence){.rows = own, .past = room - own, .context = room};
   }
 }
 
-/* Sequences that are forgotten, as long as they may be: no other call has more rows whose keys and
- * values scratch must hold. Returns how many. */
+/* Sequences that are forgotten, as long as they may be: no other call has more rows whose keys and values scratch must hold. Returns
+ * how many. */
 static size_t share_longest(hd_sequence *to, size_t rows, size_t context) {
   size_t n = 0;
   for (; rows; rows -= to[n++].rows) to[n] = (hd_sequence){.rows = rows < context ? rows : context};
   return n;
+}
+
+/* Scratch for sessions with that much room. */
+static hd_status reserve_context(hd_batch *b, size_t context, hd_error *err) {
+  hd_sequence *spare = b->sequences + b->max_sequences;
+  if (context <= b->context) return HD_OK;
+  share_evenly(spare, b->max_sequences, b->steps.planned_input.dim[0], context);
+  const hd_run run = {.sequences = spare, .n_sequences = b->max_sequences, .output_rows = b->steps.run.output_rows};
+  HD_TRY(hd_steps_reserve(&b->steps, &run, err));
+  b->context = context;
+  return HD_OK;
 }
 
 static hd_status check_options(const hd_batch *b, const hd_batch_options *o, size_t rows, hd_error *err) {
@@ -69,12 +81,12 @@ static hd_status prepare(hd_batch *b, const hd_batch_options *o, hd_error *err) 
   HD_TRY(find_output(&output, b->model, o->output, err));
   b->sequences = hd_alloc_zero(hd_times(n, 2 * sizeof *b->sequences));
   if (!b->sequences) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a batch of %zu sequences", n);
-  share_evenly(b->sequences, n, rows, b->max_context);
-  const hd_run largest[] = {
-    {.sequences = b->sequences, .n_sequences = n, .output_rows = o->output_rows},
-    {.sequences = b->sequences + n, .n_sequences = share_longest(b->sequences + n, rows, b->max_context), .output_rows = o->output_rows},
-  };
-  return hd_steps_make(&b->steps, b->model, &input, output, largest, 2, err);
+  share_evenly(b->sequences, n, rows, 0);
+  hd_run largest = {.sequences = b->sequences, .n_sequences = n, .output_rows = o->output_rows};
+  HD_TRY(hd_steps_make(&b->steps, b->model, &input, output, &largest, err));
+  largest.n_sequences = share_longest(b->sequences, rows, b->max_context);
+  HD_TRY(hd_steps_reserve(&b->steps, &largest, err));
+  return reserve_context(b, 1, err);
 }
 
 hd_status hd_batch_new(hd_batch **out, hd_model *model, const hd_batch_options *options, hd_error *err) {
@@ -123,6 +135,7 @@ static hd_status take_parts(hd_batch *b, const hd_batch_part *parts, size_t n, s
     const hd_session *s = parts[i].session;
     if (parts[i].rows == 0) return hd_fail(err, HD_BAD_ARGUMENT, "part %zu has no rows", i);
     if (s) HD_TRY(check_session(b, parts, i, err));
+    if (s) HD_TRY(reserve_context(b, s->sequence.context, err));
     b->sequences[i] = s ? s->sequence : (hd_sequence){0};
     b->sequences[i].rows = parts[i].rows;
     if (s && !s->has_state) b->sequences[i].context = 0;
@@ -144,8 +157,8 @@ static hd_status take_adapter(hd_batch *b, const hd_batch_part *parts, size_t n,
 
 /* Rows of the output that a part has. */
 static size_t output_rows(const hd_batch *b, const hd_batch_part *part, size_t n_parts) {
-  size_t kept = b->steps.run.output_rows;
-  if (hd_shape_rows(&b->steps.plan.shapes[b->steps.plan.output]) == n_parts) return 1;
+  size_t kept = b->steps.run.output_rows, rows = hd_shape_rows(&b->steps.plan.shapes[b->steps.plan.output]);
+  if (n_parts == 1 || rows == n_parts) return rows / n_parts;
   return kept && kept < part->rows ? kept : part->rows;
 }
 

@@ -26,10 +26,23 @@ static hd_status infer_node(hd_plan *plan, const hd_node *node, const hd_run *ru
 
 hd_status hd_plan_infer(hd_plan *plan, const hd_shape *input, const hd_run *run, hd_error *err) {
   plan->shapes[0] = *input;
+  plan->scratch_bytes = 0;
   HD_TRY(hd_shape_check("input", input, err));
   for (size_t n = 0; n < plan->model->n_nodes; n++)
     if (plan->needed[n]) HD_TRY(infer_node(plan, &plan->model->nodes[n], run, err));
   return HD_OK;
+}
+
+hd_status hd_plan_scratch(size_t *bytes, const hd_plan *plan, const hd_shape *input, const hd_run *run, hd_error *err) {
+  hd_plan probe = *plan;
+  const size_t shape_bytes = plan->model->n_values * sizeof *probe.shapes;
+  probe.shapes = hd_alloc(shape_bytes);
+  if (!probe.shapes) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to plan");
+  memcpy(probe.shapes, plan->shapes, shape_bytes);
+  hd_status status = hd_plan_infer(&probe, input, run, err);
+  *bytes = probe.scratch_bytes;
+  hd_free(probe.shapes);
+  return status;
 }
 
 size_t hd_plan_value_bytes(const hd_plan *plan, size_t value) {

@@ -14,7 +14,7 @@ typedef struct hd_plan {
   const hd_shape **inputs; /* room for one node's, while shapes are inferred */
   bool *present;          /* per value: false for optional outputs nobody keeps, and for what no node computes */
   size_t arena_bytes;
-  size_t scratch_bytes;   /* the most any node needs */
+  size_t scratch_bytes;   /* the most any node needs at these shapes */
   size_t most_rows;       /* of any node that has weights, at the maximum */
 } hd_plan;
 
@@ -25,6 +25,9 @@ void hd_plan_free(hd_plan *plan);
 
 /* Shapes again for a call's input, no larger than planned. Allocates nothing. */
 hd_status hd_plan_infer(hd_plan *plan, const hd_shape *input, const hd_run *run, hd_error *err);
+
+/* The scratch of a call whose rows are shared like that; the plan stays as it is. */
+hd_status hd_plan_scratch(size_t *bytes, const hd_plan *plan, const hd_shape *input, const hd_run *run, hd_error *err);
 
 /* Bytes of a value at its current shape, rounded up to 64. */
 size_t hd_plan_value_bytes(const hd_plan *plan, size_t value);

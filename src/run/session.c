@@ -28,15 +28,6 @@ hd_status hd_input_shape(hd_shape *shape, const hd_model *model, const hd_tensor
   return check_input(model, shape, err);
 }
 
-static void find_state(hd_session *s) {
-  s->has_state = hd_model_remembers(s->model);
-  s->can_rewind = true;
-  for (size_t n = 0; n < s->model->n_nodes; n++) {
-    const hd_node *node = &s->model->nodes[n];
-    if (hd_state_bytes(node, (hd_room){1, 1})) s->can_rewind = s->can_rewind && node->layer->can_rewind;
-  }
-}
-
 hd_status hd_model_open(hd_model *model, bool exclusive, hd_error *err) {
   if (model->exclusive) return hd_fail(err, HD_BAD_STATE, "an open training session holds the model; use that session, or free it first");
   if (exclusive && model->n_sessions)
@@ -75,15 +66,16 @@ static hd_run run_of(const hd_session_options *o, const hd_sequence *sequence) {
 static hd_status prepare(hd_session *s, const hd_session_options *o, hd_error *err) {
   hd_shape input;
   hd_sequence largest;
-  find_state(s);
+  s->has_state = hd_model_remembers(s->model);
   HD_TRY(largest_call(&input, &largest, s->model, o, err));
   const hd_run run = run_of(o, &largest);
   s->max_context = largest.context;
   s->kept = kept_of(s->model, o);
-  HD_TRY(hd_steps_make(&s->steps, s->model, &input, s->model->output, &run, 1, err));
+  HD_TRY(hd_steps_make(&s->steps, s->model, &input, s->model->output, &run, err));
   s->sequence.state = hd_alloc_zero(s->model->n_nodes * sizeof *s->sequence.state);
   if (!s->sequence.state) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a session's state");
-  HD_TRY(hd_session_reserve(s, s->max_context < HD_STATE_PAGE ? s->max_context : HD_STATE_PAGE, err));
+  if (s->has_state) HD_TRY(hd_session_reserve(s, s->max_context < HD_STATE_PAGE ? s->max_context : HD_STATE_PAGE, err));
+  else HD_TRY(hd_steps_reserve(&s->steps, &run, err));
   return s->mode == HD_TRAIN ? hd_train_prepare(s, err) : HD_OK;
 }
 
@@ -165,7 +157,7 @@ const char *hd_session_value_name(const hd_session *s, size_t index) {
 }
 
 hd_memory_report hd_session_memory(const hd_session *s) {
-  hd_memory_report r = {.arena = s->steps.plan.arena_bytes, .other = hd_steps_other_bytes(&s->steps.plan)};
+  hd_memory_report r = {.arena = s->steps.plan.arena_bytes, .other = hd_steps_other_bytes(s->model, s->steps.scratch_bytes)};
   for (size_t i = 0; i < s->model->n_parameters; i++) {
     const hd_matrix *m = &s->model->parameters[i].value;
     size_t bytes;
@@ -185,7 +177,7 @@ hd_status hd_session_estimate(hd_session_size *out, const hd_model *model, const
   const hd_run run = run_of(options, &largest);
   HD_TRY(hd_plan_make(&planned, model, &input, model->output, &run, err));
   out->arena = planned.arena_bytes;
-  out->other = hd_steps_other_bytes(&planned);
+  out->other = hd_steps_other_bytes(model, planned.scratch_bytes);
   hd_plan_free(&planned);
   hd_state_estimate(out, model, (hd_room){largest.context, largest.window});
   return HD_OK;

@@ -11,7 +11,7 @@ struct hd_session {
   hd_sequence sequence;   /* past is the position; context and window the state's present room; state: per node, NULL: stateless */
   size_t max_context;
   size_t kept;            /* positions that layers with a window need of the past; SIZE_MAX: nothing is taken from their states */
-  bool has_state, can_rewind;
+  bool has_state;
   bool has_output;        /* a forward has run */
   hd_adapter *adapter;
 

@@ -1,5 +1,5 @@
-/* run/state.c: what a session remembers between calls: a block per stateful node (keys and values so far, recurrent state), with room for
- * so many positions; its growth, its cutting back, and its copy as bytes. */
+/* run/state.c: what a session remembers between calls: a block per stateful node (keys and values so far), with room for so many
+ * positions; its growth, its cutting back, and its copy as bytes. */
 #include "base/memory.h"
 #include "base/status.h"
 #include "run/session.h"
@@ -44,9 +44,7 @@ static hd_room room_of(const hd_session *s) { return (hd_room){s->sequence.conte
 
 /* Copies n positions of a node's state, from the `first` in its block on, to the beginning of another block. */
 static void copy_state(const hd_node *node, void *to, hd_room to_room, const void *from, hd_room from_room, size_t first, size_t n) {
-  if (node->layer->move_state)
-    node->layer->move_state(node->config, to, positions_in(node, to_room), from, positions_in(node, from_room), first, n);
-  else memmove(to, from, hd_state_bytes(node, from_room));
+  node->layer->move_state(node->config, to, positions_in(node, to_room), from, positions_in(node, from_room), first, n);
 }
 
 /* Positions that a node's state holds of the session's. */
@@ -97,13 +95,25 @@ static hd_status grow_states(hd_session *s, hd_room room, hd_error *err) {
   return HD_OK;
 }
 
+/* Scratch for the largest call at the end of that room. */
+static hd_status reserve_scratch(hd_session *s, hd_room room, hd_error *err) {
+  size_t planned = s->steps.planned_input.dim[0], rows = planned < room.context ? planned : room.context;
+  const hd_sequence end = {.rows = rows, .past = room.context - rows, .begin = room.context - room.window, .context = room.context,
+                           .window = room.window};
+  const hd_run run = {.sequences = &end, .n_sequences = 1, .output_rows = s->steps.run.output_rows, .keep = s->steps.run.keep};
+  return hd_steps_reserve(&s->steps, &run, err);
+}
+
 hd_status hd_session_reserve(hd_session *s, size_t positions, hd_error *err) {
   if (!s->has_state) return HD_OK;
   if (positions > s->max_context)
     return hd_fail(err, HD_BAD_STATE, "%zu positions are more than the session's context of %zu", positions, s->max_context);
   if (positions <= s->sequence.context) return HD_OK;
   size_t context = (positions + HD_STATE_PAGE - 1) / HD_STATE_PAGE * HD_STATE_PAGE;
-  return grow_states(s, hd_room_for(s->kept, s->steps.planned_input.dim[0], context < s->max_context ? context : s->max_context), err);
+  if (context > s->max_context) context = s->max_context;
+  const hd_room room = hd_room_for(s->kept, s->steps.planned_input.dim[0], context);
+  HD_TRY(reserve_scratch(s, room, err));
+  return grow_states(s, room, err);
 }
 
 /* Takes from the states of layers with a window what no row will look at any more. */
@@ -132,18 +142,15 @@ size_t hd_session_position(const hd_session *s) { return s->sequence.past; }
 
 /* Whether the states still hold what a row at the position looks at. */
 static bool holds_past_of(const hd_session *s, size_t position) {
-  return s->sequence.begin == 0 || position >= s->sequence.begin + s->kept;
+  return s->sequence.begin == 0 || position >= s->sequence.begin + hd_model_kept(s->model);
 }
 
 hd_status hd_session_rewind(hd_session *s, size_t position, hd_error *err) {
   hd_sequence *q = &s->sequence;
   if (position > q->past) return hd_fail(err, HD_BAD_ARGUMENT, "cannot rewind to %zu, the session is at %zu", position, q->past);
-  if (position > 0 && !s->can_rewind) return hd_fail(err, HD_UNSUPPORTED, "recurrent state can only go back to 0");
   if (position > 0 && !holds_past_of(s, position))
     return hd_fail(err, HD_UNSUPPORTED, "cannot rewind to %zu: layers with a window hold what it takes to go back to %zu, or to 0",
-                   position, q->begin + s->kept);
-  for (size_t n = 0; position == 0 && n < s->model->n_nodes; n++)
-    if (q->state[n] && !s->model->nodes[n].layer->can_rewind) memset(q->state[n], 0, hd_state_bytes(&s->model->nodes[n], room_of(s)));
+                   position, q->begin + hd_model_kept(s->model));
   if (position == 0) q->begin = 0;
   q->past = position;
   return HD_OK;
@@ -195,6 +202,7 @@ hd_status hd_session_save_state(const hd_session *s, void *to, size_t n, hd_erro
 
 static hd_status check_saved(const hd_session *s, const saved_head *head, size_t n, hd_error *err) {
   if (memcmp(head->magic, MAGIC, sizeof MAGIC) != 0) return hd_fail(err, HD_BAD_FILE, "these bytes are no session's state");
+  if (s->mode == HD_TRAIN) return hd_fail(err, HD_BAD_STATE, "training begins at position 0 and goes on from no state");
   if (head->position > 0 && !s->has_state)
     return hd_fail(err, HD_BAD_STATE, "the state is of %" PRIu64 " positions, found a model whose layers keep none", head->position);
   if (head->position > s->max_context)

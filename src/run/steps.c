@@ -35,21 +35,33 @@ static void fill_call(hd_steps *s, size_t n, hd_view *in) {
   }
 }
 
-hd_status hd_steps_make(hd_steps *s, const hd_model *model, const hd_shape *input, hd_value output,
-                        const hd_run *largest, size_t n_largest, hd_error *err) {
+hd_status hd_steps_make(hd_steps *s, const hd_model *model, const hd_shape *input, hd_value output, const hd_run *largest,
+                        hd_error *err) {
   *s = (hd_steps){.model = model, .planned_input = *input, .run = {.output_rows = largest->output_rows, .keep = largest->keep}};
   HD_TRY(hd_plan_make(&s->plan, model, input, output, largest, err));
-  for (size_t i = 1; i < n_largest; i++) HD_TRY(hd_plan_infer(&s->plan, input, &largest[i], err));
-  s->scratch_bytes = s->plan.scratch_bytes;
   s->arena = hd_alloc_zero(s->plan.arena_bytes);
   if (!s->arena) return no_memory(err, "arena", s->plan.arena_bytes);
-  s->scratch = hd_alloc(s->scratch_bytes);
-  if (!s->scratch) return no_memory(err, "scratch", s->scratch_bytes);
   s->calls = hd_alloc_zero(model->n_nodes * sizeof *s->calls);
   s->inputs = hd_alloc_zero(hd_steps_input_count(model) * sizeof *s->inputs);
   if (!s->calls || !s->inputs) return no_memory(err, "steps", model->n_nodes * sizeof *s->calls);
   hd_view *in = s->inputs;
   for (size_t n = 0; n < model->n_nodes; in += model->nodes[n++].n_in) fill_call(s, n, in);
+  return HD_OK;
+}
+
+hd_status hd_steps_reserve(hd_steps *s, const hd_run *run, hd_error *err) {
+  hd_shape input = s->planned_input;
+  size_t bytes;
+  input.dim[0] = 0;
+  for (size_t i = 0; i < run->n_sequences; i++) input.dim[0] += run->sequences[i].rows;
+  HD_TRY(hd_plan_scratch(&bytes, &s->plan, &input, run, err));
+  if (s->scratch && bytes <= s->scratch_bytes) return HD_OK;
+  void *scratch = hd_alloc(bytes);
+  if (!scratch) return no_memory(err, "scratch", bytes);
+  hd_free(s->scratch);
+  s->scratch = scratch;
+  s->scratch_bytes = bytes;
+  for (size_t n = 0; n < s->model->n_nodes; n++) s->calls[n].scratch = scratch;
   return HD_OK;
 }
 
@@ -62,7 +74,9 @@ void hd_steps_free(hd_steps *s) {
   hd_plan_free(&s->plan);
 }
 
-size_t hd_steps_other_bytes(const hd_plan *plan) { return plan->scratch_bytes + plan->model->n_nodes * sizeof(hd_call); }
+size_t hd_steps_other_bytes(const hd_model *model, size_t scratch_bytes) {
+  return hd_plus(scratch_bytes, model->n_nodes * sizeof(hd_call));
+}
 
 /* ---- Calls ---- */
 

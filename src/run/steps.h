@@ -21,18 +21,21 @@ typedef struct hd_steps {
   size_t lora_bytes;
 } hd_steps;
 
-/* Plans for the largest input and allocates all that a call needs. `largest`: how such a call's rows are shared by
- * sequences, the one of the largest values first, then those that may take more scratch; they are not kept. When it
- * fails, hd_steps_free is still to be called. */
-hd_status hd_steps_make(hd_steps *steps, const hd_model *model, const hd_shape *input, hd_value output,
-                        const hd_run *largest, size_t n_largest, hd_error *err);
+/* Plans for the largest input, whose rows are shared by sequences like that, and allocates all that a call needs but scratch.
+ * When it fails, hd_steps_free is still to be called. */
+hd_status hd_steps_make(hd_steps *steps, const hd_model *model, const hd_shape *input, hd_value output, const hd_run *largest,
+                        hd_error *err);
 void hd_steps_free(hd_steps *steps);
+
+/* Scratch for calls whose rows are shared like that: it grows with the pasts that sequences have. Nothing has changed when it
+ * fails. */
+hd_status hd_steps_reserve(hd_steps *steps, const hd_run *run, hd_error *err);
 
 /* Inputs of all nodes together. */
 size_t hd_steps_input_count(const hd_model *model);
 
 /* Bytes beside the arena. */
-size_t hd_steps_other_bytes(const hd_plan *plan);
+size_t hd_steps_other_bytes(const hd_model *model, size_t scratch_bytes);
 
 /* The shape of a call whose input is this tensor; bad_argument when it does not fit the plan. */
 hd_status hd_steps_call_shape(const hd_steps *steps, const hd_tensor *input, hd_shape *shape, hd_error *err);

@@ -273,3 +273,27 @@ TEST(a_layer_that_would_mix_sequences_is_refused_by_name) {
   hd_batch_free(b);
   hd_model_free(model, NULL);
 }
+
+TEST(a_batch_of_one_may_change_the_number_of_rows) {
+  hd_error err = {0};
+  hd_model *model = test_network("{\"type\":\"linear\",\"in_features\":3,\"out_features\":2},{\"type\":\"slice\",\"dim\":0,\"end\":2}", "[6,3]");
+  hd_session *alone = model ? test_session(model, HD_INFER) : NULL, *s = model ? test_session(model, HD_INFER) : NULL;
+  hd_batch *b = NULL;
+  hd_tensor input = {0}, out = {0}, want = {0};
+  const hd_batch_options options = {.sequences = 1};
+  if (!CHECK(alone && s) || !CHECK_EQ(hd_batch_new(&b, model, &options, &err), HD_OK)) return;
+  hd_session_input(alone, &input, &err);
+  test_fill(input.data, 18, 3);
+  const hd_batch_part part = {s, 6};
+  CHECK_EQ(hd_forward(alone, &input, &err), HD_OK);
+  CHECK_EQ(hd_batch_forward(b, &input, &part, 1, &err), HD_OK);
+  CHECK(hd_session_output(alone, &want, &err) == HD_OK && want.shape[0] == 2);
+  CHECK(hd_batch_output(b, &out, &err) == HD_OK && out.shape[0] == 2);
+  CHECK_EQ_BITS(out.data, want.data, 4 * sizeof(float));
+  CHECK(hd_session_output(s, &out, &err) == HD_OK && out.shape[0] == 1);
+  CHECK_EQ_BITS(out.data, (const float *)want.data + 2, 2 * sizeof(float));
+  hd_batch_free(b);
+  hd_session_free(alone);
+  hd_session_free(s);
+  hd_model_free(model, NULL);
+}

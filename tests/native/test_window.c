@@ -161,6 +161,44 @@ TEST(a_saved_state_begins_where_its_windows_do_and_goes_on_in_any_room) {
   }
 }
 
+TEST(a_session_that_keeps_everything_goes_on_from_a_state_that_did_not) {
+  text t;
+  hd_error err = {0};
+  if (!read_text(&t, "gemma3")) return;
+  hd_session *s = open_session(&t, CONTEXT), *whole = NULL;
+  go_on(&t, s, LENGTH - 90);
+  size_t n = hd_session_state_bytes(s), begin = s->sequence.begin;
+  uint8_t *state = malloc(n);
+  CHECK_EQ(hd_session_save_state(s, state, n, &err), HD_OK);
+  const hd_session_options options = {.mode = HD_TRACE, .input = {.dtype = HD_I32, .n_dims = 1, .shape = {MOST_CALL}}, .context = CONTEXT};
+  CHECK_EQ(hd_session_new(&whole, t.model, &options, &err), HD_OK);
+  CHECK_EQ(hd_session_load_state(whole, state, n, &err), HD_OK);
+  CHECK_EQ(hd_session_rewind(whole, begin - 1, &err), HD_UNSUPPORTED);
+  CHECK_EQ(hd_session_rewind(whole, begin + 1, &err), HD_UNSUPPORTED);
+  go_on(&t, whole, LENGTH);
+  hd_session_free(whole);
+  hd_session_free(s);
+  const hd_session_options training = {.mode = HD_TRAIN, .input = options.input, .context = CONTEXT};
+  CHECK_EQ(hd_session_new(&s, t.model, &training, &err), HD_OK);
+  CHECK_EQ(hd_session_load_state(s, state, n, &err), HD_BAD_STATE);
+  free(state);
+  hd_session_free(s);
+  free_text(&t);
+}
+
+TEST(a_context_of_millions_costs_what_is_used_of_it) {
+  text t;
+  hd_error err = {0};
+  if (!read_text(&t, "qwen2-swa")) return;
+  hd_session *s = open_session(&t, 1 << 24);
+  hd_memory_report before = hd_session_memory(s);
+  CHECK(before.other + before.arena + before.state < 2 << 20);
+  go_on(&t, s, LENGTH);
+  CHECK(hd_session_memory(s).other < before.other + (2 << 20));
+  hd_session_free(s);
+  free_text(&t);
+}
+
 TEST(a_short_text_that_kept_everything_goes_on_where_windows_are_cut) {
   text t;
   hd_error err = {0};
