@@ -343,8 +343,31 @@ TEST(bad_networks_are_refused_with_the_json_path) {
   check_refused("[{\"type\":\"dense\",\"in_features\":3,\"out_features\":2},{\"type\":\"nonsense\"}]", "layers[1].type: unknown layer type 'nonsense'; known: dense, linear, ");
   check_refused("[{\"type\":\"dense\",\"in_features\":3}]", "layers[0].out_features");
   check_refused("[{\"type\":\"dense\",\"in_features\":3.5,\"out_features\":2}]", "layers[0].in_features");
+  check_refused("[{\"type\":\"layer_norm\",\"normalized_shape\":[2,2.5]}]", "layers[0].normalized_shape: expected at most 8 whole sizes");
+  check_refused("[{\"type\":\"RMSNorm\",\"normalized_shape\":[2.5]}]", "layers[0].normalized_shape: expected one whole size of at least 1");
+  check_refused("[{\"type\":\"softmax\",\"softmax_variant\":\"hierarchical\",\"hierarchy_levels\":[2.5]}]",
+                "layers[0].hierarchy_levels: expected a whole size of at least 1 at place 0");
+  check_refused("[{\"type\":\"linear\",\"in_features\":2,\"out_features\":2}],\"input_shape\":[1,2.9]",
+                "network.input_shape: expected whole sizes of at least 1");
   check_refused("[{\"type\":\"residual\",\"branches\":[{\"type\":\"linear\",\"in_features\":3}]}]", "layers[0].branches[0].out_features");
   check_refused("[{\"type\":\"multi_head_attention\",\"d_model\":12,\"num_heads\":5,\"num_kv_heads\":2}]", "layers[0].num_heads");
+}
+
+TEST(messages_and_warnings_of_layers_are_cut_between_characters) {
+  hd_model *model = test_network("{\"type\":\"softmax\"}", "[1,2]");
+  for (int lead = 0; lead < 4; lead++) {
+    char text[2000];
+    hd_error err;
+    const hd_infer i = {.name = "layers.0"};
+    memset(text, 'x', 4);
+    for (size_t at = (size_t)lead; at + 5 < sizeof text; at += 4) memcpy(text + at, "\xF0\x9F\x98\x80\0", 5);
+    hd_infer_fail(&i, &err, "%s", text);
+    CHECK(memcmp(err.message + strlen(err.message) - 4, "\xF0\x9F\x98\x80", 4) == 0);
+    CHECK_EQ(hd_model_warn(model, &err, "%s", text), HD_OK);
+    const char *warning = model->warnings[model->n_warnings - 1];
+    CHECK(strlen(warning) > 500 && memcmp(warning + strlen(warning) - 4, "\xF0\x9F\x98\x80", 4) == 0);
+  }
+  hd_model_free(model, NULL);
 }
 
 /* `depth` residuals around one linear. */
