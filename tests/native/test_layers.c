@@ -480,6 +480,26 @@ TEST(a_grid_numbers_layers_where_it_is_given_and_all_count_where_it_is_not) {
   CHECK_EQ(layers_of("\"grid_rows\":0,"), 0u);
 }
 
+/* The weights' text and the bundle around its Base64, of which nothing is copied while it grows. */
+TEST(a_bundle_is_saved_in_little_more_than_its_texts) {
+  hd_model *model = test_network("{\"type\":\"linear\",\"in_features\":256,\"out_features\":256},{\"type\":\"linear\",\"in_features\":256,\"out_features\":256}", "[1,256]");
+  static const char *const forms[] = {NULL, "float32", "int16"};
+  for (size_t i = 0; i < 4; i++) {
+    char *text = NULL;
+    size_t n = 0;
+    hd_error err;
+    const hd_quantization how = {.dtype = "int16"};
+    const size_t before = hd_memory_live();
+    hd_memory_forget_peak();
+    hd_status status = i < 3 ? hd_model_save_bundle(&text, &n, model, "m", forms[i], &err) : hd_model_save_quantized(&text, &n, model, "m", &how, &err);
+    const size_t held = hd_memory_live() - before, peak = hd_memory_peak() - before;
+    CHECK_EQ(status, HD_OK);
+    if (!CHECK(held == n + 1 && peak < 2 * n + n / 8)) printf("# form %zu: %zu bytes, held %zu, peak %zu\n", i, n, held, peak);
+    hd_text_free(text);
+  }
+  hd_model_free(model, NULL);
+}
+
 /* Half a model that learns would be worse than an error. */
 TEST(a_model_with_weights_that_cannot_be_trained_is_refused) {
   hd_model *model = test_network("{\"type\":\"linear\",\"name\":\"fc\",\"in_features\":32,\"out_features\":2}", "[1,32]");
