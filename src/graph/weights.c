@@ -291,11 +291,17 @@ void hd_bytes_free(void *bytes) { hd_free(bytes); }
 
 /* ---- Loading ---- */
 
+/* A tensor beside another, one number a row; NULL: there is none. */
+typedef struct hd_side {
+  const hd_entry *entry;
+  const float *values;
+} hd_side;
+
 /* What the model wants of a file: a piece of its parameters. */
 typedef struct hd_found {
   hd_placed at;
-  const hd_entry *entry;         /* the tensor it is; NULL: none */
-  const float *scales, *offsets; /* beside it, one a row; NULL: none */
+  const hd_entry *entry; /* the tensor it is; NULL: none */
+  hd_side scales, offsets;
 } hd_found;
 
 typedef struct hd_filling {
@@ -331,12 +337,11 @@ static bool shape_fits(const hd_filling *f, const hd_piece *piece, const hd_entr
   return same || folded || stacked || (f->model->dialect == HD_LOOM && (turned || flat));
 }
 
-/* A row's scales or offsets; NULL when the file has none. They must be F32, one for each row. */
-static hd_status find_side(const float **out, hd_filling *f, const hd_placed *at, const char *what, hd_error *err) {
+/* They must be F32, one for each row. */
+static hd_status find_side(hd_side *out, hd_filling *f, const hd_placed *at, const char *what, hd_error *err) {
   char room[HD_NAME_ROOM], shape[HD_SHAPE_ROOM];
   char *full = hd_arena_format(&f->arena, "%s.%s", at->name, what);
   size_t n = scale_rows(&at->piece);
-  *out = NULL;
   if (!full) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the names of scales");
   const hd_entry *e = hd_directory_find(f->directory, full);
   if (!e) return HD_OK;
@@ -347,7 +352,7 @@ static hd_status find_side(const float **out, hd_filling *f, const hd_placed *at
   if (!copy) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for scales");
   if (e->strided) hd_entry_gather(e, f->file + e->begin, (uint8_t *)copy);
   else memcpy(copy, f->file + e->begin, n * sizeof *copy);
-  *out = copy;
+  *out = (hd_side){e, copy};
   return HD_OK;
 }
 
@@ -422,12 +427,15 @@ static const hd_entry *find_unused(const hd_filling *f, const hd_entry **used, s
 /* Strict: the file's names under the prefix are the model's. */
 static hd_status check_names(const hd_filling *f, hd_error *err) {
   char room[HD_NAME_ROOM], shape[HD_SHAPE_ROOM];
-  const hd_entry **used = hd_alloc((f->n + 1) * sizeof *used);
+  const hd_entry **used = hd_alloc(hd_times(f->n + 1, MOST_PER_WEIGHT * sizeof *used));
   size_t n = 0, lacking = SIZE_MAX, want[HD_MAX_DIMS];
   if (!used) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weights");
   for (size_t i = 0; i < f->n; i++) {
-    if (f->found[i].entry) used[n++] = f->found[i].entry;
-    else if (f->found[i].at.piece.parameter->value.data && lacking == SIZE_MAX) lacking = i;
+    const hd_found *t = &f->found[i];
+    const hd_entry *its[MOST_PER_WEIGHT] = {t->entry, t->scales.entry, t->offsets.entry};
+    for (int k = 0; k < MOST_PER_WEIGHT; k++)
+      if (its[k]) used[n++] = its[k];
+    if (!t->entry && t->at.piece.parameter->value.data && lacking == SIZE_MAX) lacking = i;
   }
   if (n > 0) qsort(used, n, sizeof *used, compare_entries);
   const hd_entry *unused = find_unused(f, used, n);
@@ -470,14 +478,14 @@ static void read_values(const hd_filling *f, const hd_found *t, size_t n) {
     hd_entry_gather(e, from, f->straight);
     from = f->straight;
   }
-  if (!t->scales && f->model->dialect == HD_LOOM) hd_loom_decode(e->dtype, from, f->values, n);
+  if (!t->scales.entry && f->model->dialect == HD_LOOM) hd_loom_decode(e->dtype, from, f->values, n);
   else hd_dtype_get(e->dtype)->to_f32(from, f->values, n);
 }
 
 static void fill(hd_filling *f, const hd_found *t) {
   const hd_rows rows = rows_of(&t->at);
   read_values(f, t, hd_piece_count(&t->at.piece));
-  if (t->scales) scale_up(&rows, f->values, t->scales, t->offsets);
+  if (t->scales.entry) scale_up(&rows, f->values, t->scales.values, t->offsets.values);
   hd_piece_fill(&t->at.piece, f->values, t->at.in_out ? f->turned : NULL);
   f->model->parameters[t->at.piece.parameter - f->model->parameters].n_sets++;
 }

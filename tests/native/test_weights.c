@@ -43,6 +43,18 @@ TEST(F12_F13_weights_survive_every_dtype_within_its_step) {
   }
 }
 
+TEST(strictly_read_a_file_may_have_the_scales_of_its_weights) {
+  hd_model *model = test_network(mlp, "[4,5]");
+  uint8_t *file;
+  size_t n, n_set;
+  hd_error err;
+  CHECK_EQ(hd_model_save_weights(&file, &n, model, HD_U8, &err), HD_OK);
+  if (!CHECK_EQ(hd_model_load_state(model, file, n, NULL, true, &n_set, &err), HD_OK)) printf("# %s\n", err.message);
+  CHECK_EQ(n_set, 4);
+  hd_bytes_free(file);
+  hd_model_free(model, NULL);
+}
+
 TEST(F23_weights_that_do_not_fit_change_nothing_and_are_named) {
   hd_model *model = test_network(mlp, "[4,5]"), *other = test_network("{\"type\":\"dense\",\"in_features\":3,\"out_features\":5}", "[4,3]");
   float before[15], after[15];
