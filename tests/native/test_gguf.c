@@ -347,7 +347,7 @@ TEST(a_reader_that_refused_a_file_wants_nothing_and_takes_nothing) {
   const size_t before = hd_memory_live();
   hd_reader *reader;
   hd_directory *directory;
-  uint64_t begin, end;
+  uint64_t begin = 0, end = 0;
   hd_error err;
   CHECK(hd_reader_new(&reader, m.n, &err) == HD_OK && hd_reader_wants(reader, &begin, &end));
   CHECK(hd_reader_give(reader, m.bytes, (size_t)(end - begin), &err) == HD_BAD_FILE);

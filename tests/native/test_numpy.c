@@ -24,7 +24,7 @@ static uint8_t *make_file(int version, uint32_t n, size_t *n_file) {
 /* What the reader says once it has the file's first 512 bytes, before it asks for more. */
 static hd_status first_step(const uint8_t *file, size_t n_file, hd_error *err) {
   hd_reader *reader;
-  uint64_t begin, end;
+  uint64_t begin = 0, end = 0;
   CHECK(hd_reader_new(&reader, n_file, err) == HD_OK && hd_reader_wants(reader, &begin, &end));
   hd_status status = hd_reader_give(reader, file, (size_t)(end - begin), err);
   hd_reader_free(reader);
