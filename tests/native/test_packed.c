@@ -152,11 +152,11 @@ static hd_directory *directory_of(const hd_entry *entries, size_t n) {
 
 /* 4503599627370497 · 4096 is 4096 where sizes have 64 bits, 1048577 · 4096 where they have 32. */
 TEST(a_group_size_whose_product_wraps_is_refused) {
-  static const char *const said[] = {"{\"group_size\":4503599627370497,\"bits\":8}", "{\"group_size\":1048577,\"bits\":8}"};
+  static const char *const said[] = {"{\"group_size\":1048577,\"bits\":8}", "{\"group_size\":4503599627370497,\"bits\":8}"};
   const hd_entry entries[] = {{.name = "l.biases", .dtype = HD_F16, .n_dims = 2, .shape = {1, 4096}, .end = 8192},
                               {.name = "l.scales", .dtype = HD_F16, .n_dims = 2, .shape = {1, 4096}, .begin = 8192, .end = 16384},
                               {.name = "l.weight", .dtype = HD_U32, .n_dims = 2, .shape = {1, 1024}, .begin = 16384, .end = 20480}};
-  for (size_t i = 0; i < 2; i++) {
+  for (size_t i = 0; i < (SIZE_MAX > UINT32_MAX ? 2 : 1); i++) {
     char spec[1024];
     hd_error err = {0};
     hd_loader *loader;
