@@ -50,7 +50,7 @@ test('C1: help, version and usage: exit codes 0 and 2, and what was wrong on std
     [['trace', mild], /--against FILE is missing/],
     [['inspect', weights, '--frob'], /--frob/],
     [['generate', mild, '-n', 'many'], /--max-tokens: expected a whole number, found 'many'/],
-    [['generate', mild, '-p', 'x', '--dtype', 'q9'], /--dtype q9 is not known; known: keep, /],
+    [['generate', mild, '-p', 'x', '--dtype', 'q9'], /--dtype 'q9' is not known; known: keep, /],
     [['convert', weights, out('bad.gguf'), '--dtype', 'q9_9'], /--dtype: GGUF files have keep, .*found 'Q9_9'/],
     [['generate', mild, '-p', 'x', '--template', 't.jinja'], /--template is for --chat/],
     [['tokenize', mild, 'two', 'words'], /'words' is one too many/],

