@@ -77,7 +77,7 @@ async function tokenizerBeside(input: SourceInput, format: string, options: Open
   const beside = filesBeside(input, openOptions(options));
   if (!beside || (beside.isAddress && format !== 'llama2.c')) return undefined;
   try {
-    return await findTokenizerFiles(readerOf(beside.set), beside.isAddress ? ['tokenizer.json', 'tokenizer.bin'] : await beside.set.list());
+    return await findTokenizerFiles(readerOf(beside.set), beside.isAddress ? ['tokenizer.json', 'tokenizer.bin'] : await beside.set.list().catch(() => []));
   } catch (error) {
     if (!(error instanceof HeddleError)) throw error;
     options.say?.(`the tokenizer beside the model: ${error.message}; it is left out`);
