@@ -67,7 +67,7 @@ async function sentenceFiles(folder, listed) {
   return { 'modules.json': modules, ...(await filesOf(folder, paths.map((path) => `${path}/config.json`))) };
 }
 
-/** The tokenizer beside a llama2.c checkpoint, which has nothing but a name in common with it. */
+/** The tokenizer's files beside a llama2.c checkpoint: any other file alone has none, or has it in itself. */
 async function besideFile(source, fetching) {
   const folder = await openFolder(dirname(source), fetching);
   const listed = folder && (await folder.list());
