@@ -363,6 +363,7 @@ export const saveGgufOptions: Checks<SaveGgufOptions> = {
   metadata: (value, name) => {
     if (!isRecord(value)) throw expected(name, 'an object or a Map', value);
   },
+  tokenizer: checkBoolean,
 };
 
 export const trainOptions: Checks<TrainOptions> = { loss: named('mse', 'cross_entropy'), lr: checkFinite };

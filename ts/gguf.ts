@@ -24,6 +24,11 @@ function writable(_: string, value: unknown): unknown {
   return { type, value: Array.from(value as unknown as ArrayLike<number | bigint>) };
 }
 
+/** Metadata by key, of a plain object or a Map. */
+export function entriesOf(metadata: GgufMetadataInput): [key: string, value: unknown][] {
+  return metadata instanceof Map ? [...(metadata as ReadonlyMap<string, unknown>)] : Object.entries(metadata);
+}
+
 /** Metadata as the core's JSON. A plain object's or a Map's own order is kept. */
 export function metadataJson(metadata: GgufMetadataInput): string {
   const entries = metadata instanceof Map ? Object.fromEntries(metadata as ReadonlyMap<string, unknown>) : metadata;

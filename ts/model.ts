@@ -15,11 +15,12 @@ import { classifyTexts, classifyTokens } from './classify.js';
 import { embedTexts } from './embed.js';
 import { generateTokens } from './generate.js';
 import { TokenGeneration } from './generation.js';
-import { writeModel } from './gguf.js';
+import { entriesOf, writeModel } from './gguf.js';
 import { Lease, endWithOwner } from './lifetime.js';
 import { loadBundle } from './load.js';
 import type { TextSettings } from './load.js';
 import { reportOf } from './report.js';
+import { poolingMetadata } from './sentence.js';
 import type { FoundSentence, SentenceSettings } from './sentence.js';
 import { LocalAdapter, LocalSession, localHandle, localSession } from './session.js';
 import { readAll, readText } from './bytes.js';
@@ -27,6 +28,7 @@ import { openFile } from './source.js';
 import { Together } from './together.js';
 import { Tokenizer } from './tokenizer.js';
 import type { FoundTokenizer } from './tokenizer-files.js';
+import { textMetadata } from './tokenizer-gguf-write.js';
 import type {
   Adapter,
   Classification,
@@ -35,6 +37,7 @@ import type {
   FileInput,
   GenerateOptions,
   Generation,
+  GgufMetadataInput,
   LoadReport,
   LoadWeightsOptions,
   MemoryReport,
@@ -83,6 +86,7 @@ export class LocalModel implements Model {
   /** What was said already. */
   readonly #said = new Set<string>();
   #sentence: Promise<SentenceSettings> | undefined;
+  #foundSentence: SentenceSettings | undefined;
   /** The session `forward` keeps. */
   #kept: LocalSession | undefined;
   readonly together: Together;
@@ -326,16 +330,30 @@ export class LocalModel implements Model {
     return this.#extras.config;
   }
 
-  /** `saveGguf`, at once. */
+  /** `saveGguf`, at once: with what is known of the texts by now. */
   saveGgufSync(options: SaveGgufOptions = {}): Uint8Array {
     this.#lease.check();
     checkOptions(options, saveGgufOptions);
     const config = options.config === undefined ? this.#extras.config : jsonText(options.config, 'config');
     if (config === undefined) throw new HeddleError('bad_argument', 'saveGguf: the model was loaded without a config.json: give it as options.config');
-    return writeModel(this.#core, this.#handle, options.dtype ?? 'F32', config, options.metadata ?? {});
+    const given = entriesOf(options.metadata ?? {});
+    const own = options.tokenizer === false ? [] : Object.entries(this.#textMetadata(config, given.some(([key]) => key === 'tokenizer.ggml.model')));
+    return writeModel(this.#core, this.#handle, options.dtype ?? 'F32', config, new Map([...own, ...given]) as GgufMetadataInput);
+  }
+
+  /** What a GGUF file says of a model's texts, besides its weights. */
+  #textMetadata(config: string, hasTokenizer: boolean): Record<string, unknown> {
+    const say = (text: string): void => this.say(text, text);
+    const { tokenizer, beginToken, endTokens = [] } = this.#extras;
+    const template = tokenizer?.findTemplate ? this.tokenizer?.chatTemplate : undefined;
+    const text = hasTokenizer ? {} : textMetadata({ files: tokenizer?.files, template, beginToken, endTokens }, say);
+    return { ...text, ...poolingMetadata(config, this.#foundSentence ?? this.#extras.sentence?.settings ?? {}, say) };
   }
 
   async saveGguf(options?: SaveGgufOptions): Promise<Uint8Array> {
+    this.#lease.check();
+    if (options?.tokenizer !== false) await this.#findTemplate();
+    if (options?.tokenizer !== false && this.#extras.config?.includes('"bert"')) this.#foundSentence = await this.sentence();
     return this.saveGgufSync(options);
   }
 

@@ -36,7 +36,16 @@ export async function openWeightFiles(set: FileSet): Promise<WeightFiles> {
     const found = await take(set, names, choice);
     if (found) return found;
   }
-  throw await missingFile(set, 'model.safetensors');
+  throw severalOf(set, names) ?? (await missingFile(set, 'model.safetensors'));
+}
+
+/** The error for files of a kind of which there should be one. */
+function severalOf(set: FileSet, names: readonly string[] | undefined): HeddleError | undefined {
+  for (const choice of choices) {
+    const found = 'only' in choice ? (names?.filter((name) => choice.only.test(name)) ?? []) : [];
+    if (found.length > 1) return new HeddleError('bad_file', `several ${/\.\w+$/.exec(found[0] ?? '')?.[0] ?? ''} files ${set.where}: name one of ${found.join(', ')}`);
+  }
+  return undefined;
 }
 
 async function take(set: FileSet, names: readonly string[] | undefined, choice: Choice): Promise<WeightFiles | undefined> {

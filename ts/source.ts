@@ -127,6 +127,7 @@ async function fileMap(files: Map<string, FileInput>, options: OpenOptions): Pro
   const text = async (path: string): Promise<string> => readText(await openFile(files.get(path) ?? '', options, path));
   const prefix = await snapshotPrefix([...files.keys()], options.revision, text);
   const { revision: _, ...each } = options; // it is the folder's, not that of every address
+  const own = (isThere: boolean): string[] => [...files].filter(([name, file]) => name.startsWith(prefix) && (file !== undefined) === isThere).map(([name]) => name.slice(prefix.length));
   return {
     where: 'among the files given',
     open: async (name, whole = false) => {
@@ -135,7 +136,8 @@ async function fileMap(files: Map<string, FileInput>, options: OpenOptions): Pro
         throw error instanceof HeddleError && !error.message.includes(name) ? new HeddleError(error.code, `${name}: ${error.message}`) : error;
       });
     },
-    list: async () => [...files.keys()].filter((name) => name.startsWith(prefix)).map((name) => name.slice(prefix.length)),
+    list: async () => own(true),
+    why: () => (own(false).length === 0 ? undefined : [...own(true), ...own(false).map((name) => `${name} is undefined`)].join(', ')),
   };
 }
 
@@ -198,6 +200,17 @@ export async function openSource(input: SourceInput, options: OpenOptions = {}):
   }
   if (isRecord(input)) return fileMap(new Map(Object.entries(input)), options);
   return openFile(input as FileInput, options);
+}
+
+/** The files beside a single one that lies at a path or an address; undefined where it lies nowhere. */
+export function filesBeside(input: SourceInput, options: OpenOptions): { set: FileSet; isAddress: boolean } | undefined {
+  if (!(input instanceof URL) && (typeof input !== 'string' || isText(input))) return undefined;
+  const text = String(input);
+  const path = isFileUrl(input) ? filePath(new URL(text)) : isNode() && !isUrl(text) ? text : undefined;
+  if (path !== undefined) return { set: folderPath(/^(.*)[/\\]/.exec(path)?.[1] || (/^[/\\]/.test(path) ? '/' : '.'), options), isAddress: false };
+  const { revision, ...rest } = options;
+  const address = hubAddress(baseUrl(text), revision);
+  return /^https?:$/.test(address.protocol) ? { set: folderUrl(new URL('.', address), rest), isAddress: true } : undefined;
 }
 
 /** A model's small files, beside its weights. */

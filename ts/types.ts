@@ -491,6 +491,8 @@ export interface WeightInfo {
   /** As weight files have it: of a mixture each expert's matrices are weights of their own. */
   name: string;
   shape: number[];
+  /** Weight files have this matrix the other way around than `shape`, [in, out] (GPT-2's Conv1D); missing where they do not. */
+  inOut?: true;
   /** What it is kept as: "F32", "Q8_0", "INT8". */
   dtype: string;
   /** The order its kernel reads it in. */
@@ -624,8 +626,10 @@ export interface SaveGgufOptions {
   dtype?: GgufDtype;
   /** config.json of the model, where it was not loaded with one. */
   config?: object | string;
-  /** More metadata, for example the tokenizer's; it goes before what the config says. */
+  /** More metadata; it goes before what the config and the model's tokenizer say. With a `tokenizer.ggml.model` it is the whole tokenizer. */
   metadata?: GgufMetadataInput;
+  /** Whether the model's own tokenizer, chat template, ends and pooling are written; true by default. What GGUF cannot say of them is a notice. */
+  tokenizer?: boolean;
 }
 
 /** A tensor to write. */

@@ -9,6 +9,7 @@ import { readMessages } from './chat-input.mjs';
 import { loadingOptions, openModel } from './model.mjs';
 import { samplingOf, samplingOptions } from './sampling.mjs';
 import { say } from './text.mjs';
+import { templateOf } from './tokenizer.mjs';
 
 export const about = 'a conversation with a language model';
 export const operands = [{ name: 'MODEL' }];
@@ -56,15 +57,6 @@ export async function run({ MODEL, system, template, set = [], quiet, json, ...r
   await converse(talk);
   await model.free();
   await runtime.free();
-}
-
-/** A file where there is one of that name, else what the package takes: a name, or the template itself. */
-async function templateOf(template) {
-  if (template === undefined) return undefined;
-  return readFile(template, 'utf8').catch((error) => {
-    if (['ENOENT', 'ENAMETOOLONG'].includes(error.code) && !/[\\/.]/.test(template.split(/[{\n]/)[0])) return template;
-    throw error;
-  });
 }
 
 function variablesOf(pairs) {
