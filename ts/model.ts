@@ -311,13 +311,13 @@ export class LocalModel implements Model {
   }
 
   /** `saveWeights`, at once. */
-  saveWeightsSync(options: SaveWeightsOptions = {}): Uint8Array {
+  saveWeightsSync(options: SaveWeightsOptions = {}): Uint8Array<ArrayBuffer> {
     this.#lease.check();
     const dtype = this.#core.dtypeNumber(options.dtype ?? 'F32');
     return this.#core.bytes((x) => x.w_model_save_weights(this.#handle, dtype));
   }
 
-  async saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array> {
+  async saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array<ArrayBuffer>> {
     return this.saveWeightsSync(options);
   }
 
@@ -327,7 +327,7 @@ export class LocalModel implements Model {
   }
 
   /** `saveGguf`, at once. */
-  saveGgufSync(options: SaveGgufOptions = {}): Uint8Array {
+  saveGgufSync(options: SaveGgufOptions = {}): Uint8Array<ArrayBuffer> {
     this.#lease.check();
     checkOptions(options, saveGgufOptions);
     const config = options.config === undefined ? this.#extras.config : jsonText(options.config, 'config');
@@ -335,20 +335,20 @@ export class LocalModel implements Model {
     return writeModel(this.#core, this.#handle, options.dtype ?? 'F32', config, options.metadata ?? {});
   }
 
-  async saveGguf(options?: SaveGgufOptions): Promise<Uint8Array> {
+  async saveGguf(options?: SaveGgufOptions): Promise<Uint8Array<ArrayBuffer>> {
     return this.saveGgufSync(options);
   }
 
   /** `saveTorch`, at once. */
-  saveTorchSync(options: SaveTorchOptions = {}): Uint8Array {
+  saveTorchSync(options: SaveTorchOptions = {}): Uint8Array<ArrayBuffer> {
     this.#lease.check();
     checkOptions(options, saveTorchOptions);
     const dtype = this.#core.dtypeNumber(options.dtype ?? 'F32');
-    const save = (text: number, n: number): Uint8Array => this.#core.bytes((x) => x.w_model_save_torch(this.#handle, dtype, text, n));
+    const save = (text: number, n: number): Uint8Array<ArrayBuffer> => this.#core.bytes((x) => x.w_model_save_torch(this.#handle, dtype, text, n));
     return options.checkpoint === undefined ? save(0, 0) : this.#core.heap.withText(checkpointText(options.checkpoint), save);
   }
 
-  async saveTorch(options?: SaveTorchOptions): Promise<Uint8Array> {
+  async saveTorch(options?: SaveTorchOptions): Promise<Uint8Array<ArrayBuffer>> {
     return this.saveTorchSync(options);
   }
 

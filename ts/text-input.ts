@@ -51,9 +51,13 @@ function encodeText(text: string, name: string, rules: InputRules): EncodedInput
   return { ids: kept(ids, [bare], name, rules), text };
 }
 
-function encodePair(pair: PairInput, name: string, rules: InputRules): number[] {
+function checkPair(pair: PairInput, name: string): asserts pair is readonly [string, string] {
   if (pair.length !== 2) throw expected(name, 'two texts', pair);
   pair.forEach((text, i) => checkText(text, `${name}[${i}]`));
+}
+
+function encodePair(pair: PairInput, name: string, rules: InputRules): number[] {
+  checkPair(pair, name);
   const tokenizer = rules.tokenizer();
   const [text, other] = rules.lowerCase ? [pair[0].toLowerCase(), pair[1].toLowerCase()] : pair;
   const { ids, typeIds } = tokenizer.encodePair(text, other);
