@@ -108,7 +108,8 @@ export function checkWholeNumbers(values: unknown, name: string): asserts values
 
 /** Sessions, and as many lists of token ids, none of them empty. */
 export function checkTogether(sessions: unknown, tokens: unknown): void {
-  if (!Array.isArray(sessions) || sessions.length === 0) throw expected('sessions', 'an array of sessions', sessions);
+  if (!Array.isArray(sessions)) throw expected('sessions', 'an array of sessions', sessions);
+  if (sessions.length === 0) throw new HeddleError('bad_argument', 'sessions: expected at least one');
   if (!Array.isArray(tokens)) throw expected('tokens', 'an array of token ids for each session', tokens);
   if (tokens.length !== sessions.length) throw new HeddleError('bad_argument', `tokens: ${tokens.length} lists for ${sessions.length} sessions`);
   for (const [i, ids] of (tokens as unknown[]).entries()) {

@@ -24,7 +24,10 @@ export interface ChatOptions extends Omit<SessionGenerateOptions, 'reuse'> {
   template?: string;
   /** More variables for the template: { enable_thinking: false }. */
   variables?: Readonly<Record<string, unknown>>;
-  /** Positions of its session; by default what the model was loaded with. */
+  /**
+   * Positions of its session; by default what the model was loaded with. When a turn would not fit, `whenFull: 'slide'` forgets the oldest turns (the system's
+   * message stays); otherwise the turn throws `bad_state`.
+   */
   context?: number;
 }
 
@@ -104,9 +107,10 @@ export class Chat {
     let failed = true;
     const messages = [...this.#messages, ...said];
     try {
-      const { tools, template, variables, ...defaults } = this.#options;
-      const prompt = await this.#model.applyChatTemplate(messages, { addGenerationPrompt: true, tokenize: true, ...(tools && { tools }), ...(template !== undefined && { template }), ...(variables && { variables }) });
-      const generation = this.#session.generate(prompt, { ...defaults, ...options, reuse: true });
+      const { tools: _tools, template: _template, variables: _variables, ...defaults } = this.#options;
+      const all = { ...defaults, ...options };
+      const prompt = await this.#fit(messages, all);
+      const generation = this.#session.generate(prompt, { ...all, reuse: true });
       failed = false; // leaving the loop below by `break` is no failure; what throws in it is
       try {
         for (;;) {
@@ -129,6 +133,25 @@ export class Chat {
       this.#busy = false;
       if (!failed) this.#messages = [...messages, assistantMessage(answer.reply ?? parseAssistant(raw))];
     }
+  }
+
+  #promptOf(messages: readonly ChatMessage[]): Promise<number[]> {
+    const { tools, template, variables } = this.#options;
+    return this.#model.applyChatTemplate(messages, { addGenerationPrompt: true, tokenize: true, ...(tools && { tools }), ...(template !== undefined && { template }), ...(variables && { variables }) });
+  }
+
+  /**
+   * The messages as ids that leave room for an answer. With 'slide', the oldest turns are taken from `messages` until they do; without, a conversation that
+   * has no position left is refused.
+   */
+  async #fit(messages: ChatMessage[], { whenFull, maxTokens = Infinity }: SessionGenerateOptions): Promise<number[]> {
+    const { context } = this.#session;
+    let prompt = await this.#promptOf(messages);
+    const room = Math.min(maxTokens, Math.floor(context / 4));
+    while (whenFull === 'slide' && prompt.length + room > context && forgetOldest(messages)) prompt = await this.#promptOf(messages);
+    if (prompt.length < context) return prompt;
+    const advice = whenFull === 'slide' ? 'the last message alone is too long' : "takeBack, setMessages or reset make it shorter, whenFull: 'slide' forgets the oldest turns";
+    throw new HeddleError('bad_state', `the conversation is ${prompt.length} tokens, and its session has ${context} positions: ${advice}`);
   }
 
   /** Forgets what was said since the beginning. */
@@ -160,6 +183,15 @@ export class Chat {
   [Symbol.dispose](): void {
     this.#session[Symbol.dispose]();
   }
+}
+
+/** Takes the oldest turn away: what follows the system's message, up to the next that the user says. False when there is only one. */
+function forgetOldest(messages: ChatMessage[]): boolean {
+  const begin = messages[0]?.role === 'system' ? 1 : 0;
+  const next = messages.findIndex(({ role }, i) => i > begin && role === 'user');
+  if (next < 0) return false;
+  messages.splice(begin, next - begin);
+  return true;
 }
 
 function finishReason({ toolCalls }: AssistantText, { stop }: GenerateUsage): ChatReply['finishReason'] {

@@ -39,7 +39,7 @@ export interface EncoderConfig {
   sbert_ce_default_activation_function?: string;
 }
 
-export function configOf(model: EncoderModel): EncoderConfig {
+export function configOf(model: { readonly config: string | undefined }): EncoderConfig {
   return model.config === undefined ? {} : (JSON.parse(model.config) as EncoderConfig);
 }
 
@@ -71,9 +71,9 @@ function needTokenizer({ tokenizer }: EncoderModel): Tokenizer {
 
 // ---- Running ----
 
-/** A call's most rows where no text is longer, and most texts. */
-const callRows = 512;
-const callTexts = 64;
+/** A call's most rows where no text is longer, and most texts: enough for the kernels, and short, so that a page can abort. */
+const callRows = 128;
+const callTexts = 32;
 
 /** Runs the inputs, as many in a call as fit; `read` makes a result of what each came to: rows of the output, or of the value of that name. */
 export async function runTexts<T>(

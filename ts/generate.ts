@@ -2,7 +2,8 @@
  * generate.ts: the loop that makes text: prefill the prompt, choose a token, decode it, again. The loop is JavaScript's, each call
  * into the core is short, and the event loop gets a turn every few milliseconds, so that a page can paint and abort.
  */
-import { checkOptions, checkWholeNumbers, generateOptions, sessionGenerateOptions } from './arguments.js';
+import { checkOptions, checkWholeNumbers, expected, generateOptions, sessionGenerateOptions } from './arguments.js';
+import { configOf, hasHead } from './encode.js';
 import { JsonConstraint, TokenTree } from './constraint.js';
 import { HeddleError } from './errors.js';
 import { Breather, seconds } from './host.js';
@@ -28,6 +29,8 @@ export interface TextModel {
   /** Positions asked for when it was loaded, and those it is made for; 0: neither says. */
   readonly context: number;
   readonly maxContext: number;
+  /** The config.json it was loaded with. */
+  readonly config: string | undefined;
   /** Where generations that run at the same time share calls. */
   readonly together: Together;
 }
@@ -56,6 +59,15 @@ export async function* generateTokens(model: TextModel, prompt: string | Numbers
 export async function* generateInSession(model: TextModel, session: LocalSession, prompt: string | NumbersInput, options: SessionGenerateOptions): Tokens {
   checkOptions(options, sessionGenerateOptions);
   options.signal?.throwIfAborted();
+  session.beginWriting();
+  try {
+    return yield* goOn(model, session, prompt, options);
+  } finally {
+    session.endWriting();
+  }
+}
+
+async function* goOn(model: TextModel, session: LocalSession, prompt: string | NumbersInput, options: SessionGenerateOptions): Tokens {
   const held = session.tokens;
   const given = promptIds(model, prompt, options.reuse === true || held.length === 0);
   const all = options.reuse === true ? given : [...held, ...given];
@@ -250,7 +262,9 @@ class Writing {
 
 /** The prompt's ids. `whole`: nothing comes before it, so it is a text of its own and may not be empty. */
 function promptIds(model: TextModel, prompt: string | NumbersInput, whole: boolean): readonly number[] {
+  checkWrites(model);
   if (typeof prompt !== 'string') {
+    if (!Array.isArray(prompt) && !ArrayBuffer.isView(prompt)) throw expected('prompt', 'a text or token ids', prompt);
     checkWholeNumbers(prompt, 'prompt');
     return checked(Array.from(prompt), whole);
   }
@@ -258,6 +272,14 @@ function promptIds(model: TextModel, prompt: string | NumbersInput, whole: boole
   if (!whole) return model.tokenizer.encode(prompt, { addSpecialTokens: false });
   const ids = model.tokenizer.encode(prompt);
   return checked(ids.length === 0 && model.beginToken !== undefined ? [model.beginToken] : ids, true);
+}
+
+/** A head of labels makes no tokens, though its numbers could be taken for some. */
+function checkWrites(model: TextModel): void {
+  const config = configOf(model);
+  for (const head of ['ForSequenceClassification', 'ForTokenClassification']) {
+    if (hasHead(config, head)) throw new HeddleError('bad_state', `the model was saved with a head of labels (…${head}): it makes no text; see classify`);
+  }
 }
 
 function checked(ids: readonly number[], whole: boolean): readonly number[] {

@@ -405,7 +405,9 @@ export class LocalModel implements Model {
     this.#lease.check();
     checkTogether(sessions, tokens);
     if (this.#description.inputDtype !== 'I32') throw new HeddleError('bad_argument', 'decodeTogether is for models that read token ids; this one reads numbers');
-    this.together.decodeSync(sessions.map((session, i) => localSession(session, this, `sessions[${i}]`)), tokens.map((ids) => Array.from(ids)));
+    const own = sessions.map((session, i) => localSession(session, this, `sessions[${i}]`));
+    for (const session of own) session.checkIdle();
+    this.together.decodeSync(own, tokens.map((ids) => Array.from(ids)));
   }
 
   async decodeTogether(sessions: readonly Session[], tokens: readonly NumbersInput[]): Promise<void> {

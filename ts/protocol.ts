@@ -28,6 +28,7 @@ export type FromWorker =
 /** What an object's properties are after a call: they can be read without asking. */
 export interface ObjectState {
   position?: number;
+  context?: number;
   outputShape?: readonly number[];
   threads?: number;
   weights?: readonly WeightInfo[];

@@ -199,6 +199,10 @@ export class RemoteSession implements Session {
     return this.#remote.state.position ?? 0;
   }
 
+  get context(): number {
+    return this.#remote.state.context ?? 0;
+  }
+
   get outputShape(): readonly number[] {
     return this.#remote.state.outputShape ?? [];
   }

@@ -93,6 +93,8 @@ export class LocalSession implements Session {
   /** The ids its state is of. */
   #tokens: number[] = [];
   #adapter: Adapter | null = null;
+  /** A generation is being written into it. */
+  #isWritten = false;
   /** What it was made with, for a fork. In a field, not in a closure: those of a constructor share what they hold, and the lease's must not hold the session. */
   readonly #made: { modelHandle: number; parent: Lease; options: SessionOptions };
 
@@ -170,6 +172,22 @@ export class LocalSession implements Session {
     return this.#made.options.context || this.model.maxContext || this.inputRows;
   }
 
+  /** A generation begins to write into it: until `endWriting` nobody else may. Throws `bad_state` when another does. */
+  beginWriting(): void {
+    this.checkIdle();
+    this.#isWritten = true;
+  }
+
+  endWriting(): void {
+    this.#isWritten = false;
+  }
+
+  /** Throws `bad_state` while a generation writes into it: who changed it in between would spoil the text. */
+  checkIdle(): void {
+    this.#lease.check();
+    if (this.#isWritten) throw new HeddleError('bad_state', 'a generation writes into this session: let it run to its end, or end it with return()');
+  }
+
   // ---- Forward ----
 
   /** Puts rows where the session reads them and runs the graph. */
@@ -211,6 +229,7 @@ export class LocalSession implements Session {
   }
 
   async forward(input: NumbersInput, shape?: readonly number[]): Promise<Float32Array> {
+    this.checkIdle();
     return this.forwardSync(input, shape);
   }
 
@@ -226,6 +245,7 @@ export class LocalSession implements Session {
   }
 
   async decode(tokens: NumbersInput): Promise<void> {
+    this.checkIdle();
     this.decodeSync(tokens);
   }
 
@@ -295,6 +315,7 @@ export class LocalSession implements Session {
   // ---- State and adapters ----
 
   async useAdapter(adapter: Adapter | null): Promise<void> {
+    this.checkIdle();
     this.useAdapterSync(adapter);
   }
 
@@ -312,6 +333,7 @@ export class LocalSession implements Session {
   }
 
   async reset(): Promise<void> {
+    this.checkIdle();
     this.resetSync();
   }
 
@@ -325,6 +347,7 @@ export class LocalSession implements Session {
   }
 
   async rewind(position: number): Promise<void> {
+    this.checkIdle();
     this.rewindSync(position);
   }
 
@@ -360,6 +383,7 @@ export class LocalSession implements Session {
   }
 
   async loadState(state: Uint8Array): Promise<void> {
+    this.checkIdle();
     this.loadStateSync(state);
   }
 

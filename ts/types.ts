@@ -335,6 +335,8 @@ export interface Session {
   memory(): Promise<SessionMemory>;
   /** Positions decoded so far. */
   readonly position: number;
+  /** Most positions it may reach. */
+  readonly context: number;
   /** Everything it remembers (the KV cache, the tokens it was given) as bytes, for `loadState` of a session over the same weights. */
   saveState(): Promise<Uint8Array<ArrayBuffer>>;
   /** Goes on from a saved state; there are no logits until the next token. Throws `bad_file` for another model's, and changes nothing then. */

@@ -167,7 +167,7 @@ function forget(handle: number): void {
 
 function stateOf(object: object | undefined, method: string): ObjectState | undefined {
   if (object instanceof LocalWeights) return method === 'openWeights' ? { file: { format: object.format, tensors: [...object.tensors], metadata: { ...object.metadata }, bytes: object.bytes } } : undefined;
-  if (object instanceof LocalSession) return object.alive ? { position: object.position, outputShape: object.outputShape } : undefined;
+  if (object instanceof LocalSession) return object.alive ? { position: object.position, context: object.context, outputShape: object.outputShape } : undefined;
   const tells = !['forward', 'free'].includes(method);
   return object instanceof LocalModel && tells && object.threads > 0 ? { threads: object.threads, weights: object.weights } : undefined;
 }

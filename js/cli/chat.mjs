@@ -50,7 +50,7 @@ export async function run({ MODEL, system, template, set = [], quiet, json, ...r
   const given = await templateOf(template);
   if (given === undefined && (await model.chatTemplate()) === undefined) throw new HeddleError('unsupported', `${MODEL} has no chat template: give one with --template FILE, or let a text go on: heddle generate ${MODEL} --prompt TEXT`);
   const sampling = samplingOf(rest);
-  const chat = await model.createChat({ ...(system !== undefined && { system }), ...(given !== undefined && { template: given }), ...(set.length > 0 && { variables: variablesOf(set) }), ...sampling });
+  const chat = await model.createChat({ whenFull: 'slide', ...(system !== undefined && { system }), ...(given !== undefined && { template: given }), ...(set.length > 0 && { variables: variablesOf(set) }), ...sampling });
   const talk = { chat, system, sampling, interrupts, json, quiet, answers: 0, tokens: 0 };
   talk.stats = () => `${chat.messages.length} messages, ${chat.position} tokens held${sampling.context === undefined ? '' : ` of ${sampling.context}`}; ${talk.answers} answers of ${talk.tokens} tokens; ${runtime.variant}, ${model.threads} threads`;
   await converse(talk);

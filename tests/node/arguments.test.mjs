@@ -134,7 +134,7 @@ for (const [where, runtime] of [['in this thread', here], ['in a worker', there]
   test(`a generation's prompt and options are checked (${where})`, async () => {
     const model = await runtime.loadModel(storyFolder);
     const cases = [
-      [undefined, {}, 'prompt: expected an array of numbers, found undefined'],
+      [undefined, {}, 'prompt: expected a text or token ids, found undefined'],
       [[1, '2'], {}, "prompt[1]: expected a number, found '2'"],
       [[1.5], {}, 'prompt: expected whole numbers of 32 bits, found 1.5'],
       ['x', null, 'options: expected an object, found null'],

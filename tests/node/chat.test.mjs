@@ -84,6 +84,27 @@ testOnEveryModule('a turn that is left keeps what was said; one that fails or is
   await model.free();
 });
 
+testOnEveryModule('a conversation that no longer fits is refused with what helps, or forgets its oldest turns', async (runtime) => {
+  const model = await runtime.loadModel(storyFolder);
+  const options = { template, ignoreEnd: true, maxTokens: 20, context: 128, system: 'Be kind.' };
+  const chat = await model.createChat(options);
+  const told = async () => { for (let i = 0; i < 20; i++) await chat.send(`Tell me of the number ${i}, please.`).reply(); };
+  await assert.rejects(told(), heddleError('bad_state', /^the conversation is \d+ tokens, and its session has 128 positions: takeBack, setMessages or reset make it shorter, whenFull: 'slide' forgets/));
+  chat.takeBack(chat.messages.length - 1);
+  await chat.send('Hello').reply();
+
+  const long = await model.createChat({ ...options, whenFull: 'slide' });
+  for (let i = 0; i < 20; i++) await long.send(`Tell me of the number ${i}, please.`).reply();
+  assert.deepEqual(long.messages[0], { role: 'system', content: 'Be kind.' });
+  assert.ok(long.messages.length < 12 && long.messages.length % 2 === 1, `${long.messages.length} messages`);
+  assert.equal(long.messages.at(-2).content, 'Tell me of the number 19, please.');
+  const { usage } = await long.send('And?').reply();
+  assert.equal(usage.tokens, 20);
+  await assert.rejects(long.send('very '.repeat(300)).reply(), heddleError('bad_state', /the last message alone is too long/));
+  assert.equal(long.messages.at(-2).content, 'And?');
+  await model.free();
+});
+
 testOnEveryModule('tool calls in an answer are parsed and go back as such', async (runtime) => {
   const model = await runtime.loadModel(storyFolder);
   const ids = await model.tokenize('I look. <tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>');

@@ -121,12 +121,37 @@ testOnEveryModule('G2 batched decode: sessions with an adapter and without have 
   await model.free();
 });
 
+testOnEveryModule('a session that a generation writes into is left alone by everybody else, and nobody else pays for who tries', async (runtime) => {
+  const model = await runtime.loadModel(storyFolder);
+  const { prompt, greedy_ids: want } = stories[0];
+  const session = await model.createSession({ outputRows: 1 });
+  const others = [0, 1, 2].map(() => idsOf(model.generate(prompt, { maxTokens: 30 })));
+  const first = session.generate(prompt, { maxTokens: 30 });
+  const made = [(await first.next()).value.token];
+  const busy = heddleError('bad_state', /^a generation writes into this session: let it run to its end, or end it with return\(\)$/);
+  await assert.rejects(session.generate('again').text(), busy);
+  const state = await session.saveState();
+  for (const use of [() => session.decode([1]), () => session.forward([1]), () => session.rewind(0), () => session.reset(), () => session.loadState(state), () => session.useAdapter(null), () => model.decodeTogether([session], [[1]])]) {
+    await assert.rejects(use(), busy);
+  }
+  for await (const { token } of first) made.push(token);
+  assert.deepEqual(made, want.slice(0, 30));
+  for (const ids of await Promise.all(others)) assert.deepEqual(ids, want.slice(0, 30));
+  await session.reset();
+  const broken = session.generate(prompt);
+  await broken.next();
+  await broken.return();
+  await session.reset();
+  assert.deepEqual(await idsOf(session.generate(prompt, { maxTokens: 9 })), want.slice(0, 9));
+  await model.free();
+});
+
 testOnEveryModule('decodeTogether says what does not fit, and changes nothing then', async (runtime) => {
   const model = await runtime.loadModel(storyFolder);
   const other = await runtime.loadModel(storyFolder);
   const [a, b] = [await model.createSession({ context: 8, input: { shape: [4] } }), await model.createSession()];
   const cases = [
-    [[], [], /^sessions: expected an array of sessions, found/],
+    [[], [], /^sessions: expected at least one$/],
     [[a, b], [[1]], /^tokens: 1 lists for 2 sessions$/],
     [[a, b], [[1], []], /^tokens\[1\]: expected at least one token$/],
     [[a, a], [[1], [2]], /^sessions: expected each of them once$/],

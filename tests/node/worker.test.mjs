@@ -24,7 +24,7 @@ test('every asynchronous method of a model and a session is there', async () => 
   const here = await heddle.init({ threads: 1 });
   const models = [await here.buildNetwork(spec), await runtime.buildNetwork(spec)];
   const sessions = await Promise.all(models.map((model) => model.createSession({ input: { shape: [1, 3] } })));
-  const own = ['constructor', 'context', 'maxContext', 'endTokens', 'beginToken', 'tokenizer', 'config', 'say', 'sentence', 'inputShape', 'inputRows', 'alive', 'tokens', 'hasOutput', 'handle', 'adapter', 'referenceIn', 'became'];
+  const own = ['constructor', 'context', 'maxContext', 'endTokens', 'beginToken', 'tokenizer', 'config', 'say', 'sentence', 'inputShape', 'inputRows', 'alive', 'tokens', 'hasOutput', 'handle', 'adapter', 'referenceIn', 'became', 'beginWriting', 'endWriting', 'checkIdle'];
   const names = (object) => Object.getOwnPropertyNames(Object.getPrototypeOf(object)).filter((name) => !own.includes(name) && !name.endsWith('Sync')).sort();
   assert.deepEqual(names(models[1]), names(models[0]));
   assert.deepEqual(names(sessions[1]), names(sessions[0]));
