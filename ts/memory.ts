@@ -6,7 +6,7 @@
  * threads) is refused by TextDecoder and Blob, and by TextEncoder.encodeInto: everything is copied out, or in, first. So
  * everything that leaves this file is a copy, and nothing here is kept.
  */
-import { HeddleError } from './errors.js';
+import { HeddleError, counted } from './errors.js';
 import type { WasmMemory } from './globals.js';
 
 /** Where the core lies about nothing: the three exports that the heap itself needs. */
@@ -58,7 +58,7 @@ export class Heap {
   /** At least one byte; throws `out_of_memory`. */
   alloc(bytes: number): number {
     const pointer = bytes <= 0xffffffff ? this.#exports.w_alloc(bytes) >>> 0 : 0;
-    if (pointer === 0) throw new HeddleError('out_of_memory', `no memory for ${bytes} bytes (the instance holds ${this.byteLength})`);
+    if (pointer === 0) throw new HeddleError('out_of_memory', `no memory for ${counted(bytes, 'byte')} (the instance holds ${this.byteLength})`);
     return pointer;
   }
 

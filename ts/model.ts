@@ -10,7 +10,7 @@ import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
 import { Chat } from './chat.js';
 import type { ChatOptions } from './chat.js';
-import { HeddleError } from './errors.js';
+import { HeddleError, counted } from './errors.js';
 import { classifyTexts, classifyTokens } from './classify.js';
 import { embedTexts } from './embed.js';
 import { generateTokens } from './generate.js';
@@ -440,7 +440,7 @@ export class LocalModel implements Model {
     if (own && elements(own) === length) return (this.#kept = this.createSessionSync());
     const rowSize = own ? elements(own.slice(1)) : 1;
     const rows = length / rowSize;
-    if (!Number.isInteger(rows) || rows < 1) throw new HeddleError('bad_argument', `input of ${length} numbers: the model takes rows of ${rowSize}`);
+    if (!Number.isInteger(rows) || rows < 1) throw new HeddleError('bad_argument', `input of ${counted(length, 'number')}: the model takes rows of ${rowSize}`);
     return (this.#kept = this.createSessionSync({ input: { shape: own ? [rows, ...own.slice(1)] : [length] } }));
   }
 
