@@ -12,6 +12,8 @@
  * Rules that hold everywhere
  *   - A call that can fail returns hd_status and takes `hd_error *err` last (may be NULL). Out-handles come first and are
  *     NULL after a failure. Nothing here prints, exits, asserts on input, or keeps a global error.
+ *   - Where nothing is changed by a call that fails, the call's comment says so. After any other failure the handle is whole and
+ *     can be freed, with a part of the work done in it: readers and loaders that failed are good for nothing else.
  *   - Every handle has one `_free`, which takes NULL. Views (hd_tensor, strings) die with the handle they came from.
  *   - Nothing allocates in hd_forward, hd_decode and hd_backward: a session's memory is planned when it is made, and grows where
  *     positions are reserved.
@@ -31,8 +33,8 @@ typedef enum hd_status {
   HD_BAD_FILE,      /* bytes that break their format's rules */
   HD_BAD_ARGUMENT,  /* a wrong shape, id, name or option from the caller */
   HD_UNSUPPORTED,   /* legal, but nothing we can do */
-  HD_OUT_OF_MEMORY, /* the allocator refused; nothing was changed */
-  HD_BAD_STATE      /* right call, wrong moment: training a model in use, decoding past the context, a freed handle */
+  HD_OUT_OF_MEMORY, /* the allocator refused */
+  HD_BAD_STATE      /* right call, wrong moment: training a model in use, decoding past the context */
 } hd_status;
 
 /* What went wrong: which tensor or JSON path, the byte offset, what was expected and what was found. Very long names are
@@ -109,9 +111,10 @@ typedef struct hd_reader hd_reader;
 
 hd_status hd_reader_new(hd_reader **out, uint64_t file_bytes, hd_error *err);
 void hd_reader_free(hd_reader *reader);
-/* The bytes wanted next, [begin, end) of the file; false when the directory is complete. */
+/* The bytes wanted next, [begin, end) of the file; false when the directory is complete, and once the file was refused. */
 bool hd_reader_wants(const hd_reader *reader, uint64_t *begin, uint64_t *end);
-/* The wanted bytes, in order, in chunks of any size; an empty file's are given as none. Not kept. */
+/* The wanted bytes, in order, in chunks of any size; an empty file's are given as none. Not kept. After a failure of its own
+ * (not bad_argument: bytes that were not asked for) the reader is only good for being freed: bad_state. */
 hd_status hd_reader_give(hd_reader *reader, const void *bytes, size_t n, hd_error *err);
 /* The directory, once nothing is wanted. The reader still has to be freed. */
 hd_status hd_reader_finish(hd_directory **out, hd_reader *reader, hd_error *err);
@@ -130,7 +133,7 @@ const hd_entry *hd_directory_find(const hd_directory *directory, const char *nam
  * as null), strings, true and false, arrays. */
 bool hd_directory_metadata(const hd_directory *directory, size_t index, const char **key, const char **value);
 bool hd_directory_metadata_is_json(const hd_directory *directory, size_t index);
-/* "SafeTensors", "GGUF". */
+/* "SafeTensors", "GGUF", "PyTorch", "NumPy", "llama2.c". */
 const char *hd_directory_format(const hd_directory *directory);
 
 /* A config.json of what the file itself says of its model, for hd_loader_describe: a GGUF's metadata in the words of the family. NULL (and
@@ -250,8 +253,8 @@ void hd_text_free(char *text);
  * tensor that would end inside a byte F32. The caller frees *bytes with hd_bytes_free. */
 hd_status hd_model_save_weights(uint8_t **bytes, size_t *n, const hd_model *model, hd_dtype dtype, hd_error *err);
 /* Sets the weights that the file has, by name and shape, and leaves the rest; reads what hd_model_save_weights writes and, in the loom
- * dialect, Loom's own files. Nothing is changed when it fails: on a shape that does not fit, on a file without any weight of the model, and
- * (bad_state) while sessions are open. `n_set`, how many tensors were set (each expert's are its own), may be NULL. */
+ * dialect, Loom's own files. Nothing is changed when it fails: on a shape that does not fit, on a file without any weight of the model,
+ * while sessions are open (bad_state), and out of memory. `n_set`, how many tensors were set (each expert's are its own), may be NULL. */
 hd_status hd_model_load_weights(hd_model *model, const void *file, size_t n, size_t *n_set, hd_error *err);
 /* The same into what PyTorch calls load_state_dict: the file's names less `prefix` ("model_state_dict."; NULL: none), of which only those
  * with it count; `strict`: names that only the file or only the model has are an error, which lists the first of them. */
@@ -326,7 +329,8 @@ typedef struct hd_session_options {
   hd_mode mode;
   hd_tensor input;     /* dtype and the largest shape of the input (data is not read); n_dims 0: the model's own input.
                           The outermost dimension may be smaller in a call. */
-  size_t context;      /* most positions a decode may reach; 0: what the model says, or the input's rows */
+  size_t context;      /* most positions a decode may reach; 0: what the model says, where it does and the mode is HD_INFER; else the
+                          input's rows */
   size_t output_rows;  /* rows of logits to compute, counted from the last; 0: all */
 } hd_session_options;
 
@@ -378,7 +382,7 @@ typedef struct hd_batch hd_batch;
 typedef struct hd_batch_options {
   hd_tensor input;     /* as in hd_session_options: the largest input, the rows of all sequences together */
   size_t sequences;    /* most sequences of a call, at least 1 */
-  size_t context;      /* most positions one of them may reach; 0: as in hd_session_options */
+  size_t context;      /* most positions one of them may reach; 0: what the model says, or the input's rows */
   size_t output_rows;  /* rows of logits to compute for each sequence, counted from its last; 0: all */
   const char *output;  /* the value to compute, by its name in traces, and what it needs; NULL: the model's output */
 } hd_batch_options;
@@ -434,7 +438,7 @@ hd_status hd_adapter_free(hd_adapter *adapter, hd_error *err);
 hd_status hd_session_use(hd_session *session, hd_adapter *adapter, hd_error *err);
 /* W += scale · B · A for good; a weight that has it already is left as it is. Negative `sign`: takes it away again, bad_state
  * where no weight has it. bad_state while sessions are open. Weights that are not F32 are refused unless `dequantize`, which
- * makes them F32. */
+ * makes them F32: all of them first, so that out of memory some may be F32 already, and no value is changed. */
 hd_status hd_adapter_merge(hd_model *model, hd_adapter *adapter, int sign, bool dequantize, hd_error *err);
 
 /* ---- Memory and threads ------------------------------------------------------------------------------------- */

@@ -10,6 +10,9 @@
  * the network as it was. Arithmetic is Loom's, with attention's output projection (docs/networks.md). A program that wants several
  * networks, or numbers without JSON, takes heddle.h.
  *
+ * A program that uses cJSON itself shares ours, which is told before main to take its nodes from our allocator (base/json.c). cJSON_Delete
+ * and cJSON_free are right for whatever cJSON made; free is not.
+ *
  * Not here: what trains (LoomBackward, LoomTrain…, LoomApplyGradients…, tween), step states, k-means, correlation, grafts, trackers and
  * observers, the tensor registry (hd_directory_* of heddle.h), tokenizers and text, the GPU. */
 #ifndef HEDDLE_LOOM_H

@@ -737,8 +737,8 @@ export interface Model {
   /** All weights as a file for PyTorch's `torch.load(weights_only=True)`: the state dict, or a checkpoint. Not in the loom dialect. */
   saveTorch(options?: SaveTorchOptions): Promise<Uint8Array<ArrayBuffer>>;
   /**
-   * Sets the weights a SafeTensors or PyTorch file has, by name and shape; how many it had. Sessions must be closed. Nothing is changed when a shape
-   * does not fit (`bad_file`, naming both), or a strict load finds other names.
+   * Sets the weights a SafeTensors or PyTorch file has, by name and shape; how many it had. Sessions must be closed. Nothing is changed when it fails:
+   * a shape does not fit (`bad_file`, naming both), values of a dtype that cannot become float32, other names in a strict load, no memory.
    */
   loadWeights(file: FileInput, options?: LoadWeightsOptions): Promise<number>;
   /** A PEFT adapter: adapter_config.json and adapter_model.safetensors. */

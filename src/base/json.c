@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Before anything makes a node, so that no tree mixes allocators. */
+/* Before anything makes a node, so that no tree mixes allocators. It holds for the whole process: loom.h says so to programs. */
 __attribute__((constructor)) static void use_our_allocator(void) {
   cJSON_Hooks hooks = {hd_alloc, hd_free};
   cJSON_InitHooks(&hooks);
@@ -164,29 +164,29 @@ hd_status hd_json_parse_file(cJSON **out, const char *text, size_t n, const char
 
 /* ---- Getters ---- */
 
-/* "path.key" or "path[3]"; of what is too long the end is kept. */
-__attribute__((format(printf, 2, 3))) static void set_path(char path[256], const char *format, ...) {
+/* A path of three parts, put together from its end, which is kept where it is too long. */
+static void set_path(char path[HD_JSON_PATH_ROOM], const char *const parts[3]) {
   static const char dots[] = "…";
-  char whole[512];
-  va_list arguments;
-  va_start(arguments, format);
-  int written = vsnprintf(whole, sizeof whole, format, arguments);
-  va_end(arguments);
-  size_t n = written < 0 ? 0 : (size_t)written < sizeof whole ? (size_t)written : sizeof whole - 1;
-  if (n < 256) {
-    memcpy(path, whole, n);
-    path[n] = '\0';
-    return;
+  size_t at = HD_JSON_PATH_ROOM - 1, n = 0, fits = 0;
+  path[at] = '\0';
+  for (int i = 2; i >= 0 && fits == n; i--) {
+    n = strlen(parts[i]);
+    fits = n < at ? n : at;
+    at -= fits;
+    memcpy(path + at, parts[i] + n - fits, fits);
   }
-  const char *tail = whole + n - 240;
-  while (((unsigned char)*tail & 0xC0) == 0x80) tail++;
-  memcpy(path, dots, sizeof dots - 1);
-  strcpy(path + sizeof dots - 1, tail);
+  if (fits < n) {
+    at = sizeof dots - 1;
+    while (((unsigned char)path[at] & 0xC0) == 0x80) at++;
+    at -= sizeof dots - 1;
+    memcpy(path + at, dots, sizeof dots - 1);
+  }
+  memmove(path, path + at, HD_JSON_PATH_ROOM - at);
 }
 
 hd_json hd_json_root(const cJSON *node, const char *path, hd_status *status, hd_error *err) {
   hd_json j = {.node = node, .status = status, .err = err};
-  set_path(j.path, "%s", path);
+  set_path(j.path, (const char *const[]){"", "", path});
   return j;
 }
 
@@ -195,7 +195,7 @@ void hd_json_refuse(const hd_json *j, const char *key, hd_status code, const cha
   char message[768];
   va_list arguments;
   va_start(arguments, format);
-  vsnprintf(message, sizeof message, format, arguments);
+  hd_print_part(message, sizeof message, format, arguments);
   va_end(arguments);
   bool dot = key && *j->path;
   *j->status = hd_fail(j->err, code, "%s%s%s: %s", j->path, dot ? "." : "", key ? key : "", message);
@@ -234,7 +234,7 @@ bool hd_json_has(const hd_json *j, const char *key) { return find(j, key) != NUL
 
 hd_json hd_json_member(const hd_json *j, const char *key) {
   hd_json member = {.node = find(j, key), .status = j->status, .err = j->err};
-  set_path(member.path, "%s%s%s", j->path, *j->path ? "." : "", key);
+  set_path(member.path, (const char *const[]){j->path, *j->path ? "." : "", key});
   return member;
 }
 
@@ -249,7 +249,9 @@ static const cJSON *walk_to(hd_json *j, size_t index) {
 hd_json hd_json_item(hd_json *j, size_t index) {
   hd_json item = {.status = j->status, .err = j->err};
   if (*j->status == HD_OK && cJSON_IsArray(j->node)) item.node = walk_to(j, index);
-  set_path(item.path, "%s[%zu]", j->path, index);
+  char place[24];
+  snprintf(place, sizeof place, "[%zu]", index);
+  set_path(item.path, (const char *const[]){j->path, "", place});
   return item;
 }
 
@@ -262,15 +264,19 @@ size_t hd_json_count(const hd_json *j, const char *key) {
   return node ? (size_t)cJSON_GetArraySize(node) : 0;
 }
 
+/* Up to 2^53 a double says exactly which number the text meant. */
+bool hd_json_is_size(const cJSON *node, size_t least, size_t most, size_t *size) {
+  const double value = cJSON_IsNumber(node) ? node->valuedouble : -1;
+  if (!(value >= (double)least && value <= fmin((double)most, 0x1p53) && value == floor(value))) return false;
+  *size = (size_t)value;
+  return true;
+}
+
 size_t hd_json_get_size(const hd_json *j, const char *key, size_t missing) {
   const cJSON *node = find(j, key);
-  if (!node) return missing;
-  /* Up to 2^53 a double says exactly which number the text meant. */
-  double most = SIZE_MAX < (UINT64_C(1) << 53) ? (double)(SIZE_MAX & UINT32_MAX) : 0x1p53;
-  double value = node->valuedouble;
-  if (cJSON_IsNumber(node) && value >= 0 && value <= most && value == floor(value)) return (size_t)value;
-  refuse_kind(j, key, "a whole number", node);
-  return missing;
+  size_t size = missing;
+  if (node && !hd_json_is_size(node, 0, SIZE_MAX, &size)) refuse_kind(j, key, "a whole number", node);
+  return size;
 }
 
 /* ---- Sizes that have to be there ---- */

@@ -62,9 +62,10 @@ hd_status hd_json_fail(hd_json_reader *r, const char *expected); /* "<what>: byt
  * return the default from then on: read all fields, then check `status`. A missing key gives the default; a present key
  * of the wrong kind is an error; null counts as missing. Whole numbers may be written 3 or 3.0, not 3.5. A key matches
  * exactly, or else whatever its (ASCII) case, as Loom's does. */
+enum { HD_JSON_PATH_ROOM = 256 };
 typedef struct hd_json {
   const cJSON *node;
-  char path[256];
+  char path[HD_JSON_PATH_ROOM]; /* of a longer one the end, behind "…" */
   hd_status *status;
   hd_error *err;
   const cJSON *item;      /* the last that hd_json_item gave, number item_index: a list of cJSON is walked, not indexed */
@@ -86,6 +87,8 @@ size_t hd_json_need_size(const hd_json *j, const char *key, size_t most);
  * should be from 1 to `most`, and what was found: the value, or a key that no spelling is but that is one or two slips
  * of the hand away ("did you mean …?"), or none. */
 void hd_json_refuse_size(const hd_json *j, const char *const *spellings, size_t most);
+/* Whether the node, which may be NULL, is a whole number from `least` to `most`; nothing is refused: who asks has the words. */
+bool hd_json_is_size(const cJSON *node, size_t least, size_t most, size_t *size);
 /* Records "<path>.<key>: <message>" as the error unless there is one already. */
 void hd_json_refuse(const hd_json *j, const char *key, hd_status code, const char *format, ...) __attribute__((format(printf, 4, 5)));
 

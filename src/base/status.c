@@ -1,7 +1,6 @@
 /* base/status.c: error messages. All text that leaves here is whole UTF-8 characters, whatever a file called its tensors. */
 #include "base/status.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -35,15 +34,19 @@ static void trim_cut_character(char *text, size_t n) {
   if (hd_utf8_length(text + start - 1, n - (start - 1)) == 0) text[start - 1] = '\0';
 }
 
+void hd_print_part(char *to, size_t room, const char *format, va_list arguments) {
+  int n = vsnprintf(to, room, format, arguments);
+  if (n < 0) to[0] = '\0';
+  else if ((size_t)n >= room) trim_cut_character(to, room - 1);
+}
+
 hd_status hd_fail(hd_error *err, hd_status code, const char *format, ...) {
   if (!err) return code;
   char message[sizeof err->message]; /* an argument may be err->message itself */
   va_list arguments;
   va_start(arguments, format);
-  int n = vsnprintf(message, sizeof message, format, arguments);
+  hd_print_part(message, sizeof message, format, arguments);
   va_end(arguments);
-  if (n < 0) message[0] = '\0';
-  if (n >= (int)sizeof message) trim_cut_character(message, sizeof message - 1);
   err->code = code;
   memcpy(err->message, message, sizeof message);
   return code;

@@ -4,9 +4,14 @@
 
 #include "heddle.h"
 
+#include <stdarg.h>
+
 /* Fills *err (unless NULL) with the code and a printf-style message, and returns the code: `return hd_fail(err, …)`.
  * A message that does not fit is cut at a character's boundary. */
 hd_status hd_fail(hd_error *err, hd_status code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* Prints into `room` bytes; what does not fit is cut at a character's boundary. For what becomes part of a message. */
+void hd_print_part(char *to, size_t room, const char *format, va_list arguments) __attribute__((format(printf, 3, 0)));
 
 /* Puts "path: " before the message of an error that happened deeper down, and returns its code. Without an err nobody
  * remembers the code: keep the status you have, rather than this result, when err may be NULL. */

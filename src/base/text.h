@@ -18,6 +18,8 @@ void hd_text_reserve(hd_text *t, size_t n);
 
 void hd_text_add(hd_text *t, const char *bytes, size_t n);
 void hd_text_print(hd_text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* What a float32 and the comma behind it take at most, but for small ones without an exponent: for texts of many. */
+enum { HD_TEXT_FLOAT_BYTES = 16 };
 /* The shortest decimal that gives back the float32, as Go and JavaScript write it. NaN and infinity are the caller's to refuse. */
 void hd_text_float(hd_text *t, float value);
 void hd_text_double(hd_text *t, double value); /* likewise, for float64 */

@@ -363,18 +363,25 @@ static double version_of(const hd_bundle_parts *parts) {
   return parts->version > 2 ? parts->version : parts->form > HD_FORM_DECIMAL ? 2 : 1;
 }
 
-hd_status hd_bundle_write(char **text, size_t *n, const hd_bundle_parts *parts, hd_error *err) {
-  hd_text t = {0};
-  hd_text_print(&t, "{\n  \"type\": \"%s\",\n  \"version\": ", bundle_type);
-  hd_text_double(&t, version_of(parts));
-  hd_text_print(&t, ",%s\n  \"models\": [\n    {\n      \"id\": ", parts->extra ? parts->extra : "");
-  hd_text_quoted(&t, parts->id);
-  hd_text_print(&t, ",%s\n      \"cfg\": ", parts->model_extra ? parts->model_extra : "");
-  hd_text_json(&t, parts->cfg, 3);
-  hd_text_print(&t, ",\n      \"weights\": {\n        \"fmt\": \"%s\",\n        \"data\": \"",
+static void write_parts(hd_text *t, const hd_bundle_parts *parts) {
+  hd_text_print(t, "{\n  \"type\": \"%s\",\n  \"version\": ", bundle_type);
+  hd_text_double(t, version_of(parts));
+  hd_text_print(t, ",%s\n  \"models\": [\n    {\n      \"id\": ", parts->extra ? parts->extra : "");
+  hd_text_quoted(t, parts->id);
+  hd_text_print(t, ",%s\n      \"cfg\": ", parts->model_extra ? parts->model_extra : "");
+  hd_text_json(t, parts->cfg, 3);
+  hd_text_print(t, ",\n      \"weights\": {\n        \"fmt\": \"%s\",\n        \"data\": \"",
                 form_names[parts->form ? parts->form : HD_FORM_DECIMAL]);
-  hd_text_base64(&t, parts->weights, parts->n_weights);
-  hd_text_print(&t, "\"\n      }\n    }\n  ]\n}");
+  hd_text_base64(t, parts->weights, parts->n_weights);
+  hd_text_print(t, "\"\n      }\n    }\n  ]\n}");
+}
+
+/* Counted first: it is large, and the weights' text is there still. */
+hd_status hd_bundle_write(char **text, size_t *n, const hd_bundle_parts *parts, hd_error *err) {
+  hd_text counted = {.counting = true}, t = {0};
+  write_parts(&counted, parts);
+  hd_text_reserve(&t, counted.n);
+  write_parts(&t, parts);
   *text = NULL;
   *n = 0;
   if (t.failed) {

@@ -147,8 +147,6 @@ hd_directory *hd_directory_copy(const hd_directory *directory) {
   hd_status status = copy ? HD_OK : HD_OUT_OF_MEMORY;
   for (size_t i = 0; status == HD_OK && i < directory->n_entries; i++)
     status = hd_directory_append(copy, &directory->entries[i], NULL);
-  for (size_t i = 0; status == HD_OK && i < directory->n_pairs; i++)
-    status = append_pair(copy, directory->pairs[i].key, directory->pairs[i].value, directory->pairs[i].json, NULL);
   if (status == HD_OK) status = hd_directory_seal(copy, NULL);
   if (status == HD_OK) return copy;
   hd_directory_free(copy);

@@ -21,7 +21,7 @@ struct hd_reader {
   size_t n_memory;
   hd_directory *directory;
   void *state;             /* the format's own, from step to step */
-  bool done;
+  bool done, failed;       /* nothing is wanted any more */
 };
 
 struct hd_format {
@@ -119,6 +119,7 @@ hd_status hd_directory_seal(hd_directory *directory, hd_error *err);
 const char *hd_directory_value(const hd_directory *directory, const char *key);
 /* Fails where a tensor's data are not in the file: a GGUF header by itself can be listed, not read. */
 hd_status hd_directory_check_data(const hd_directory *directory, hd_error *err);
-hd_directory *hd_directory_copy(const hd_directory *directory); /* NULL when out of memory */
+/* Its tensors, without the metadata; NULL when out of memory. */
+hd_directory *hd_directory_copy(const hd_directory *directory);
 
 #endif

@@ -43,7 +43,7 @@ bool hd_gguf_fail(hd_gguf_cursor *c, hd_status code, const char *format, ...) {
   char problem[512];
   va_list arguments;
   va_start(arguments, format);
-  vsnprintf(problem, sizeof problem, format, arguments);
+  hd_print_part(problem, sizeof problem, format, arguments);
   va_end(arguments);
   if (c->name) c->status = hd_fail(c->err, code, "GGUF: byte %" PRIu64 ": %s \"%s\": %s", c->at, c->item, c->name, problem);
   else c->status = hd_fail(c->err, code, "GGUF: byte %" PRIu64 ": %s %" PRIu64 ": %s", c->at, c->item, c->index, problem);

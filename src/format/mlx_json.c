@@ -466,12 +466,23 @@ static int compare_entries(const void *a, const void *b) {
   return strcmp((*(const hd_entry *const *)a)->name, (*(const hd_entry *const *)b)->name);
 }
 
+/* Room for what is to come, so that the text is not copied while it grows. */
+static void reserve(hd_mlx_writing *w, const hd_entry **entries, size_t n) {
+  enum { AROUND = 128 }; /* the words around the values */
+  size_t bytes = w->text.n, count;
+  for (size_t i = 0; i < n; i++)
+    if (hd_shape_count(entries[i]->n_dims, entries[i]->shape, &count))
+      bytes = hd_plus(bytes, hd_plus(hd_times(count, HD_TEXT_FLOAT_BYTES + w->pretty), strlen(entries[i]->name) + AROUND));
+  hd_text_reserve(&w->text, bytes);
+}
+
 /* By name, as MLX-Node's own files have them. */
 static hd_status write_weights(hd_mlx_writing *w, const hd_directory *directory, hd_error *err) {
   size_t n = hd_directory_count(directory);
   const hd_entry **sorted = hd_alloc((n + 1) * sizeof *sorted);
   if (!sorted) return no_memory(err);
   for (size_t i = 0; i < n; i++) sorted[i] = hd_directory_entry(directory, i);
+  reserve(w, sorted, n);
   if (n) qsort(sorted, n, sizeof *sorted, compare_entries);
   hd_status status = HD_OK;
   for (size_t i = 0; i < n && status == HD_OK; i++) status = write_weight(w, sorted[i], i == 0, err);

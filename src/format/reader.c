@@ -39,7 +39,6 @@ hd_status hd_reader_new(hd_reader **out, uint64_t file_bytes, hd_error *err) {
   return status;
 }
 
-
 /* ---- Detection ---- */
 
 enum { SHOWN_BYTES = 8 };
@@ -122,19 +121,25 @@ static hd_status run(hd_reader *reader, hd_error *err) {
 bool hd_reader_wants(const hd_reader *reader, uint64_t *begin, uint64_t *end) {
   *begin = reader->begin + reader->held;
   *end = reader->end;
-  return !reader->done;
+  return !reader->done && !reader->failed;
 }
 
+static hd_status already_failed(hd_error *err) { return hd_fail(err, HD_BAD_STATE, "the reader has refused the file already"); }
+
 hd_status hd_reader_give(hd_reader *reader, const void *bytes, size_t n, hd_error *err) {
+  if (reader->failed) return already_failed(err);
   if (reader->done || n > reader->end - reader->begin - reader->held)
     return hd_fail(err, HD_BAD_ARGUMENT, "%zu bytes of the file that were not asked for", n);
   if (n > 0) memcpy(reader->gathered + reader->held, bytes, n);
   reader->held += n;
-  return is_full(reader) ? run(reader, err) : HD_OK;
+  hd_status status = is_full(reader) ? run(reader, err) : HD_OK;
+  reader->failed = status != HD_OK; /* a step that failed is not taken again */
+  return status;
 }
 
 hd_status hd_reader_finish(hd_directory **out, hd_reader *reader, hd_error *err) {
   *out = NULL;
+  if (reader->failed) return already_failed(err);
   if (!reader->done) return hd_fail(err, HD_BAD_STATE, "the reader wants more of the file before it has a directory");
   *out = reader->directory;
   reader->directory = NULL;

@@ -5,7 +5,6 @@
 #include "base/text.h"
 #include "format/format.h"
 
-#include <math.h>
 #include <string.h>
 
 hd_status hd_stored_too_large(hd_error *err, const hd_stored *t) {
@@ -51,10 +50,7 @@ static void read_tensors(hd_json *list, hd_stored *tensors, size_t n, bool from_
     t->n_dims = n_dims > HD_MAX_DIMS ? 0 : (int)n_dims;
     for (int d = 0; d < t->n_dims; d++) {
       const cJSON *size = cJSON_GetArrayItem(shape.node, d);
-      bool whole = cJSON_IsNumber(size) && size->valuedouble >= 0 && size->valuedouble < 0x1p32
-                   && size->valuedouble == floor(size->valuedouble);
-      if (!whole) hd_json_refuse(&item, "shape", HD_BAD_ARGUMENT, "expected whole numbers");
-      t->shape[d] = whole ? (size_t)size->valuedouble : 0;
+      if (!hd_json_is_size(size, 0, UINT32_MAX, &t->shape[d])) hd_json_refuse(&item, "shape", HD_BAD_ARGUMENT, "expected whole numbers");
     }
   }
 }

@@ -12,6 +12,7 @@
  * name says, causal attention, rotary positions, an activation, is config.json's or assumed and then said in a warning; what
  * cannot be placed is refused with its tensor. */
 #include "base/memory.h"
+#include "base/status.h"
 #include "graph/assemble.h"
 
 #include <stdarg.h>
@@ -76,7 +77,7 @@ __attribute__((format(printf, 3, 4))) static void refuse(work *w, hd_status code
   if (w->failed) return;
   va_list arguments;
   va_start(arguments, format);
-  vsnprintf(w->out->refusal, sizeof w->out->refusal, format, arguments);
+  hd_print_part(w->out->refusal, sizeof w->out->refusal, format, arguments);
   va_end(arguments);
   w->out->code = code;
   w->failed = true;
@@ -95,7 +96,7 @@ __attribute__((format(printf, 2, 3))) static void warn(work *w, const char *form
   char text[512];
   va_list arguments;
   va_start(arguments, format);
-  vsnprintf(text, sizeof text, format, arguments);
+  hd_print_part(text, sizeof text, format, arguments);
   va_end(arguments);
   if (w->out->warnings.n) hd_text_add(&w->out->warnings, ",", 1);
   hd_text_quoted(&w->out->warnings, text);

@@ -66,7 +66,7 @@ hd_status hd_model_warn(hd_model *model, hd_error *err, const char *format, ...)
   va_list arguments;
   if (model->n_warnings == HD_MAX_WARNINGS) return HD_OK;
   va_start(arguments, format);
-  vsnprintf(text, sizeof text, format, arguments);
+  hd_print_part(text, sizeof text, format, arguments);
   va_end(arguments);
   const char *kept = hd_arena_text(&model->arena, text);
   if (!kept) return no_memory(err);
@@ -100,7 +100,7 @@ void hd_build_fail(hd_builder *b, hd_status code, const char *format, ...) {
   char text[512], room[HD_NAME_ROOM];
   va_list arguments;
   va_start(arguments, format);
-  vsnprintf(text, sizeof text, format, arguments);
+  hd_print_part(text, sizeof text, format, arguments);
   va_end(arguments);
   b->status = hd_fail(b->err, code, "layer %s: %s", b->spec ? hd_short_name(room, b->spec->name) : "?", text);
 }

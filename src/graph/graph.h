@@ -143,6 +143,10 @@ bool hd_entry_is_stacked(const hd_parameter *p, const hd_entry *e);
 /* From and to float32, as hd_parameter_set and _get. Once all are set, hd_matrix_settle finds the parameter's layout. */
 hd_status hd_piece_set(const hd_piece *piece, const float *values, bool in_out, hd_error *err);
 hd_status hd_piece_get(const hd_piece *piece, float *values, bool in_out, hd_error *err);
+/* Setting without memory of its own: `turned` is room for a row block, hd_piece_block floats, of values that lie [in][out]; NULL: they
+ * lie in rows. */
+void hd_piece_fill(const hd_piece *piece, const float *values, float *turned);
+size_t hd_piece_block(const hd_piece *piece);
 
 /* How a bundle names the parameter: the row's field, or its own local name. */
 const char *hd_parameter_field(const hd_parameter *p, hd_dialect dialect, bool *in_out);

@@ -125,9 +125,8 @@ static void read_head(hd_model *model, const hd_json *j) {
   if (n > HD_MAX_DIMS) hd_json_refuse(j, "input_shape", HD_BAD_FILE, "expected at most %d dimensions, found %zu", HD_MAX_DIMS, n);
   for (size_t d = 0; d < n && n <= HD_MAX_DIMS; d++) {
     hd_json item = hd_json_item(&shape, d);
-    if (!item.node || !cJSON_IsNumber(item.node) || item.node->valuedouble < 1 || item.node->valuedouble > 4294967295.0)
-      hd_json_refuse(j, "input_shape", HD_BAD_FILE, "expected sizes of at least 1");
-    else model->input.dim[model->input.n_dims++] = (size_t)item.node->valuedouble;
+    if (hd_json_is_size(item.node, 1, UINT32_MAX, &model->input.dim[d])) model->input.n_dims++;
+    else hd_json_refuse(j, "input_shape", HD_BAD_FILE, "expected whole sizes of at least 1");
   }
 }
 

@@ -97,18 +97,23 @@ static void turn(float *wide, const float *values, const hd_piece *piece, size_t
     for (size_t c = 0; c < cols; c++) wide[r * cols + c] = values[c * piece->rows + first + r];
 }
 
-/* Packs row blocks from float32. Blocks are small; the buffer lives for the call. */
-hd_status hd_piece_set(const hd_piece *piece, const float *values, bool in_out, hd_error *err) {
+size_t hd_piece_block(const hd_piece *piece) { return hd_times(piece->parameter->value.layout->row_block, piece->parameter->value.cols); }
+
+void hd_piece_fill(const hd_piece *piece, const float *values, float *turned) {
   const hd_matrix *m = &piece->parameter->value;
   const size_t block = m->layout->row_block;
-  float *wide = in_out ? hd_alloc(block * m->cols * sizeof *wide) : NULL;
-  if (in_out && !wide) return no_memory(piece, err);
   for (size_t first = 0; first < piece->rows; first += block) {
     const size_t n = piece->rows - first < block ? piece->rows - first : block;
-    if (in_out) turn(wide, values, piece, first, n);
-    m->layout->from_f32(m, piece->first + first, n, in_out ? wide : values + first * m->cols);
+    if (turned) turn(turned, values, piece, first, n);
+    m->layout->from_f32(m, piece->first + first, n, turned ? turned : values + first * m->cols);
   }
-  hd_free(wide);
+}
+
+hd_status hd_piece_set(const hd_piece *piece, const float *values, bool in_out, hd_error *err) {
+  float *turned = in_out ? hd_alloc(hd_times(hd_piece_block(piece), sizeof *turned)) : NULL;
+  if (in_out && !turned) return no_memory(piece, err);
+  hd_piece_fill(piece, values, turned);
+  hd_free(turned);
   return HD_OK;
 }
 

@@ -1,4 +1,5 @@
 /* save_bundle.c: a model as a one-model bundle, its weights in any of the three forms (format/bundle_weights.c). */
+#include "base/base64.h"
 #include "base/memory.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -193,7 +194,27 @@ static void begin_weights(hd_text *t, const hd_keeping *k) {
   }
 }
 
+/* What a weight's text takes, or somewhat less: decimals are not written twice to be counted. */
+static size_t text_bytes(const hd_parameter *p, const hd_keeping *k) {
+  const size_t n = hd_parameter_count(p);
+  if (k->form == HD_FORM_DECIMAL) return hd_times(n, HD_TEXT_FLOAT_BYTES);
+  if (k->form == HD_FORM_CODED) return hd_base64_encoded_size(hd_precision_bytes(k->precision, n));
+  if (is_vector(p)) return hd_base64_encoded_size(hd_times(n, sizeof(float)));
+  const size_t scales = channels_of(k->how, p, false).n_channels;
+  return hd_plus(hd_base64_encoded_size(hd_times(n, k->affine->width)), hd_times(2 * scales, HD_TEXT_FLOAT_BYTES));
+}
+
+/* Room for all of them, so that the text is not copied while it grows. */
+static void reserve(hd_text *t, const hd_model *m, const hd_keeping *k) {
+  enum { AROUND = 64 }; /* a field's name, brackets */
+  size_t n = AROUND * (m->n_specs + 1);
+  for (size_t i = 0; i < m->n_parameters; i++)
+    if (m->parameters[i].value.data) n = hd_plus(n, hd_plus(text_bytes(&m->parameters[i], k), AROUND));
+  hd_text_reserve(t, n);
+}
+
 static hd_status write_weights(hd_text *t, const hd_model *m, const hd_keeping *k, hd_error *err) {
+  reserve(t, m, k);
   begin_weights(t, k);
   for (size_t i = 0; i < m->n_specs; i++) {
     if (i) hd_text_add(t, ",", 1);

@@ -1,14 +1,12 @@
 /* target.c: what a weight becomes on its way in: see hd_loader_new in heddle.h for the rule. */
 #include "base/dtype.h"
+#include "base/status.h"
 #include "graph/loader.h"
-
-#include <stdarg.h>
-#include <stdio.h>
 
 __attribute__((format(printf, 3, 4))) static void give_way(hd_choice *c, hd_dtype to, const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
-  vsnprintf(c->reason, sizeof c->reason, format, arguments);
+  hd_print_part(c->reason, sizeof c->reason, format, arguments);
   va_end(arguments);
   c->dtype = to;
 }

@@ -73,10 +73,8 @@ static hd_status add_values(saving *s, const hd_json *j) {
   hd_json shape = hd_json_member(j, "shape");
   for (; tensor.n_dims < (int)n; tensor.n_dims++) {
     const cJSON *size = hd_json_item(&shape, (size_t)tensor.n_dims).node;
-    if (!cJSON_IsNumber(size) || size->valuedouble < 0 || size->valuedouble > 4e9
-        || size->valuedouble != (double)(uint64_t)size->valuedouble)
+    if (!hd_json_is_size(size, 0, UINT32_MAX, &tensor.shape[tensor.n_dims]))
       hd_json_refuse(j, "shape", HD_BAD_ARGUMENT, "expected whole sizes");
-    else tensor.shape[tensor.n_dims] = (size_t)size->valuedouble;
   }
   if (*j->status == HD_OK && (!hd_shape_count(tensor.n_dims, tensor.shape, &count) || !hd_dtype_bytes(tensor.dtype, count, &bytes)
                               || hd_base64_encoded_size(bytes) != strlen(values)))

@@ -163,19 +163,25 @@ static void scale_up(const hd_rows *rows, float *values, const float *scales, co
 
 /* ---- Saving ---- */
 
+/* A weight's tensor, and the names of those beside it; NULL: there is none. */
+typedef struct hd_coded {
+  hd_placed at;
+  const char *scale, *offset;
+} hd_coded;
+
 typedef struct hd_saving {
   const hd_model *model;
   hd_dtype dtype;
   const hd_code_range *range;
   hd_arena arena;
-  hd_stored *tensors; /* `from`: an hd_placed; NULL for scales and offsets */
+  hd_stored *tensors; /* `from`: an hd_coded; NULL for scales and offsets. Sorted by name once the file is begun */
   size_t n;
 } hd_saving;
 
 enum { MOST_PER_WEIGHT = 3 }; /* codes, scale, offset */
 
-static hd_status add_side(hd_saving *s, const hd_placed *at, const char *what, hd_error *err) {
-  char *full = hd_arena_format(&s->arena, "%s.%s", at->name, what);
+static hd_status add_side(const char **name, hd_saving *s, const hd_placed *at, const char *what, hd_error *err) {
+  const char *full = *name = hd_arena_format(&s->arena, "%s.%s", at->name, what);
   if (!full) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the scales of %s", at->name);
   s->tensors[s->n++] = (hd_stored){.name = full, .dtype = HD_F32, .n_dims = 1, .shape = {scale_rows(&at->piece)}};
   return HD_OK;
@@ -189,47 +195,47 @@ static hd_dtype stored_as(const hd_saving *s, const hd_piece *piece) {
 static bool is_coded(const hd_saving *s, const hd_piece *piece) { return s->range && stored_as(s, piece) == s->dtype; }
 
 static hd_status add_weight(hd_saving *s, const hd_piece *piece, hd_error *err) {
-  hd_placed *at = hd_arena_alloc(&s->arena, sizeof *at);
-  if (!at) return no_names(err);
+  hd_coded *coded = hd_arena_alloc(&s->arena, sizeof *coded);
+  if (!coded) return no_names(err);
+  hd_placed *at = &coded->at;
   HD_TRY(place(at, &s->arena, s->model, piece, err));
-  hd_stored t = {.name = at->name, .dtype = stored_as(s, piece), .n_dims = at->flat ? 1 : piece->parameter->slot.n_dims, .from = at};
+  hd_stored t = {.name = at->name, .dtype = stored_as(s, piece), .n_dims = at->flat ? 1 : piece->parameter->slot.n_dims, .from = coded};
   hd_piece_file_shape(piece, t.shape);
   if (at->flat) t.shape[0] = hd_piece_count(piece);
   s->tensors[s->n++] = t;
   if (!is_coded(s, piece)) return HD_OK;
-  HD_TRY(add_side(s, at, "scale", err));
-  return s->range->from_zero ? add_side(s, at, "offset", err) : HD_OK;
+  HD_TRY(add_side(&coded->scale, s, at, "scale", err));
+  return s->range->from_zero ? add_side(&coded->offset, s, at, "offset", err) : HD_OK;
 }
 
-static const hd_stored *find_stored(const hd_saving *s, const char *name, const char *what) {
-  size_t n = strlen(name);
-  for (size_t i = 0; i < s->n; i++)
-    if (strncmp(s->tensors[i].name, name, n) == 0 && s->tensors[i].name[n] == '.' && strcmp(s->tensors[i].name + n + 1, what) == 0)
-      return &s->tensors[i];
-  return NULL;
+static int compare_name(const void *name, const void *tensor) { return strcmp(name, ((const hd_stored *)tensor)->name); }
+
+static uint8_t *side_bytes(const hd_saving *s, const char *name, uint8_t *file) {
+  const hd_stored *found = bsearch(name, s->tensors, s->n, sizeof *s->tensors, compare_name);
+  return file + found->begin;
 }
 
 /* Values become codes; their scales and offsets go to where the file has them, which is aligned for nothing. */
-static hd_status write_scales(hd_saving *s, const hd_placed *at, float *values, uint8_t *file, hd_error *err) {
-  hd_rows rows = rows_of(at);
+static hd_status write_scales(hd_saving *s, const hd_coded *coded, float *values, uint8_t *file, hd_error *err) {
+  hd_rows rows = rows_of(&coded->at);
   size_t bytes = rows.n_rows * sizeof(float);
-  const hd_stored *scale = find_stored(s, at->name, "scale"), *offset = find_stored(s, at->name, "offset");
   float *room = hd_alloc(2 * bytes);
-  if (!room) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the scales of %s", at->name);
+  if (!room) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the scales of %s", coded->at.name);
   scale_down(s->range, &rows, values, room, room + rows.n_rows);
-  memcpy(file + scale->begin, room, bytes);
-  if (offset) memcpy(file + offset->begin, room + rows.n_rows, bytes);
+  memcpy(side_bytes(s, coded->scale, file), room, bytes);
+  if (coded->offset) memcpy(side_bytes(s, coded->offset, file), room + rows.n_rows, bytes);
   hd_free(room);
   return HD_OK;
 }
 
 static hd_status write_weight(hd_saving *s, const hd_stored *t, uint8_t *file, hd_error *err) {
-  const hd_placed *at = t->from;
+  const hd_coded *coded = t->from;
+  const hd_placed *at = &coded->at;
   size_t n = hd_piece_count(&at->piece);
-  float *values = hd_alloc(n * sizeof *values);
+  float *values = hd_alloc(hd_times(n, sizeof *values));
   if (!values) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to save weight %s", at->name);
   hd_status status = hd_piece_get(&at->piece, values, at->in_out, err);
-  if (status == HD_OK && is_coded(s, &at->piece)) status = write_scales(s, at, values, file, err);
+  if (status == HD_OK && is_coded(s, &at->piece)) status = write_scales(s, coded, values, file, err);
   if (status == HD_OK) hd_dtype_get(t->dtype)->from_f32(values, file + t->begin, n);
   hd_free(values);
   return status;
@@ -285,15 +291,31 @@ void hd_bytes_free(void *bytes) { hd_free(bytes); }
 
 /* ---- Loading ---- */
 
+/* A tensor beside another, one number a row; NULL: there is none. */
+typedef struct hd_side {
+  const hd_entry *entry;
+  const float *values;
+} hd_side;
+
+/* What the model wants of a file: a piece of its parameters. */
+typedef struct hd_found {
+  hd_placed at;
+  const hd_entry *entry; /* the tensor it is; NULL: none */
+  hd_side scales, offsets;
+} hd_found;
+
 typedef struct hd_filling {
   hd_model *model;
   const hd_directory *directory;
   const uint8_t *file;
   const char *prefix; /* of the file's names */
   hd_arena arena;
-  hd_placed *at;      /* what the model wants of a file: `n` pieces of its parameters */
-  const hd_entry **entries; /* n: which tensor each is; NULL: none */
+  hd_found *found;
   size_t n;
+  /* Rooms for one tensor, as large as the largest needs. */
+  float *values;
+  uint8_t *straight; /* a view's bytes in order */
+  float *turned;     /* a row block of what lies [in][out] */
 } hd_filling;
 
 /* The slot's own shape, or one that folds it or is folded by it (a convolution's [out, in, k, k] is [out, in·k·k] too; all parts of a
@@ -315,12 +337,11 @@ static bool shape_fits(const hd_filling *f, const hd_piece *piece, const hd_entr
   return same || folded || stacked || (f->model->dialect == HD_LOOM && (turned || flat));
 }
 
-/* A row's scales or offsets; NULL when the file has none. They must be F32, one for each row. */
-static hd_status find_side(const float **out, hd_filling *f, const hd_placed *at, const char *what, hd_error *err) {
+/* They must be F32, one for each row. */
+static hd_status find_side(hd_side *out, hd_filling *f, const hd_placed *at, const char *what, hd_error *err) {
   char room[HD_NAME_ROOM], shape[HD_SHAPE_ROOM];
   char *full = hd_arena_format(&f->arena, "%s.%s", at->name, what);
   size_t n = scale_rows(&at->piece);
-  *out = NULL;
   if (!full) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for the names of scales");
   const hd_entry *e = hd_directory_find(f->directory, full);
   if (!e) return HD_OK;
@@ -329,64 +350,41 @@ static hd_status find_side(const float **out, hd_filling *f, const hd_placed *at
                    hd_dtype_name(e->dtype), hd_shape_text(shape, e->n_dims, e->shape));
   float *copy = hd_arena_alloc(&f->arena, n * sizeof *copy); /* the file may lie anywhere, the floats may not */
   if (!copy) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for scales");
-  memcpy(copy, f->file + e->begin, n * sizeof *copy);
-  *out = copy;
+  if (e->strided) hd_entry_gather(e, f->file + e->begin, (uint8_t *)copy);
+  else memcpy(copy, f->file + e->begin, n * sizeof *copy);
+  *out = (hd_side){e, copy};
   return HD_OK;
 }
 
-/* The entry's values as float32. A view is put in order first. */
-static hd_status read_values(const hd_filling *f, const hd_entry *e, bool loom_codes, float *values, size_t n, hd_error *err) {
-  const uint8_t *from = f->file + e->begin;
-  uint8_t *straight = NULL;
-  if (e->strided) {
-    straight = hd_alloc(n * hd_dtype_get(e->dtype)->block_bytes);
-    if (!straight) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to put tensor %s in order", e->name);
-    hd_entry_gather(e, from, straight);
-    from = straight;
-  }
-  if (loom_codes) hd_loom_decode(e->dtype, from, values, n);
-  else hd_dtype_get(e->dtype)->to_f32(from, values, n);
-  hd_free(straight);
-  return HD_OK;
-}
-
-static hd_status fill(hd_filling *f, const hd_placed *at, const hd_entry *e, hd_error *err) {
-  const float *scales, *offsets;
-  size_t n = hd_piece_count(&at->piece);
+/* The file's tensor for the piece, if it has one, checked so far that setting the piece cannot fail. */
+static hd_status find_tensor(hd_found *t, hd_filling *f, hd_error *err) {
+  char room[HD_NAME_ROOM], want[HD_SHAPE_ROOM], has[HD_SHAPE_ROOM];
+  const hd_piece *piece = &t->at.piece;
+  const hd_entry *e = t->entry = piece->parameter->value.data ? hd_directory_find(f->directory, t->at.name) : NULL;
+  size_t shape[HD_MAX_DIMS];
+  if (!e) return HD_OK;
+  hd_piece_shape(piece, shape);
+  if (!shape_fits(f, piece, e))
+    return hd_fail(err, HD_BAD_FILE, "tensor %s: the network wants shape %s, the file has %s", hd_short_name(room, t->at.name),
+                   hd_shape_text(want, piece->parameter->slot.n_dims, shape), hd_shape_text(has, e->n_dims, e->shape));
   HD_TRY(hd_dtype_decodes(e->dtype, e->name, err));
-  HD_TRY(find_side(&scales, f, at, "scale", err));
-  HD_TRY(find_side(&offsets, f, at, "offset", err));
-  float *values = hd_alloc(n * sizeof *values);
-  if (!values) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weight %s", at->name);
-  hd_status status = read_values(f, e, !scales && f->model->dialect == HD_LOOM, values, n, err);
-  hd_rows rows = rows_of(at);
-  if (status == HD_OK && scales) scale_up(&rows, values, scales, offsets);
-  if (status == HD_OK) status = hd_piece_set(&at->piece, values, at->in_out, err);
-  hd_free(values);
-  return status;
+  HD_TRY(find_side(&t->scales, f, &t->at, "scale", err));
+  return find_side(&t->offsets, f, &t->at, "offset", err);
 }
 
 static hd_status find_piece(hd_filling *f, const hd_piece *piece, hd_error *err) {
-  char room[HD_NAME_ROOM], want[HD_SHAPE_ROOM], found[HD_SHAPE_ROOM];
-  hd_placed *at = &f->at[f->n];
-  size_t shape[HD_MAX_DIMS];
-  HD_TRY(place(at, &f->arena, f->model, piece, err));
-  at->name = hd_arena_format(&f->arena, "%s%s", f->prefix, at->name);
-  if (!at->name) return no_names(err);
-  const hd_entry *e = piece->parameter->value.data ? hd_directory_find(f->directory, at->name) : NULL;
-  hd_piece_shape(piece, shape);
-  if (e && !shape_fits(f, piece, e))
-    return hd_fail(err, HD_BAD_FILE, "tensor %s: the network wants shape %s, the file has %s", hd_short_name(room, at->name),
-                   hd_shape_text(want, piece->parameter->slot.n_dims, shape), hd_shape_text(found, e->n_dims, e->shape));
-  f->entries[f->n++] = e;
-  return HD_OK;
+  hd_found *t = &f->found[f->n++];
+  *t = (hd_found){0};
+  HD_TRY(place(&t->at, &f->arena, f->model, piece, err));
+  t->at.name = hd_arena_format(&f->arena, "%s%s", f->prefix, t->at.name);
+  return t->at.name ? find_tensor(t, f, err) : no_names(err);
 }
 
 /* The parameter as the file has it: whole, or else in its parts. */
 static hd_status find_parameter(hd_filling *f, const hd_parameter *p, hd_error *err) {
   const hd_piece whole = hd_piece_whole(p);
   HD_TRY(find_piece(f, &whole, err));
-  if (!p->slot.n_parts || f->entries[f->n - 1]) return HD_OK;
+  if (!p->slot.n_parts || f->found[f->n - 1].entry) return HD_OK;
   f->n--;
   for (size_t k = 0; k < p->slot.n_parts; k++) {
     const hd_piece piece = hd_piece_at(p, k);
@@ -395,14 +393,13 @@ static hd_status find_parameter(hd_filling *f, const hd_parameter *p, hd_error *
   return HD_OK;
 }
 
-/* First everything is found and checked, then everything is set: a file that does not fit changes nothing. */
 static hd_status find_all(hd_filling *f, size_t *n_found, hd_error *err) {
   char room[HD_NAME_ROOM];
   for (size_t i = 0; i < f->model->n_parameters; i++) HD_TRY(find_parameter(f, &f->model->parameters[i], err));
-  for (size_t i = 0; i < f->n; i++) *n_found += f->entries[i] != NULL;
+  for (size_t i = 0; i < f->n; i++) *n_found += f->found[i].entry != NULL;
   if (*n_found) return HD_OK;
   return hd_fail(err, HD_BAD_FILE, "none of the file's %zu tensors is one of the network's %zu weights, the first of which is %s",
-                 hd_directory_count(f->directory), f->n, f->n ? hd_short_name(room, f->at[0].name) : "not there");
+                 hd_directory_count(f->directory), f->n, f->n ? hd_short_name(room, f->found[0].at.name) : "not there");
 }
 
 static int compare_entries(const void *a, const void *b) {
@@ -430,20 +427,23 @@ static const hd_entry *find_unused(const hd_filling *f, const hd_entry **used, s
 /* Strict: the file's names under the prefix are the model's. */
 static hd_status check_names(const hd_filling *f, hd_error *err) {
   char room[HD_NAME_ROOM], shape[HD_SHAPE_ROOM];
-  const hd_entry **used = hd_alloc((f->n + 1) * sizeof *used);
+  const hd_entry **used = hd_alloc(hd_times(f->n + 1, MOST_PER_WEIGHT * sizeof *used));
   size_t n = 0, lacking = SIZE_MAX, want[HD_MAX_DIMS];
   if (!used) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weights");
   for (size_t i = 0; i < f->n; i++) {
-    if (f->entries[i]) used[n++] = f->entries[i];
-    else if (f->at[i].piece.parameter->value.data && lacking == SIZE_MAX) lacking = i;
+    const hd_found *t = &f->found[i];
+    const hd_entry *its[MOST_PER_WEIGHT] = {t->entry, t->scales.entry, t->offsets.entry};
+    for (int k = 0; k < MOST_PER_WEIGHT; k++)
+      if (its[k]) used[n++] = its[k];
+    if (!t->entry && t->at.piece.parameter->value.data && lacking == SIZE_MAX) lacking = i;
   }
   if (n > 0) qsort(used, n, sizeof *used, compare_entries);
   const hd_entry *unused = find_unused(f, used, n);
   hd_free(used);
   if (lacking != SIZE_MAX) {
-    const hd_piece *piece = &f->at[lacking].piece;
+    const hd_piece *piece = &f->found[lacking].at.piece;
     hd_piece_shape(piece, want);
-    return hd_fail(err, HD_BAD_FILE, "strict: the file lacks %s, of shape %s", hd_short_name(room, f->at[lacking].name),
+    return hd_fail(err, HD_BAD_FILE, "strict: the file lacks %s, of shape %s", hd_short_name(room, f->found[lacking].at.name),
                    hd_shape_text(shape, piece->parameter->slot.n_dims, want));
   }
   if (!unused) return HD_OK;
@@ -451,34 +451,77 @@ static hd_status check_names(const hd_filling *f, hd_error *err) {
                  hd_shape_text(shape, unused->n_dims, unused->shape));
 }
 
-static hd_status fill_all(hd_filling *f, hd_error *err) {
+/* ---- Setting them: nothing fails here any more ---- */
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+static hd_status make_rooms(hd_filling *f, hd_error *err) {
+  size_t values = 0, straight = 0, turned = 0; /* bytes */
   for (size_t i = 0; i < f->n; i++) {
-    if (!f->entries[i]) continue;
-    HD_TRY(fill(f, &f->at[i], f->entries[i], err));
-    f->model->parameters[f->at[i].piece.parameter - f->model->parameters].n_sets++;
+    const hd_found *t = &f->found[i];
+    const size_t n = t->entry ? hd_piece_count(&t->at.piece) : 0;
+    values = larger(values, hd_times(n, sizeof(float)));
+    if (t->entry && t->entry->strided) straight = larger(straight, hd_times(n, hd_dtype_get(t->entry->dtype)->block_bytes));
+    if (t->entry && t->at.in_out) turned = larger(turned, hd_times(hd_piece_block(&t->at.piece), sizeof(float)));
   }
+  f->values = hd_alloc(values);
+  f->straight = hd_alloc(straight);
+  f->turned = hd_alloc(turned);
+  return f->values && f->straight && f->turned ? HD_OK : hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weights");
+}
+
+/* The tensor's n values as float32. A view is put in order first. */
+static void read_values(const hd_filling *f, const hd_found *t, size_t n) {
+  const hd_entry *e = t->entry;
+  const uint8_t *from = f->file + e->begin;
+  if (e->strided) {
+    hd_entry_gather(e, from, f->straight);
+    from = f->straight;
+  }
+  if (!t->scales.entry && f->model->dialect == HD_LOOM) hd_loom_decode(e->dtype, from, f->values, n);
+  else hd_dtype_get(e->dtype)->to_f32(from, f->values, n);
+}
+
+static void fill(hd_filling *f, const hd_found *t) {
+  const hd_rows rows = rows_of(&t->at);
+  read_values(f, t, hd_piece_count(&t->at.piece));
+  if (t->scales.entry) scale_up(&rows, f->values, t->scales.values, t->offsets.values);
+  hd_piece_fill(&t->at.piece, f->values, t->at.in_out ? f->turned : NULL);
+  f->model->parameters[t->at.piece.parameter - f->model->parameters].n_sets++;
+}
+
+static void fill_all(hd_filling *f) {
+  for (size_t i = 0; i < f->n; i++)
+    if (f->found[i].entry) fill(f, &f->found[i]);
   for (size_t i = 0; i < f->model->n_parameters; i++) {
     hd_parameter *p = &f->model->parameters[i];
     if (p->value.data) hd_matrix_settle(&p->value);
   }
-  return HD_OK;
 }
 
+static void free_filling(hd_filling *f) {
+  hd_free(f->found);
+  hd_free(f->values);
+  hd_free(f->straight);
+  hd_free(f->turned);
+  hd_arena_free(&f->arena);
+}
+
+/* First everything is found and checked and has its room, then everything is set: what fails changes nothing. */
 hd_status hd_model_load_state(hd_model *model, const void *file, size_t n, const char *prefix, bool strict, size_t *n_set, hd_error *err) {
   if (n_set) *n_set = 0;
   if (model->n_sessions) return hd_fail(err, HD_BAD_STATE, "weights are fixed while sessions are open");
   hd_directory *directory;
   HD_TRY(hd_directory_read(&directory, file, n, n, err));
-  size_t n_found = 0, most = count_pieces(model);
-  hd_filling f = {.model = model, .directory = directory, .file = file, .prefix = prefix ? prefix : "",
-                  .at = hd_alloc_zero(most * sizeof *f.at), .entries = hd_alloc_zero(most * sizeof *f.entries)};
-  hd_status status = f.at && f.entries ? find_all(&f, &n_found, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weights");
+  size_t n_found = 0;
+  hd_filling f = {.model = model, .directory = directory, .file = file, .prefix = prefix ? prefix : ""};
+  f.found = hd_alloc(hd_times(count_pieces(model), sizeof *f.found));
+  hd_status status = f.found ? find_all(&f, &n_found, err) : hd_fail(err, HD_OUT_OF_MEMORY, "no memory to load weights");
   if (status == HD_OK && strict) status = check_names(&f, err);
-  if (status == HD_OK) status = fill_all(&f, err);
+  if (status == HD_OK) status = make_rooms(&f, err);
+  if (status == HD_OK) fill_all(&f);
   if (status == HD_OK && n_set) *n_set = n_found;
-  hd_free(f.entries);
-  hd_free(f.at);
-  hd_arena_free(&f.arena);
+  free_filling(&f);
   hd_directory_free(directory);
   return status;
 }

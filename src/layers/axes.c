@@ -4,9 +4,8 @@
 enum { LAST = HD_AXES - 1, MOST = 1 << 24 }; /* products of a few sizes stay far from overflow */
 
 static size_t size_of(const cJSON *node) {
-  bool whole = node && cJSON_IsNumber(node) && node->valuedouble >= 0 && node->valuedouble <= (double)MOST
-               && node->valuedouble == (double)(size_t)node->valuedouble;
-  return whole ? (size_t)node->valuedouble : SIZE_MAX;
+  size_t size;
+  return hd_json_is_size(node, 0, MOST, &size) ? size : SIZE_MAX;
 }
 
 void hd_refuse_inputs(hd_parse *p, const char *const *names) {

@@ -28,12 +28,12 @@ static const hd_layer *const table[] = {
   &hd_layer_softmax_over,         /* softmax_over.c any dimension */
   &hd_layer_log_softmax,          /* softmax_over.c */
   &hd_layer_prelu,                /* activation.c */
-  &hd_layer_max_pool1d,           /* pool.c */
-  &hd_layer_max_pool2d,           /* pool.c */
-  &hd_layer_avg_pool1d,           /* pool.c */
-  &hd_layer_avg_pool2d,           /* pool.c */
-  &hd_layer_adaptive_avg_pool1d,  /* pool.c */
-  &hd_layer_adaptive_avg_pool2d,  /* pool.c */
+  &hd_layer_max_pool1d,           /* pooling.c */
+  &hd_layer_max_pool2d,           /* pooling.c */
+  &hd_layer_avg_pool1d,           /* pooling.c */
+  &hd_layer_avg_pool2d,           /* pooling.c */
+  &hd_layer_adaptive_avg_pool1d,  /* pooling.c */
+  &hd_layer_adaptive_avg_pool2d,  /* pooling.c */
   &hd_layer_flatten,              /* shape.c */
   &hd_layer_slice,                /* slice.c */
   &hd_layer_pad,                  /* slice.c */
@@ -43,8 +43,8 @@ static const hd_layer *const table[] = {
   &hd_layer_sinusoidal_positions, /* positions.c   x + sines and cosines */
   &hd_layer_learned_positions,    /* positions.c   x + rows of a weight */
   &hd_layer_rotary_positions,     /* positions.c   x turned by its positions */
-  &hd_layer_text_embeddings,      /* text.c        tokens, their types and positions, summed */
-  &hd_layer_pooler,               /* text.c        tanh(W·x + b) of the first row */
+  &hd_layer_text_embeddings,      /* text_embeddings.c tokens, their types and positions, summed */
+  &hd_layer_pooler,               /* text_embeddings.c tanh(W·x + b) of the first row */
   &hd_layer_torch_attention,      /* encoder.c     PyTorch's MultiheadAttention of x to itself */
   &hd_layer_transformer_encoder_layer, /* encoder.c */
   &hd_layer_transformer_encoder,  /* encoder.c */
@@ -63,8 +63,8 @@ static const hd_layer *const table[] = {
   &hd_layer_convolution,          /* conv.c */
   &hd_layer_recurrent,            /* recurrent.c   one layer in one direction */
   &hd_layer_join,                 /* columns.c     values beside each other */
-  &hd_layer_token_types,          /* text.c        x + rows of a weight */
-  &hd_layer_first_row,            /* text.c */
+  &hd_layer_token_types,          /* text_embeddings.c x + rows of a weight */
+  &hd_layer_first_row,            /* text_embeddings.c */
   &hd_layer_sum_rows,             /* embedding.c */
   &hd_layer_swap,                 /* encoder.c     the first two of three dimensions */
   &hd_layer_columns,              /* columns.c     some of a value's columns */
@@ -147,7 +147,7 @@ hd_status hd_infer_fail(const hd_infer *i, hd_error *err, const char *format, ..
   char text[512];
   va_list arguments;
   va_start(arguments, format);
-  vsnprintf(text, sizeof text, format, arguments);
+  hd_print_part(text, sizeof text, format, arguments);
   va_end(arguments);
   char room[HD_NAME_ROOM];
   return hd_fail(err, HD_BAD_ARGUMENT, "layer %s: %s", hd_short_name(room, i->name), text);

@@ -19,10 +19,11 @@ static void parse_epsilon(hd_moments_config *c, hd_parse *p) {
   if (p->dialect == HD_LOOM && c->epsilon == 0) c->epsilon = 1e-5f;
 }
 
-static void add_row_size(hd_moments_config *c, hd_parse *p, const char *key, double size) {
-  if (c->n_dims == HD_MAX_DIMS || !(size >= 1 && size <= 1 << 24) || !hd_mul_size(c->size, (size_t)size, &c->size))
-    hd_json_refuse(&p->json, key, HD_BAD_FILE, "expected at most %d sizes of at least 1", HD_MAX_DIMS);
-  else c->shape[c->n_dims++] = (size_t)size;
+static void add_row_size(hd_moments_config *c, hd_parse *p, const char *key, const cJSON *node) {
+  size_t size;
+  if (c->n_dims == HD_MAX_DIMS || !hd_json_is_size(node, 1, 1 << 24, &size) || !hd_mul_size(c->size, size, &c->size))
+    hd_json_refuse(&p->json, key, HD_BAD_FILE, "expected at most %d whole sizes of at least 1", HD_MAX_DIMS);
+  else c->shape[c->n_dims++] = size;
 }
 
 static void parse_row(hd_moments_config *c, hd_parse *p) {
@@ -31,14 +32,12 @@ static void parse_row(hd_moments_config *c, hd_parse *p) {
   c->size = 1;
   if (!shape.node || !cJSON_IsArray(shape.node)) {
     size_t size = hd_json_get_size(&p->json, key, 0);
-    if (size) add_row_size(c, p, key, (double)size);
+    if (size) add_row_size(c, p, key, shape.node);
     else hd_json_refuse_size(&p->json, (const char *const[]){key, "normalized_shape", "norm_size", NULL}, SIZE_MAX);
     return;
   }
-  for (size_t d = 0; d < hd_json_count(&p->json, key) && *p->json.status == HD_OK; d++) {
-    hd_json item = hd_json_item(&shape, d);
-    add_row_size(c, p, key, item.node && cJSON_IsNumber(item.node) ? item.node->valuedouble : 0);
-  }
+  for (size_t d = 0; d < hd_json_count(&p->json, key) && *p->json.status == HD_OK; d++)
+    add_row_size(c, p, key, hd_json_item(&shape, d).node);
   if (c->n_dims == 0) hd_json_refuse(&p->json, key, HD_BAD_FILE, "expected at least one size");
 }
 

@@ -13,9 +13,8 @@ static void parse_torch(hd_norm_config *c, hd_parse *p) {
   bool is_list = shape.node && cJSON_IsArray(shape.node);
   size_t n = hd_json_count(&p->json, "normalized_shape");
   if (is_list && n == 1) shape = hd_json_item(&shape, 0);
-  bool fits = shape.node && cJSON_IsNumber(shape.node) && shape.node->valuedouble >= 1 && shape.node->valuedouble <= 1 << 24;
-  if (fits) c->size = (size_t)shape.node->valuedouble;
-  else hd_json_refuse(&p->json, "normalized_shape", HD_UNSUPPORTED, "expected one size of at least 1");
+  if (!hd_json_is_size(shape.node, 1, 1 << 24, &c->size))
+    hd_json_refuse(&p->json, "normalized_shape", HD_UNSUPPORTED, "expected one whole size of at least 1");
   c->epsilon = (float)hd_json_get_number(&p->json, "eps", (double)FLT_EPSILON);
   c->no_weight = !hd_json_get_bool(&p->json, "elementwise_affine", true);
 }

@@ -242,9 +242,9 @@ static void read_levels(hd_softmax_config *c, hd_parse *p) {
   hd_json list = hd_json_member(&p->json, "hierarchy_levels");
   for (size_t i = 0; levels && i < c->n_levels; i++) {
     const cJSON *item = hd_json_item(&list, i).node;
-    bool size = cJSON_IsNumber(item) && item->valuedouble >= 1 && item->valuedouble <= 4294967295.0;
-    if (!size) hd_json_refuse(&p->json, "hierarchy_levels", HD_BAD_FILE, "expected a size of at least 1 at place %zu", i);
-    levels[i] = size ? (size_t)item->valuedouble : 1;
+    levels[i] = 1;
+    if (!hd_json_is_size(item, 1, UINT32_MAX, &levels[i]))
+      hd_json_refuse(&p->json, "hierarchy_levels", HD_BAD_FILE, "expected a whole size of at least 1 at place %zu", i);
   }
   c->levels = levels;
   if (!levels) c->n_levels = 0;

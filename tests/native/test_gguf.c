@@ -338,6 +338,28 @@ TEST(gguf_cut_anywhere_is_refused) {
   free(m.bytes);
 }
 
+/* Here the step fails that has made the directory's room already: taken again it would make it again. */
+TEST(a_reader_that_refused_a_file_wants_nothing_and_takes_nothing) {
+  maker m = start(3, 2, 0);
+  put_tensor(&m, "a", 1, 1, 0, 0);
+  put_tensor(&m, "a", 1, 1, 0, 32);
+  put_data(&m, 32, 64);
+  const size_t before = hd_memory_live();
+  hd_reader *reader;
+  hd_directory *directory;
+  uint64_t begin = 0, end = 0;
+  hd_error err;
+  CHECK(hd_reader_new(&reader, m.n, &err) == HD_OK && hd_reader_wants(reader, &begin, &end));
+  CHECK(hd_reader_give(reader, m.bytes, (size_t)(end - begin), &err) == HD_BAD_FILE);
+  CHECK(!hd_reader_wants(reader, &begin, &end));
+  CHECK(hd_reader_give(reader, NULL, 0, &err) == HD_BAD_STATE);
+  CHECK_EQ_TEXT(err.message, "the reader has refused the file already");
+  CHECK(hd_reader_finish(&directory, reader, &err) == HD_BAD_STATE && directory == NULL);
+  hd_reader_free(reader);
+  CHECK(hd_memory_live() == before);
+  free(m.bytes);
+}
+
 TEST(gguf_without_memory_leaks_nothing) {
   maker m = start(3, 2, 2);
   put_text(&m, "k"), put_u32(&m, 8), put_text(&m, "value");

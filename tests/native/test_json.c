@@ -415,6 +415,47 @@ TEST(json_long_paths_keep_their_end) {
   CHECK_EQ_TEXT(j.path + strlen(j.path) - 12, "branches[59]");
 }
 
+static bool is_utf8(const char *text) {
+  const size_t n = strlen(text);
+  size_t at = 0, length = 1;
+  for (; at < n && length; at += length) length = hd_utf8_length(text + at, n - at);
+  return at == n;
+}
+
+/* Keys of 802 bytes in characters of one to four, from one letter to four before them. */
+TEST(json_paths_of_long_keys_keep_their_end_and_whole_characters) {
+  static const char *const characters[] = {"x", "é", "€", "😀"};
+  for (size_t c = 0; c < 4; c++)
+    for (size_t lead = 0; lead < 4; lead++) {
+      char key[820] = "aaa";
+      hd_status status = HD_OK;
+      hd_error err;
+      key[lead] = '\0';
+      while (strlen(key) < 796) strcat(key, characters[c]);
+      strcat(key, "END");
+      hd_json root = hd_json_root(NULL, "q", &status, &err), j = hd_json_member(&root, key), item = hd_json_item(&j, 12345);
+      CHECK(is_utf8(j.path) && strlen(j.path) < sizeof j.path && strlen(j.path) > sizeof j.path - 6);
+      CHECK_EQ_TEXT(j.path + strlen(j.path) - 3, "END");
+      CHECK(strncmp(j.path, "…", 3) == 0 && is_utf8(item.path));
+      CHECK_EQ_TEXT(item.path + strlen(item.path) - 10, "END[12345]");
+      hd_json_refuse(&root, "k", HD_BAD_FILE, "%s", key);
+      CHECK(is_utf8(err.message) && strlen(err.message) > 760);
+    }
+}
+
+TEST(json_paths_that_just_fit_stay_whole) {
+  char key[300];
+  hd_status status = HD_OK;
+  memset(key, 'k', sizeof key);
+  key[253] = '\0';
+  hd_json root = hd_json_root(NULL, "q", &status, NULL), j = hd_json_member(&root, key);
+  CHECK(strlen(j.path) == 255 && strncmp(j.path, "q.k", 3) == 0);
+  key[253] = 'k';
+  key[254] = '\0';
+  j = hd_json_member(&root, key);
+  CHECK(strlen(j.path) == 255 && strncmp(j.path, "…k", 4) == 0);
+}
+
 /* ---- Memory, time ---- */
 
 TEST(json_parse_without_memory_leaks_nothing) {

@@ -343,8 +343,31 @@ TEST(bad_networks_are_refused_with_the_json_path) {
   check_refused("[{\"type\":\"dense\",\"in_features\":3,\"out_features\":2},{\"type\":\"nonsense\"}]", "layers[1].type: unknown layer type 'nonsense'; known: dense, linear, ");
   check_refused("[{\"type\":\"dense\",\"in_features\":3}]", "layers[0].out_features");
   check_refused("[{\"type\":\"dense\",\"in_features\":3.5,\"out_features\":2}]", "layers[0].in_features");
+  check_refused("[{\"type\":\"layer_norm\",\"normalized_shape\":[2,2.5]}]", "layers[0].normalized_shape: expected at most 8 whole sizes");
+  check_refused("[{\"type\":\"RMSNorm\",\"normalized_shape\":[2.5]}]", "layers[0].normalized_shape: expected one whole size of at least 1");
+  check_refused("[{\"type\":\"softmax\",\"softmax_variant\":\"hierarchical\",\"hierarchy_levels\":[2.5]}]",
+                "layers[0].hierarchy_levels: expected a whole size of at least 1 at place 0");
+  check_refused("[{\"type\":\"linear\",\"in_features\":2,\"out_features\":2}],\"input_shape\":[1,2.9]",
+                "network.input_shape: expected whole sizes of at least 1");
   check_refused("[{\"type\":\"residual\",\"branches\":[{\"type\":\"linear\",\"in_features\":3}]}]", "layers[0].branches[0].out_features");
   check_refused("[{\"type\":\"multi_head_attention\",\"d_model\":12,\"num_heads\":5,\"num_kv_heads\":2}]", "layers[0].num_heads");
+}
+
+TEST(messages_and_warnings_of_layers_are_cut_between_characters) {
+  hd_model *model = test_network("{\"type\":\"softmax\"}", "[1,2]");
+  for (int lead = 0; lead < 4; lead++) {
+    char text[2000];
+    hd_error err;
+    const hd_infer i = {.name = "layers.0"};
+    memset(text, 'x', 4);
+    for (size_t at = (size_t)lead; at + 5 < sizeof text; at += 4) memcpy(text + at, "\xF0\x9F\x98\x80\0", 5);
+    hd_infer_fail(&i, &err, "%s", text);
+    CHECK(memcmp(err.message + strlen(err.message) - 4, "\xF0\x9F\x98\x80", 4) == 0);
+    CHECK_EQ(hd_model_warn(model, &err, "%s", text), HD_OK);
+    const char *warning = model->warnings[model->n_warnings - 1];
+    CHECK(strlen(warning) > 500 && memcmp(warning + strlen(warning) - 4, "\xF0\x9F\x98\x80", 4) == 0);
+  }
+  hd_model_free(model, NULL);
 }
 
 /* `depth` residuals around one linear. */
@@ -455,6 +478,26 @@ TEST(a_grid_numbers_layers_where_it_is_given_and_all_count_where_it_is_not) {
   CHECK_EQ(layers_of("\"layers_per_cell\":3,"), 3u);
   CHECK_EQ(layers_of("\"grid_rows\":2,\"grid_cols\":2,"), 0u);
   CHECK_EQ(layers_of("\"grid_rows\":0,"), 0u);
+}
+
+/* The weights' text and the bundle around its Base64, of which nothing is copied while it grows. */
+TEST(a_bundle_is_saved_in_little_more_than_its_texts) {
+  hd_model *model = test_network("{\"type\":\"linear\",\"in_features\":256,\"out_features\":256},{\"type\":\"linear\",\"in_features\":256,\"out_features\":256}", "[1,256]");
+  static const char *const forms[] = {NULL, "float32", "int16"};
+  for (size_t i = 0; i < 4; i++) {
+    char *text = NULL;
+    size_t n = 0;
+    hd_error err;
+    const hd_quantization how = {.dtype = "int16"};
+    const size_t before = hd_memory_live();
+    hd_memory_forget_peak();
+    hd_status status = i < 3 ? hd_model_save_bundle(&text, &n, model, "m", forms[i], &err) : hd_model_save_quantized(&text, &n, model, "m", &how, &err);
+    const size_t held = hd_memory_live() - before, peak = hd_memory_peak() - before;
+    CHECK_EQ(status, HD_OK);
+    if (!CHECK(held == n + 1 && peak < 2 * n + n / 8)) printf("# form %zu: %zu bytes, held %zu, peak %zu\n", i, n, held, peak);
+    hd_text_free(text);
+  }
+  hd_model_free(model, NULL);
 }
 
 /* Half a model that learns would be worse than an error. */

@@ -330,7 +330,7 @@ TEST(a_tensor_larger_than_memory_can_address_is_unsupported) {
   free(file);
 }
 
-TEST(directory_finds_every_one_of_many_names_and_copies_them) {
+TEST(directory_finds_every_one_of_many_names_and_copies_them_without_metadata) {
   enum { N = 3000 };
   char *header = malloc(N * 80 + 10);
   size_t at = (size_t)sprintf(header, "{\"__metadata__\":{\"k\":\"v\"}");
@@ -348,7 +348,7 @@ TEST(directory_finds_every_one_of_many_names_and_copies_them) {
     CHECK(entry && entry == hd_directory_entry(copy, (size_t)(N - 1 - i)));
   }
   const char *key, *value;
-  CHECK(hd_directory_metadata(copy, 0, &key, &value));
+  CHECK(!hd_directory_metadata(copy, 0, &key, &value)); /* a GGUF's can be megabytes */
   hd_directory_free(copy);
 }
 

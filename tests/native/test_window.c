@@ -188,7 +188,6 @@ TEST(a_session_that_keeps_everything_goes_on_from_a_state_that_did_not) {
 
 TEST(a_context_of_millions_costs_what_is_used_of_it) {
   text t;
-  hd_error err = {0};
   if (!read_text(&t, "qwen2-swa")) return;
   hd_session *s = open_session(&t, 1 << 24);
   hd_memory_report before = hd_session_memory(s);

@@ -146,6 +146,16 @@ test('no line of src/ is wider than 140 characters', () => {
   none(linesThat(files('src', ['.c', '.h']), /^.{141}/u), 'lines to be broken by sense');
 });
 
+test('the table of layer types names the file that each row is in', () => {
+  const table = text('src/layers/layer.c');
+  const rows = [...table.matchAll(/^ {2}&hd_layer_(\w+),\s*\/\* (\S+\.c)\b/gm)].map(([, row, file]) => ({ row, file: `src/layers/${file}` }));
+  assert.equal(rows.length, table.match(/^ {2}&hd_layer_/gm).length, 'rows that name a file');
+  const there = files('src/layers', ['.c']);
+  // A row is written out, or by a macro whose first argument is the type.
+  const isIn = ({ row, file }) => there.includes(file) && new RegExp(`^(const hd_layer hd_layer_|[A-Z]+\\()${row}\\b`, 'm').test(text(file));
+  none(rows.filter((each) => !isIn(each)).map(({ row, file }) => `${row} is not in ${file}`), 'rows of other files');
+});
+
 test('no source file is called utils, helpers, common or misc', () => {
   none(sources.filter((file) => /^(utils?|helpers?|common|misc)$/i.test(basename(file).replace(/\..*$/, ''))), 'names that say nothing');
 });
