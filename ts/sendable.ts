@@ -30,9 +30,9 @@ export async function sendableFile(input: FileInput, transfer: Transferable[], n
 export async function sendableSource(input: SourceInput, transfer: Transferable[]): Promise<unknown> {
   const named = filesByName(input);
   if (!named) return sendableFile(input as FileInput, transfer);
-  const files: Record<string, unknown> = {}; // by name: Node's clones of Files have none
-  for (const [name, file] of named) files[name] = await sendableFile(file, transfer, name);
-  return files;
+  const files: [name: string, file: unknown][] = []; // by name: Node's clones of Files have none
+  for (const [name, file] of named) files.push([name, await sendableFile(file, transfer, name)]);
+  return Object.fromEntries(files);
 }
 
 /** A description: parsed JSON goes as text. */
