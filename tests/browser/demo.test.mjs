@@ -344,7 +344,7 @@ describe('the demo', { skip }, () => {
   test('everything can be done by keyboard alone', () =>
     onDemo({}, async (page) => {
       const focused = () => page.evaluate(() => document.activeElement.id || document.activeElement.name || document.activeElement.textContent.trim());
-      for (const expected of ['prompt', 'temperature', 'length', 'seed', 'tell', 'pace', 'tale', 'dtype', 'choose', 'address', 'fetch']) {
+      for (const expected of ['prompt', 'temperature', 'length', 'seed', 'tell', 'pace', 'tale', 'dtype', 'choose', 'choose-folder', 'address', 'fetch']) {
         await page.keyboard.press('Tab');
         assert.equal(await focused(), expected);
         assert.notEqual(await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle), 'none', `${expected} shows that it has the focus`);
