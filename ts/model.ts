@@ -10,7 +10,7 @@ import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
 import { Chat } from './chat.js';
 import type { ChatOptions } from './chat.js';
-import { HeddleError } from './errors.js';
+import { HeddleError, counted } from './errors.js';
 import { classifyTexts, classifyTokens } from './classify.js';
 import { embedTexts } from './embed.js';
 import { generateTokens } from './generate.js';
@@ -315,13 +315,13 @@ export class LocalModel implements Model {
   }
 
   /** `saveWeights`, at once. */
-  saveWeightsSync(options: SaveWeightsOptions = {}): Uint8Array {
+  saveWeightsSync(options: SaveWeightsOptions = {}): Uint8Array<ArrayBuffer> {
     this.#lease.check();
     const dtype = this.#core.dtypeNumber(options.dtype ?? 'F32');
     return this.#core.bytes((x) => x.w_model_save_weights(this.#handle, dtype));
   }
 
-  async saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array> {
+  async saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array<ArrayBuffer>> {
     return this.saveWeightsSync(options);
   }
 
@@ -331,7 +331,7 @@ export class LocalModel implements Model {
   }
 
   /** `saveGguf`, at once: with what is known of the texts by now. */
-  saveGgufSync(options: SaveGgufOptions = {}): Uint8Array {
+  saveGgufSync(options: SaveGgufOptions = {}): Uint8Array<ArrayBuffer> {
     this.#lease.check();
     checkOptions(options, saveGgufOptions);
     const config = options.config === undefined ? this.#extras.config : jsonText(options.config, 'config');
@@ -350,7 +350,7 @@ export class LocalModel implements Model {
     return { ...text, ...poolingMetadata(config, this.#foundSentence ?? this.#extras.sentence?.settings ?? {}, say) };
   }
 
-  async saveGguf(options?: SaveGgufOptions): Promise<Uint8Array> {
+  async saveGguf(options?: SaveGgufOptions): Promise<Uint8Array<ArrayBuffer>> {
     this.#lease.check();
     if (options?.tokenizer !== false) await this.#findTemplate();
     if (options?.tokenizer !== false && this.#extras.config?.includes('"bert"')) this.#foundSentence = await this.sentence();
@@ -358,15 +358,15 @@ export class LocalModel implements Model {
   }
 
   /** `saveTorch`, at once. */
-  saveTorchSync(options: SaveTorchOptions = {}): Uint8Array {
+  saveTorchSync(options: SaveTorchOptions = {}): Uint8Array<ArrayBuffer> {
     this.#lease.check();
     checkOptions(options, saveTorchOptions);
     const dtype = this.#core.dtypeNumber(options.dtype ?? 'F32');
-    const save = (text: number, n: number): Uint8Array => this.#core.bytes((x) => x.w_model_save_torch(this.#handle, dtype, text, n));
+    const save = (text: number, n: number): Uint8Array<ArrayBuffer> => this.#core.bytes((x) => x.w_model_save_torch(this.#handle, dtype, text, n));
     return options.checkpoint === undefined ? save(0, 0) : this.#core.heap.withText(checkpointText(options.checkpoint), save);
   }
 
-  async saveTorch(options?: SaveTorchOptions): Promise<Uint8Array> {
+  async saveTorch(options?: SaveTorchOptions): Promise<Uint8Array<ArrayBuffer>> {
     return this.saveTorchSync(options);
   }
 
@@ -458,7 +458,7 @@ export class LocalModel implements Model {
     if (own && elements(own) === length) return (this.#kept = this.createSessionSync());
     const rowSize = own ? elements(own.slice(1)) : 1;
     const rows = length / rowSize;
-    if (!Number.isInteger(rows) || rows < 1) throw new HeddleError('bad_argument', `input of ${length} numbers: the model takes rows of ${rowSize}`);
+    if (!Number.isInteger(rows) || rows < 1) throw new HeddleError('bad_argument', `input of ${counted(length, 'number')}: the model takes rows of ${rowSize}`);
     return (this.#kept = this.createSessionSync({ input: { shape: own ? [rows, ...own.slice(1)] : [length] } }));
   }
 

@@ -4,7 +4,7 @@
 import { isPlainObject } from './arguments.js';
 import { readJson } from './bytes.js';
 import type { ByteSource } from './bytes.js';
-import { HeddleError } from './errors.js';
+import { HeddleError, counted } from './errors.js';
 import { missingFile } from './source.js';
 import type { FileSet } from './source.js';
 
@@ -86,7 +86,7 @@ async function openIndex(set: FileSet, names: readonly string[] | undefined, nam
   const file = await set.open(name, true);
   if (!file) return undefined;
   const wanted = [...readIndex(await readJson(file), name)];
-  return openAll(set, wanted.map(([shard, tensors]) => ({ shard, tensors, why: `: ${name} says it holds ${tensors.length} tensors, ${tensors[0] ?? ''} first` })));
+  return openAll(set, wanted.map(([shard, tensors]) => ({ shard, tensors, why: `: ${name} says it holds ${counted(tensors.length, 'tensor')}, ${tensors[0] ?? ''} first` })));
 }
 
 /** Files "model-00001-of-00003.safetensors" and so on, where nothing says which tensor is where. */

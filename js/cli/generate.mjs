@@ -4,7 +4,7 @@ import { readInput } from './input.mjs';
 import { loadingOptions, openModel } from './model.mjs';
 import { interruption } from './progress.mjs';
 import { samplingOf, samplingOptions } from './sampling.mjs';
-import { printJson, say } from './text.mjs';
+import { counted, printJson, say } from './text.mjs';
 import { templateOf } from './tokenizer.mjs';
 
 export const about = 'text from a language model, as it is made';
@@ -37,7 +37,7 @@ export async function run({ MODEL, prompt, chat, system, template, stats, json, 
   const { usage } = generation;
   if (json) printJson({ text: made, usage });
   else say('');
-  if (stats) process.stderr.write(`${usage.tokens} tokens, ${usage.tokensPerSecond.toFixed(1)} a second; ${usage.prefillTokens} of the prompt in ${usage.prefillSeconds.toFixed(2)} s; ended by ${usage.stop}; ${runtime.variant}, ${model.threads} threads\n`);
+  if (stats) process.stderr.write(`${counted(usage.tokens, 'token')}, ${usage.tokensPerSecond.toFixed(1)} a second; ${usage.prefillTokens} of the prompt in ${usage.prefillSeconds.toFixed(2)} s; ended by ${usage.stop}; ${runtime.variant}, ${counted(model.threads, 'thread')}\n`);
   await model.free();
   await runtime.free();
 }
