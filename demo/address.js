@@ -1,5 +1,5 @@
 /** address.js: a model by its address: what somebody typed becomes a URL, and who asks for much is told first how much it is. */
-import { byId, bytes, count, element } from './page.js';
+import { byId, bytes, counted, element } from './page.js';
 
 /** Downloads of more bytes than this are agreed upon first. */
 const muchBytes = 200e6;
@@ -9,11 +9,23 @@ const ways = { keep: 'As in the file', q8_0: 'In 8 bits' };
 /** The address that was meant: a URL, one below this page, or a model's name on Hugging Face (`org/name`). Throws an Error in words. */
 export function addressOf(text) {
   const typed = text.trim();
+  // A host without its scheme would be taken for a path of this page, or for a name. A file's name has a dot, and no slash behind it.
+  if (/^([\w-]+(\.[\w-]+)+(:\d+)?\/|[\w.-]+:\d+(\/|$))/.test(typed) && !/^(www\.)?huggingface\.co\//.test(typed)) {
+    const scheme = /^(localhost|127\.)/.test(typed) ? 'http' : 'https';
+    throw new Error(`“${typed.slice(0, 60)}” lacks its scheme: write ${scheme}://${typed.slice(0, 60)}, or ./ before a path of this page.`);
+  }
   const isName = /^[\w.-]+\/[\w.-]+$/.test(typed) && !/\.(gguf|safetensors|json|bin|pt|pth)$/i.test(typed);
   const address = isName ? `https://huggingface.co/${typed}` : typed.replace(/^(www\.)?(?=huggingface\.co\/)/, 'https://');
   const url = typed !== '' && URL.canParse(address, document.baseURI) ? new URL(address, document.baseURI) : undefined;
   if (url && /^https?:$/.test(url.protocol)) return url.href;
   throw new Error(typed === '' ? 'There is no address yet.' : `“${typed.slice(0, 60)}” is no address: it begins with https://, or is a name on Hugging Face.`);
+}
+
+/** An error of the network as who typed an address can use it; any other as it is. */
+export function inWords(error) {
+  const url = /^cannot fetch (.*?): /.exec(error.message ?? '')?.[1];
+  if (url === undefined) return error;
+  return new Error(`${url} could not be fetched: the server does not answer, or does not allow this page to read it (CORS).`, { cause: error });
 }
 
 /** What to call what is there: `org/name`, or the last part of the address. */
@@ -81,7 +93,7 @@ function choice(address, { download, estimate }, fitting, chosen, signal) {
     const row = ({ dtype, weights, longest }) => {
       const button = element('button', { text: 'Load', attributes: { type: 'button', 'aria-label': `Load: ${ways[dtype].toLowerCase()}` }, ...(dtype === chosen && { className: 'primary' }) });
       button.addEventListener('click', () => resolve(dtype));
-      const room = longest > 0 ? `, and room for ${count(longest)} tokens of text` : '';
+      const room = longest > 0 ? `, and room for ${counted(longest, 'token')} of text` : '';
       return element('li', {}, element('span', {}, element('strong', { text: ways[dtype] }), `: ${bytes(weights)} of memory${room}`), button);
     };
     byId('estimate-ways').replaceChildren(...fitting.map(row));

@@ -33,7 +33,12 @@ function showNothingSaid() {
   byId('talk-live').replaceChildren();
   byId('talk-empty').hidden = false;
   byId('clear').disabled = true;
+  sayNothing();
+}
+
+function sayNothing() {
   status.textContent = '';
+  byId('talk-full').hidden = true;
 }
 
 /** Resolves when no answer is on its way any more. True when one was. */
@@ -144,19 +149,22 @@ function startTalking() {
 async function takeTurn(said, turn) {
   setTalking(true);
   showSpeed({});
-  status.textContent = '';
+  sayNothing();
   say.value = '';
   byId('talk-live').replaceChildren();
   const [question, answer] = [addTurn('You', 'turn-user'), addTurn('Model', 'turn-model')];
   question.show({ text: said, thinking: null });
   talk.scrollTop = talk.scrollHeight;
   try {
-    status.textContent = whyEnded(await hear(said, turn, answer));
+    const usage = await hear(said, turn, answer);
+    if (!usage) status.textContent = 'Stopped.';
+    else if (usage.stop === 'context') sayFull(true);
   } catch (error) {
     question.remove();
     answer.remove();
     say.value ||= said;
     if (error.name === 'AbortError') status.textContent = 'Stopped before the answer began.';
+    else if (isFull(error)) sayFull(turns.childElementCount > 0);
     else showError(error);
   }
   byId('talk-empty').hidden = turns.childElementCount > 0;
@@ -190,9 +198,15 @@ async function hear(said, turn, answer) {
   return generation.usage;
 }
 
-function whyEnded(usage) {
-  if (!usage) return 'Stopped.';
-  return usage.stop === 'context' ? 'The model’s memory is full: clear it to go on.' : '';
+/** Whether there was no room: for the conversation in its session, or for the session in the host's memory. */
+function isFull(error) {
+  return error.code === 'out_of_memory' || (error.code === 'bad_state' && /^the conversation is \d+ tokens/.test(error.message));
+}
+
+/** `canClear`: there is more than the message that did not fit. */
+function sayFull(canClear) {
+  status.textContent = canClear ? 'The model’s memory is full: clear it, or send something shorter.' : 'This is longer than the model’s memory: send something shorter.';
+  byId('talk-full').hidden = !canClear;
 }
 
 // ---- Controls ----
@@ -208,6 +222,6 @@ export function wireChat() {
     startTalking();
   });
   hush.addEventListener('click', () => void stopTalking());
-  byId('clear').addEventListener('click', () => void clear());
+  for (const id of ['clear', 'talk-full']) byId(id).addEventListener('click', () => void clear());
   wireTemperature('talk-temperature');
 }

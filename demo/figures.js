@@ -14,6 +14,15 @@ export async function showModel(runtime, model, name) {
   await showMemory(model);
 }
 
+/** A file that is only looked into. */
+export function showFile(name, tensors) {
+  set('model', name);
+  set('parameters', count(tensors.reduce((sum, { numel }) => sum + numel, 0)));
+  set('memory', '–');
+  set('threads', '–');
+  showSpeed({});
+}
+
 export async function showMemory(model) {
   set('memory', bytes((await model.memory()).heap));
 }

@@ -1,11 +1,11 @@
 /** main.js: the page's life: start Heddle, load the story teller or what a link names, and let the user put another model in its place. */
-import { addressOf, agreeOn, linkedModel, nameOf, setLink, wireAddress } from './address.js';
+import { addressOf, agreeOn, inWords, linkedModel, nameOf, setLink, wireAddress } from './address.js';
 import { stopTalking, useChatModel, wireChat } from './chat.js';
 import { startEngine } from './engine.js';
-import { showModel, showSpeed } from './figures.js';
+import { showFile, showModel, showSpeed } from './figures.js';
 import { forgetKept, recognise, wireFiles } from './files.js';
 import { showNetwork, wireNetwork } from './network.js';
-import { announce, byId, bytes, count, dismissErrors, element, showError, showNotice, weave } from './page.js';
+import { announce, byId, bytes, count, counted, dismissErrors, element, showError, showNotice, weave } from './page.js';
 import { stopTelling, useModel, wireStory } from './story.js';
 
 const stages = ['loading', 'story', 'conversation', 'network', 'tensors'];
@@ -137,13 +137,16 @@ function loadAddress(address) {
     showLoading(`Loading ${name}`, true);
     return runtime.loadModel(address, { ...options, dtype });
   };
+  const openOrSay = (options) => open(options).catch((error) => {
+    throw inWords(error);
+  });
   const present = async (loaded) => {
     const shown = await presentModel(loaded, name);
     forgetKept();
     reload = () => loadAddress(address);
     return { name, stage: shown, link: address };
   };
-  return load(`Looking at ${name}`, open, present);
+  return load(`Looking at ${name}`, openOrSay, present);
 }
 
 function loadBundle({ file, ids }, id = ids[0]) {
@@ -157,11 +160,18 @@ function loadBundle({ file, ids }, id = ids[0]) {
   return load(`Loading ${file.name}`, (options) => runtime.loadModel(file, { ...options, ...(id !== undefined && { id }) }), present);
 }
 
-/** Shows a model as what it is: a network of numbers, a partner in conversation, or one that continues a text. Resolves to its stage. */
+/** Shows a model as what it is: a network of numbers, a partner in conversation, one that continues a text, or none of these. Resolves to its stage. */
 async function presentModel(loaded, name) {
-  if ((await loaded.describe()).family === 'network') {
+  const { family } = await loaded.describe();
+  if (family === 'network') {
     await presentNetwork(loaded, { name, ids: [] });
     return 'network';
+  }
+  const reason = await whyNoText(loaded);
+  if (reason !== undefined) {
+    showSpeed({});
+    showTable(name, `This is a model of the family ${family}, and this page has nothing to do with it but its weights: ${reason}.`, loaded.weights);
+    return 'tensors';
   }
   if ((await loaded.chatTemplate()) !== undefined) {
     await useChatModel(loaded);
@@ -171,6 +181,16 @@ async function presentModel(loaded, name) {
   return 'story';
 }
 
+/** Why a model makes no text, in Heddle's words; undefined when it does: a token of one was made. */
+async function whyNoText(loaded) {
+  try {
+    await loaded.generate('a', { maxTokens: 1, temperature: 0 }).text();
+    return undefined;
+  } catch (error) {
+    return error.code === 'bad_state' ? error.message : undefined; // anything else is said where a text is wanted
+  }
+}
+
 async function presentNetwork(loaded, options) {
   showSpeed({});
   await showNetwork(loaded, options);
@@ -178,27 +198,40 @@ async function presentNetwork(loaded, options) {
 
 /** Shows what is in a weight file, and what would make a model of it. */
 async function showTensors({ file, needs }) {
-  const { tensors, bytes: total } = await runtime.inspect(file);
+  const { tensors } = await runtime.inspect(file);
+  loading?.abort.abort();
+  await loading?.done;
   await stopText();
-  byId('tensors-title').textContent = file.name;
-  byId('tensors-needs').textContent = `These are weights alone. To run them, drop ${needs.join(' and ')} as well: the files that lie beside them on Hugging Face.`;
-  byId('tensors-caption').textContent = `${count(tensors.length)} tensors, ${bytes(total)}`;
+  showTable(file.name, `These are weights alone. To run them, drop ${needs.join(' and ')} as well: the files that lie beside them on Hugging Face.`,
+    tensors.map((tensor) => ({ ...tensor, bytes: tensor.end - tensor.begin })));
+  showFile(file.name, tensors);
+  reload = undefined;
+  await model?.free(); // nothing of it is on stage any more
+  model = undefined;
+  setLink(undefined);
+  stage = 'tensors';
+  showStage(stage);
+  byId('builtin').hidden = false;
+  announce(`${file.name}: ${counted(tensors.length, 'tensor')}`);
+}
+
+/** Fills the card of weights; `note` says why there is nothing else. */
+function showTable(name, note, tensors) {
+  byId('tensors-title').textContent = name;
+  byId('tensors-needs').textContent = note;
+  byId('tensors-caption').textContent = `${counted(tensors.length, 'tensor')}, ${bytes(tensors.reduce((sum, tensor) => sum + tensor.bytes, 0))}`;
   byId('tensor-rows').replaceChildren(...tensors.map((tensor) =>
     element('tr', {},
       element('td', { text: tensor.name }),
       element('td', { text: tensor.dtype }),
       element('td', { text: tensor.shape.join(' × ') }),
-      element('td', { text: count(tensor.end - tensor.begin), className: 'number' }))));
-  stage = 'tensors';
-  showStage(stage);
-  byId('builtin').hidden = false;
-  announce(`${file.name}: ${count(tensors.length)} tensors`);
+      element('td', { text: count(tensor.bytes), className: 'number' }))));
 }
 
-async function take(files) {
+async function take(files, folder) {
   dismissErrors();
   try {
-    const found = await recognise(files);
+    const found = await recognise(files, folder);
     if (found.kind === 'bundle') await loadBundle(found);
     else if (found.kind === 'model') await loadFiles(found);
     else if (found.kind === 'weights') await showTensors(found);
@@ -240,7 +273,7 @@ wireStory();
 wireChat();
 wireAddress((text) => void takeAddress(text));
 wireNetwork();
-wireFiles((files) => void take(files));
+wireFiles((files, folder) => void take(files, folder), showError);
 byId('cancel').addEventListener('click', () => loading?.abort.abort());
 byId('builtin').addEventListener('click', () => void loadBuiltIn());
 for (const choice of document.querySelectorAll('input[name="dtype"]')) choice.addEventListener('change', () => void reload?.());

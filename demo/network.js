@@ -1,5 +1,5 @@
 /** network.js: a network that takes numbers and gives numbers: its steps, an input, and its output as numbers and bars. */
-import { byId, count, dismissErrors, element, milliseconds, showError } from './page.js';
+import { byId, count, counted, dismissErrors, element, milliseconds, showError } from './page.js';
 
 /** More rows than anybody reads. */
 const mostRows = 512;
@@ -19,10 +19,10 @@ export async function showNetwork(loaded, { name, ids, id, choose }) {
   byId('network-id').replaceChildren(...ids.map((other) => new Option(other, other, false, other === id)));
   byId('network-id').onchange = (event) => choose(event.target.value);
   byId('layers').replaceChildren(...layers.map((layer, i) => element('tr', {}, element('td', { text: String(i + 1) }), element('td', { text: layer.name }), element('td', { text: layer.type }))));
-  byId('layers-caption').textContent = `${count(layers.length)} ${layers.length === 1 ? 'step' : 'steps'}${dialect === 'loom' ? ', in Loom’s arithmetic' : ''}`;
+  byId('layers-caption').textContent = `${counted(layers.length, 'step')}${dialect === 'loom' ? ', in Loom’s arithmetic' : ''}`;
   const shape = shapeOfInput(description);
   inputSize = shape?.reduce((product, n) => product * n, 1);
-  byId('input-size').textContent = shape ? `: ${count(inputSize)} numbers${shape.length > 1 ? ` (${shape.join(' × ')})` : ''}` : '';
+  byId('input-size').textContent = shape ? `: ${counted(inputSize, 'number')}${shape.length > 1 ? ` (${shape.join(' × ')})` : ''}` : '';
   byId('output-box').hidden = true;
   setRunStatus('');
   fillRandom();
@@ -57,7 +57,7 @@ function readNumbers() {
 /** Loom takes inputs of any length: what it does with one that does not fit. */
 function differs(given) {
   if (inputSize === undefined || given === inputSize) return '';
-  return given < inputSize ? `${count(given)} of ${count(inputSize)} numbers given: the others count as 0.` : `${count(given)} numbers given: those after the ${count(inputSize)}th do not count.`;
+  return given < inputSize ? `${count(given)} of ${counted(inputSize, 'number')} given: the others count as 0.` : `${counted(given, 'number')} given: only the first ${inputSize === 1 ? '' : `${count(inputSize)} `}${inputSize === 1 ? 'counts' : 'count'}.`;
 }
 
 async function run() {
@@ -87,7 +87,7 @@ function showOutput(output, ms) {
   const hasNegative = output.some((value) => value < 0);
   const shown = output.subarray(0, mostRows);
   byId('output').replaceChildren(...Array.from(shown, (value, i) => outputRow(i, value, largest, hasNegative)));
-  const numbers = `${count(output.length)} ${output.length === 1 ? 'number' : 'numbers'}`;
+  const numbers = counted(output.length, 'number');
   byId('output-caption').textContent = `Output: ${numbers}${output.length > mostRows ? `, the first ${mostRows} shown` : ''}, after ${milliseconds(ms)}`;
   byId('output-box').hidden = false;
 }

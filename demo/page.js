@@ -92,6 +92,9 @@ const plain = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
 
 export const count = (n) => plain.format(n);
 
+/** So many of something: "1 tensor", "2 tensors". */
+export const counted = (n, what) => `${count(n)} ${what}${n === 1 ? '' : 's'}`;
+
 export function bytes(n) {
   if (n < 1024) return `${n} B`;
   const [size, unit] = n < 2 ** 20 ? [n / 1024, 'KB'] : n < 2 ** 30 ? [n / 2 ** 20, 'MB'] : [n / 2 ** 30, 'GB'];

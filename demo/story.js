@@ -1,6 +1,6 @@
 /** story.js: the story teller, and any model that continues a text: prompt and settings in, a text that streams out until it ends or is stopped. */
 import { showMemory, showSpeed } from './figures.js';
-import { byId, count, dismissErrors, grow, showError, weave, wireTemperature } from './page.js';
+import { byId, counted, dismissErrors, grow, showError, weave, wireTemperature } from './page.js';
 import { Stream } from './stream.js';
 
 /** At reading pace a token is shown this long after the one before, at the earliest. */
@@ -98,14 +98,15 @@ async function tellStory(prompt, options) {
     if (error.name !== 'AbortError') showError(error);
   }
   told.end(generation.usage);
-  showEnd(generation.usage?.stop, told.tokens, options);
+  if (generation.usage || told.text !== '') showEnd(generation.usage?.stop, told.tokens, options);
+  else if (options.signal.aborted) status.textContent = 'Stopped before the text began.';
   await showMemory(model).catch(() => undefined); // freed meanwhile
 }
 
 /** Why the text ended; `stop` is undefined for one that was cut short. */
 function showEnd(stop, tokens, { seed, temperature }) {
   if (stop === 'end') weave(byId('story-bar'), 1);
-  const why = { end: 'The end', max_tokens: `Cut at ${count(tokens)} tokens`, context: 'The model’s memory is full' }[stop] ?? 'Stopped';
+  const why = { end: 'The end', max_tokens: `Cut at ${counted(tokens, 'token')}`, context: 'The model’s memory is full' }[stop] ?? 'Stopped';
   status.textContent = temperature > 0 ? `${why}. Seed ${seed} tells it again.` : `${why}.`;
 }
 

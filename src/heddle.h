@@ -305,9 +305,10 @@ hd_status hd_model_save_gguf(uint8_t **bytes, size_t *n, const hd_model *model, 
 /* Fails with bad_state while sessions are open, and frees nothing then. */
 hd_status hd_model_free(hd_model *model, hd_error *err);
 
-/* A JSON description: family, dialect, inputs, layers, and every weight's name, shape, dtype, layout and bytes; of loaded ones, the file's
- * dtype ("fileDtype"; of several tensors in one "packing"), whether values were rounded on the way in ("lossy"), and why it is not the
- * dtype that was asked for ("reason"). The caller frees *json with hd_text_free. */
+/* A JSON description: family, dialect, inputs, layers, and every weight's name, shape, dtype, layout and bytes, and whether weight files
+ * have it as [in, out], its shape the other way around ("inOut"); of loaded ones, the file's dtype ("fileDtype"; of several tensors in one
+ * "packing"), whether values were rounded on the way in ("lossy"), and why it is not the dtype that was asked for ("reason"). The caller
+ * frees *json with hd_text_free. */
 hd_status hd_model_describe(char **json, const hd_model *model, hd_error *err);
 
 /* Copies a weight's values out as float32, in the shape the description gives. `n` is the room at `values`. */

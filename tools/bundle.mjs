@@ -5,8 +5,9 @@
  *                               not even with an import map
  *   dist/jinja.js               gets the template engine inside, likewise; it is loaded with the first conversation
  *   dist/inline.js              gets the plain simd128 module inside, for hosts that can fetch nothing
+ *   dist/heddle.min.js          is all of dist/index.js in one small file, for pages without a bundler: one request beside the module's, not one a file
  *
- * Everything else stays as it was compiled, and these keep their relative imports, so that all entries share one class of errors,
+ * Everything else stays as it was compiled, and all but the last keep their relative imports, so that all entries share one class of errors,
  * models and runtimes.
  */
 import { copyFileSync, existsSync, readFileSync } from 'node:fs';
@@ -39,6 +40,10 @@ export async function bundle({ compiledDir, distDir, wasmDir }) {
   await esbuild.build({
     ...common, entryPoints: [join(compiledDir, 'inline.js')], outfile: join(distDir, 'inline.js'),
     plugins: [embedModule(join(wasmDir, 'heddle-simd128.wasm'))],
+  });
+  await esbuild.build({
+    ...common, entryPoints: [join(distDir, 'index.js')], outfile: join(distDir, 'heddle.min.js'), external: [], minify: true, keepNames: true,
+    banner: { js: `/* Heddle, MIT License. ${libraries.map(([file, library, notice]) => `Contains ${library}, ${notice}: ${file}.LICENSE`).join('. ')} */` },
   });
 }
 

@@ -3,7 +3,7 @@
  * no runtime.
  */
 import { checkCount, checkFinite, checkNumbers, checkOptions, checkPositive, checkWholeNumbers, seedOptions, shown } from './arguments.js';
-import { HeddleError } from './errors.js';
+import { HeddleError, counted } from './errors.js';
 import { seeded } from './random.js';
 import type { NumbersInput } from './types.js';
 
@@ -24,7 +24,7 @@ function checkRows(data: RowsInput, name: string): number {
   if (first === undefined) throw new HeddleError('bad_argument', `${name}: expected at least one row`);
   for (const [i, row] of (data as RowsInput).entries()) {
     checkNumbers(row, `${name}[${i}]`);
-    if (row.length !== first.length) throw new HeddleError('bad_argument', `${name}[${i}]: expected ${first.length} numbers as in the first row, found ${row.length}`);
+    if (row.length !== first.length) throw new HeddleError('bad_argument', `${name}[${i}]: expected ${counted(first.length, 'number')} as in the first row, found ${row.length}`);
     for (let c = 0; c < row.length; c++) checkFinite(row[c], `${name}[${i}][${c}]`);
   }
   if (first.length === 0) throw new HeddleError('bad_argument', `${name}: expected rows of at least one number`);
@@ -103,7 +103,7 @@ export function kmeansCluster(data: RowsInput, k: number, iterations: number, op
   checkPositive(k, 'k');
   checkCount(iterations, 'iterations');
   checkOptions(options, seedOptions);
-  if (k > data.length) throw new HeddleError('bad_argument', `k: ${k} clusters of ${data.length} rows`);
+  if (k > data.length) throw new HeddleError('bad_argument', `k: ${counted(k, 'cluster')} of ${counted(data.length, 'row')}`);
   const centroids = firstCentroids(data, k, seeded(options.seed ?? 0));
   const assign = (): number[] => data.map((row) => nearestTo(row, centroids));
   let assignment = assign();
@@ -143,7 +143,7 @@ function correlationOf(x: readonly number[] | undefined, y: readonly number[] | 
 export function computeCorrelation(a: RowsInput, b: RowsInput = a): number[][] {
   const columnsA = checkRows(a, 'a');
   const columnsB = checkRows(b, 'b');
-  if (a.length !== b.length) throw new HeddleError('bad_argument', `b: expected ${a.length} rows as a has, found ${b.length}`);
+  if (a.length !== b.length) throw new HeddleError('bad_argument', `b: expected ${counted(a.length, 'row')} as a has, found ${b.length}`);
   const unitColumns = (data: RowsInput, n: number): (number[] | undefined)[] => Array.from({ length: n }, (_, column) => unitColumn(data, column));
   const ofA = unitColumns(a, columnsA);
   const ofB = b === a ? ofA : unitColumns(b, columnsB);
@@ -170,7 +170,7 @@ function meanDistances(data: RowsInput, labels: readonly number[], counts: Reado
 export function computeSilhouetteScore(data: RowsInput, assignment: NumbersInput): number {
   checkRows(data, 'data');
   checkWholeNumbers(assignment, 'assignment');
-  if (assignment.length !== data.length) throw new HeddleError('bad_argument', `assignment: expected one number for each of ${data.length} rows, found ${assignment.length}`);
+  if (assignment.length !== data.length) throw new HeddleError('bad_argument', `assignment: expected one number for each of ${counted(data.length, 'row')}, found ${assignment.length}`);
   const labels = Array.from(assignment);
   const counts = new Map<number, number>();
   for (const label of labels) counts.set(label, (counts.get(label) ?? 0) + 1);

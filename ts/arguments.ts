@@ -4,7 +4,7 @@
  *
  * Each set of options has a table with a check for every option of its type: the compiler knows when one is missing.
  */
-import { HeddleError } from './errors.js';
+import { HeddleError, counted } from './errors.js';
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
 import type { ConvertOptions } from './convert.js';
 import type { TraceOptions } from './trace.js';
@@ -111,7 +111,7 @@ export function checkTogether(sessions: unknown, tokens: unknown): void {
   if (!Array.isArray(sessions)) throw expected('sessions', 'an array of sessions', sessions);
   if (sessions.length === 0) throw new HeddleError('bad_argument', 'sessions: expected at least one');
   if (!Array.isArray(tokens)) throw expected('tokens', 'an array of token ids for each session', tokens);
-  if (tokens.length !== sessions.length) throw new HeddleError('bad_argument', `tokens: ${tokens.length} lists for ${sessions.length} sessions`);
+  if (tokens.length !== sessions.length) throw new HeddleError('bad_argument', `tokens: ${counted(tokens.length, 'list')} for ${counted(sessions.length, 'session')}`);
   for (const [i, ids] of (tokens as unknown[]).entries()) {
     checkWholeNumbers(ids, `tokens[${i}]`);
     if (ids.length === 0) throw new HeddleError('bad_argument', `tokens[${i}]: expected at least one token`);
@@ -120,7 +120,7 @@ export function checkTogether(sessions: unknown, tokens: unknown): void {
 
 export function checkShape(shape: unknown, name = 'shape'): void {
   if (!Array.isArray(shape)) throw expected(name, 'an array of sizes', shape);
-  if (shape.length > 8) throw new HeddleError('bad_argument', `${name}: ${shape.length} dimensions; at most 8`);
+  if (shape.length > 8) throw new HeddleError('bad_argument', `${name}: ${counted(shape.length, 'dimension')}; at most 8`);
   for (let i = 0; i < shape.length; i++) checkCount(shape[i], `${name}[${i}]`);
 }
 
@@ -363,6 +363,7 @@ export const saveGgufOptions: Checks<SaveGgufOptions> = {
   metadata: (value, name) => {
     if (!isRecord(value)) throw expected(name, 'an object or a Map', value);
   },
+  tokenizer: checkBoolean,
 };
 
 export const trainOptions: Checks<TrainOptions> = { loss: named('mse', 'cross_entropy'), lr: checkFinite };

@@ -2,7 +2,7 @@
  * bytes.ts: one file as a ByteSource: its name, its size, and any range of it as chunks. Bytes in memory, Blobs, files on disk and
  * streams are here; http.ts has what lies on a server, cache.ts what was kept of it. No weight file is ever held whole.
  */
-import { HeddleError, messageOf } from './errors.js';
+import { HeddleError, counted, messageOf } from './errors.js';
 import { isNode, nodeFiles, temporaryFile } from './host.js';
 import type { NodeFileHandle } from './host.js';
 
@@ -213,7 +213,7 @@ export class StreamSource implements ByteSource {
     } catch (error) {
       signal?.throwIfAborted();
       if (error instanceof HeddleError) throw error;
-      throw new HeddleError('bad_file', `${this.name} broke off after ${this.#position} bytes: ${messageOf(error)}`, { cause: error });
+      throw new HeddleError('bad_file', `${this.name} broke off after ${counted(this.#position, 'byte')}: ${messageOf(error)}`, { cause: error });
     }
   }
 

@@ -5,7 +5,7 @@
 import { Crc32 } from './checksum.js';
 import { readJson } from './bytes.js';
 import type { ByteSource } from './bytes.js';
-import { HeddleError, messageOf } from './errors.js';
+import { HeddleError, counted, messageOf } from './errors.js';
 import { openUrl, isAbsent } from './http.js';
 import type { Absence, HttpOptions } from './http.js';
 import { openShelf } from './shelf.js';
@@ -188,7 +188,7 @@ export class ModelCache {
   async #begin(url: string, bytes: number | undefined): Promise<{ data: string; sink: Sink }> {
     const room = await this.#shelf.room();
     if (room !== undefined && bytes !== undefined && bytes > room) {
-      throw new HeddleError('out_of_memory', `${this.where} has room for ${room} bytes, the file has ${bytes} (evict or clear make room)`);
+      throw new HeddleError('out_of_memory', `${this.where} has room for ${counted(room, 'byte')}, the file has ${bytes} (evict or clear make room)`);
     }
     await this.#sweep();
     const data = `${await keyOf(url)}.${Date.now().toString(36)}.${crypto.randomUUID()}`;

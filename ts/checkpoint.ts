@@ -3,7 +3,7 @@
  */
 import { checkNumbers, checkShape, isPlainObject, shown } from './arguments.js';
 import { elements } from './core.js';
-import { HeddleError } from './errors.js';
+import { HeddleError, counted } from './errors.js';
 import type { Model, NumbersInput } from './types.js';
 
 // ---- Checkpoints ----
@@ -116,5 +116,5 @@ function checkTensor(name: string, { values, shape }: { values: NumbersInput; sh
   checkShape(shape, `${name}.shape`);
   const same = want.length === shape.length && want.every((size, d) => size === shape[d]);
   if (!same) throw new HeddleError('bad_argument', `${name}: the model wants shape [${want.join(', ')}], the state dict has [${shape.join(', ')}]`);
-  if (values.length !== elements(shape)) throw new HeddleError('bad_argument', `${name}: shape [${shape.join(', ')}] wants ${elements(shape)} values, found ${values.length}`);
+  if (values.length !== elements(shape)) throw new HeddleError('bad_argument', `${name}: shape [${shape.join(', ')}] wants ${counted(elements(shape), 'value')}, found ${values.length}`);
 }

@@ -2,7 +2,7 @@
  * compile.ts: a module in any form it may come in → compiled. What went wrong is said with the address and what was there instead:
  * a wrong path usually answers with a web page.
  */
-import { HeddleError, messageOf } from './errors.js';
+import { HeddleError, counted, messageOf } from './errors.js';
 import { isNode, nodeFiles } from './host.js';
 import type { WasmInput } from './types.js';
 
@@ -49,7 +49,7 @@ async function compileBytes(bytes: Uint8Array, name: string, contentType?: strin
   if (!isModule) {
     const start = JSON.stringify(new TextDecoder().decode(bytes.slice(0, 20)));
     const type = contentType === undefined ? '' : `, sent as ${contentType}`;
-    throw new HeddleError('bad_file', `${name} is no WebAssembly module: it has ${bytes.byteLength} bytes and starts with ${start}${type}`);
+    throw new HeddleError('bad_file', `${name} is no WebAssembly module: it has ${counted(bytes.byteLength, 'byte')} and starts with ${start}${type}`);
   }
   try {
     return await WebAssembly.compile(bytes as Uint8Array<ArrayBuffer>);

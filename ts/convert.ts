@@ -117,7 +117,7 @@ function plan(core: Core, source: TensorSource, { to, dtype = 'keep', names, ren
   const known = dtype === 'keep' || core.dtypes.includes(dtype);
   if (!known || !(dtype === 'keep' || formats[to].has(dtype)) || isInteger(dtype)) {
     const all = core.dtypes.filter((each) => formats[to].has(each) && !isInteger(each) && each !== 'C64');
-    throw new HeddleError('bad_argument', `dtype: ${formats[to].name} files have keep, ${all.join(', ')}; found '${dtype}'`);
+    throw new HeddleError(known ? 'unsupported' : 'bad_argument', `dtype: ${formats[to].name} files have keep, ${all.join(', ')}; found '${dtype}'`);
   }
   return source.tensors.filter(({ name }) => !only || only.has(name)).map((tensor) => planOne(core, tensor, to, dtype, rename));
 }
@@ -279,18 +279,30 @@ function warningsOf(tensors: readonly ConvertedTensor[]): string[] {
   return [...groups].map(([what, [first, ...more]]) => `${what}: ${first}${more.length > 0 ? ` and ${more.length} more` : ''}`);
 }
 
-/** A loaded model's weights under their Hugging Face names, one at a time: what a GGUF file or a bundle becomes other files by. */
+/**
+ * A loaded model's weights under their Hugging Face names, in the order and shape that checkpoints have them, one at a time: what a GGUF file or a bundle
+ * becomes other files by.
+ */
 export function modelTensors(model: Model): TensorSource {
   const weights = new Map(model.weights.map((weight) => [weight.name, weight]));
   return {
     format: 'model',
-    tensors: model.weights.map(({ name, shape, fileDtype, dtype, lossy }) => ({ name, shape, dtype: lossy || fileDtype === undefined ? dtype : fileDtype })),
+    tensors: model.weights.map(({ name, shape, inOut, fileDtype, dtype, lossy }) => ({ name, shape: inOut ? [...shape].reverse() : shape, dtype: lossy || fileDtype === undefined ? dtype : fileDtype })),
     async tensor(name) {
       const weight = weights.get(name);
       if (!weight) throw new HeddleError('bad_argument', `the model has no weight '${name}'`);
-      return { name, dtype: 'F32', shape: weight.shape, data: await model.readWeight(name) };
+      const data = await model.readWeight(name);
+      if (!weight.inOut) return { name, dtype: 'F32', shape: weight.shape, data };
+      return { name, dtype: 'F32', shape: [...weight.shape].reverse(), data: transposed(data, weight.shape) };
     },
   };
+}
+
+/** A matrix of that shape, row by row, as its columns. */
+function transposed(data: Float32Array, [rows = 0, columns = 0]: readonly number[]): Float32Array {
+  const out = new Float32Array(data.length);
+  for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) out[c * rows + r] = data[r * columns + c] ?? 0;
+  return out;
 }
 
 // ---- Shards ----

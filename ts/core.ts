@@ -5,6 +5,7 @@
  * every call throws `bad_state` and says why.
  */
 import { HeddleError, errorFromStatus, messageOf } from './errors.js';
+import type { WasmGlobal, WasmMemory, WasmModule } from './globals.js';
 import { Heap } from './memory.js';
 import type { HeapExports, Values } from './memory.js';
 import { start } from './loader.js';
@@ -116,8 +117,8 @@ export interface CoreExports extends HeapExports {
 
 /** What a pool thread needs besides: see pool-worker.ts. */
 export interface ThreadExports {
-  __stack_pointer?: WebAssembly.Global;
-  __tls_size?: WebAssembly.Global;
+  __stack_pointer?: WasmGlobal;
+  __tls_size?: WasmGlobal;
   __wasm_init_tls?(block: Pointer): void;
 }
 
@@ -130,11 +131,11 @@ export interface Tensor {
 interface Running {
   exports: CoreExports & ThreadExports;
   heap: Heap;
-  memory: WebAssembly.Memory;
+  memory: WasmMemory;
 }
 
 export class Core {
-  readonly module: WebAssembly.Module;
+  readonly module: WasmModule;
   /** The core's dtype names by number, as files write them: "F32", "BF16", "Q8_0". */
   readonly dtypes: readonly string[];
   /** Ends what runs beside the instance (its threads). */
@@ -142,7 +143,7 @@ export class Core {
   #running: Running | undefined;
   #death: string | undefined;
 
-  constructor(module: WebAssembly.Module) {
+  constructor(module: WasmModule) {
     const { instance, memory } = start(module);
     const exports = instance.exports as unknown as CoreExports & ThreadExports;
     const heap = new Heap(memory, {
@@ -182,7 +183,7 @@ export class Core {
     return this.#live().heap;
   }
 
-  get memory(): WebAssembly.Memory {
+  get memory(): WasmMemory {
     return this.#live().memory;
   }
 
@@ -229,7 +230,7 @@ export class Core {
   }
 
   /** The bytes a successful call left there, given back to the core. */
-  bytes(use: (exports: CoreExports) => Status): Uint8Array {
+  bytes(use: (exports: CoreExports) => Status): Uint8Array<ArrayBuffer> {
     const pointer = this.made(use);
     try {
       return this.heap.bytes(pointer, this.heap.transfer(1));

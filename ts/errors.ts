@@ -65,3 +65,8 @@ export function errorFromPlain(plain: PlainError): Error {
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
+
+/** So many of something, in words: "1 value", "2 values". */
+export function counted(n: number, what: string): string {
+  return `${n} ${what}${n === 1 ? '' : 's'}`;
+}

@@ -3,7 +3,7 @@
  * what cannot fit.
  */
 import type { Core } from './core.js';
-import { HeddleError } from './errors.js';
+import { HeddleError, counted } from './errors.js';
 import { prefillTokens } from './generate.js';
 import { sizeText } from './sizes.js';
 import type { MemoryEstimate, WeightType } from './types.js';
@@ -100,10 +100,10 @@ export function checkFits(core: Core, loader: number, dtype: WeightType, config:
   const { suggestions, longest } = estimateMemory(core, dtype, config, directories, context);
   const fitting = suggestions.filter((each) => each.dtype !== 'keep').map((each) => `'${each.dtype}' ${sizeText(each.weights)}`);
   const advice = [
-    ...(longest >= firstPositions ? [`with a context of ${longest} positions it would fit (options.context)`] : []),
+    ...(longest >= firstPositions ? [`with a context of ${counted(longest, 'position')} it would fit (options.context)`] : []),
     fitting.length > 0 ? `as ${fitting.join(', ')} they would fit (options.dtype)` : 'no dtype makes them fit',
   ].join('; ');
   const positions = neededOf(sizes, context);
-  const besides = sizes.weights < mostMemory ? `, and a session of ${positions} positions ${sizeText(totalOf(sizes, positions) - sizes.weights)}` : '';
+  const besides = sizes.weights < mostMemory ? `, and a session of ${counted(positions, 'position')} ${sizeText(totalOf(sizes, positions) - sizes.weights)}` : '';
   throw new HeddleError('out_of_memory', `the model's weights take ${sizeText(sizes.weights)}${besides}, and WebAssembly's memory ends at ${sizeText(mostMemory)}: ${advice}`);
 }

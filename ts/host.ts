@@ -29,7 +29,7 @@ export interface NodeWorker {
   on(event: 'message', listener: (message: unknown) => void): void;
   on(event: 'error', listener: (error: Error) => void): void;
   on(event: 'exit', listener: (status: number) => void): void;
-  postMessage(message: unknown, transfer?: readonly Transferable[]): void;
+  postMessage(message: unknown, transfer?: readonly object[]): void;
   ref(): void;
   unref(): void;
   terminate(): Promise<number>;
@@ -37,7 +37,7 @@ export interface NodeWorker {
 
 export interface NodePort {
   on(event: 'message', listener: (message: unknown) => void): void;
-  postMessage(message: unknown, transfer?: readonly Transferable[]): void;
+  postMessage(message: unknown, transfer?: readonly object[]): void;
   close(): void;
 }
 

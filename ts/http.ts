@@ -7,7 +7,7 @@
  */
 import { Scratch, StreamSource, fromBytes, openReader, readRange } from './bytes.js';
 import type { ByteSource, ChunkReader } from './bytes.js';
-import { HeddleError, messageOf } from './errors.js';
+import { HeddleError, counted, messageOf } from './errors.js';
 import { isNode } from './host.js';
 
 export interface HttpOptions {
@@ -107,7 +107,7 @@ class Site {
     const etag = response.headers.get('etag') ?? response.headers.get('last-modified') ?? undefined;
     const range = contentRange(response);
     if (this.etag !== undefined && etag !== undefined && etag !== this.etag) throw this.#changed(this.etag, etag);
-    if (this.size !== undefined && range?.total !== undefined && range.total !== this.size) throw this.#changed(`${this.size} bytes`, `${range.total} bytes`);
+    if (this.size !== undefined && range?.total !== undefined && range.total !== this.size) throw this.#changed(counted(this.size, 'byte'), counted(range.total, 'byte'));
     this.etag ??= etag;
     this.size ??= range?.total;
   }

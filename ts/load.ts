@@ -22,10 +22,10 @@ import { findSentence, sentenceOfGguf } from './sentence.js';
 import type { FoundSentence } from './sentence.js';
 import { checkShard, closeAll, openWeightFiles } from './shards.js';
 import type { WeightFiles } from './shards.js';
-import { isFileSet, missingFile, openFile, openSource } from './source.js';
+import { filesBeside, isFileSet, missingFile, openFile, openSource } from './source.js';
 import type { FileSet, OpenOptions } from './source.js';
 import { findTokenizerFiles, isLlama2cTokenizer } from './tokenizer-files.js';
-import type { FoundTokenizer } from './tokenizer-files.js';
+import type { FileReader, FoundTokenizer } from './tokenizer-files.js';
 import type { FileInput, LoadOptions, MemoryEstimate, MetadataValue, SourceInput } from './types.js';
 
 /** A model's files, opened: either a bundle, or a description and weights. */
@@ -34,7 +34,9 @@ export interface ModelFiles {
   config?: string;
   generationConfig?: string;
   weights?: WeightFiles;
-  tokenizer?: FoundTokenizer;
+  tokenizer?: FoundTokenizer | undefined;
+  /** Looks for the tokenizer of a single file beside it, once its format is known. */
+  findTokenizer?: (format: string) => Promise<FoundTokenizer | undefined>;
   sentence?: FoundSentence;
   /** What a GGUF file says of itself; there once its directory is read. */
   metadata?: ReadonlyMap<string, MetadataValue>;
@@ -63,7 +65,37 @@ function openOptions({ signal, fetch, headers, revision, cache, say, keep }: Ope
 /** Opens what a model consists of. The weights stay open: close them when done. */
 export async function openModel(input: SourceInput, options: Opening): Promise<ModelFiles> {
   const opened = await openSource(input, openOptions(options));
-  return isFileSet(opened) ? openSet(opened, options) : openSingle(opened, options);
+  if (isFileSet(opened)) return openSet(opened, options);
+  return { ...(await openSingle(opened, options)), findTokenizer: (format) => tokenizerBeside(input, format, options) };
+}
+
+/**
+ * The tokenizer beside a single file. In a folder on the disk it is looked for as in a model's folder; of a server only where the file is llama2.c's, which
+ * has no other place for it. It only adds: where it cannot be had that is said, and the model goes without.
+ */
+async function tokenizerBeside(input: SourceInput, format: string, options: Opening): Promise<FoundTokenizer | undefined> {
+  const beside = filesBeside(input, openOptions(options));
+  if (!beside || (beside.isAddress && format !== 'llama2.c')) return undefined;
+  try {
+    return await findTokenizerFiles(readerOf(beside.set), beside.isAddress ? ['tokenizer.json', 'tokenizer.bin'] : await beside.set.list().catch(() => []));
+  } catch (error) {
+    if (!(error instanceof HeddleError)) throw error;
+    options.say?.(`the tokenizer beside the model: ${error.message}; it is left out`);
+    return undefined;
+  }
+}
+
+function readerOf(set: FileSet): FileReader {
+  return {
+    async text(name) {
+      const file = await set.open(name, true);
+      return file && readText(file);
+    },
+    async bytes(name) {
+      const file = await set.open(name, true);
+      return file && readAll(file);
+    },
+  };
 }
 
 async function openSingle(file: ByteSource, options: Opening): Promise<ModelFiles> {
@@ -99,20 +131,14 @@ async function mayDescribeItself(set: FileSet): Promise<boolean> {
 /** The same of a folder that is open. */
 export async function openSet(set: FileSet, options: Opening): Promise<ModelFiles> {
   const files: ModelFiles = {};
-  const text = async (name: string): Promise<string | undefined> => {
-    const file = await set.open(name, true);
-    return file && readText(file);
-  };
+  const read = readerOf(set);
+  const { text } = read;
   const config = options.config === undefined ? await text('config.json') : await describe(options.config, openOptions(options));
   if (config === undefined && !(await mayDescribeItself(set))) throw await missingFile(set, 'config.json');
   if (config !== undefined) files.config = config;
   const generationConfig = await text('generation_config.json');
   if (generationConfig !== undefined && isReadable(generationConfig, 'generation_config.json', options)) files.generationConfig = generationConfig;
-  const bytes = async (name: string): Promise<Uint8Array | undefined> => {
-    const file = await set.open(name, true);
-    return file && readAll(file);
-  };
-  const tokenizer = options.tokenizer ? { files: options.tokenizer } : await findTokenizerFiles({ text, bytes }, await set.list());
+  const tokenizer = options.tokenizer ? { files: options.tokenizer } : await findTokenizerFiles(read, await set.list());
   if (tokenizer) files.tokenizer = tokenizer;
   files.sentence = await findSentence(text, await set.list());
   files.weights = await openWeightFiles(set);
@@ -264,6 +290,7 @@ export async function loadFiles(core: Core, files: ModelFiles, options: Opening,
   try {
     const parts = await withDirectories(core, weights.files, async (directories) => {
       const config = await descriptionOf(core, files, weights, directories, complete);
+      if (!files.tokenizer && files.findTokenizer) files.tokenizer = await files.findTokenizer(formatOf(core, directories[0] ?? 0));
       core.heap.withText(config, (p, n) => core.check((x) => x.w_loader_describe(loader, p, n)));
       checkFits(core, loader, options.dtype ?? 'keep', config, directories, options.context ?? 0);
       const begins = weights.files.map((file, i) => addFile(core, loader, file, directories[i] ?? 0, weights.expected.get(file)));

@@ -6,7 +6,8 @@
  * threads) is refused by TextDecoder and Blob, and by TextEncoder.encodeInto: everything is copied out, or in, first. So
  * everything that leaves this file is a copy, and nothing here is kept.
  */
-import { HeddleError } from './errors.js';
+import { HeddleError, counted } from './errors.js';
+import type { WasmMemory } from './globals.js';
 
 /** Where the core lies about nothing: the three exports that the heap itself needs. */
 export interface HeapExports {
@@ -36,12 +37,12 @@ const encoder = new TextEncoder();
 const textPiece = 1 << 16;
 
 export class Heap {
-  readonly #memory: WebAssembly.Memory;
+  readonly #memory: WasmMemory;
   readonly #exports: HeapExports;
   readonly #transfer: number;
   #staging = 0;
 
-  constructor(memory: WebAssembly.Memory, exports: HeapExports) {
+  constructor(memory: WasmMemory, exports: HeapExports) {
     this.#memory = memory;
     this.#exports = exports;
     this.#transfer = exports.w_transfer() >>> 0;
@@ -57,7 +58,7 @@ export class Heap {
   /** At least one byte; throws `out_of_memory`. */
   alloc(bytes: number): number {
     const pointer = bytes <= 0xffffffff ? this.#exports.w_alloc(bytes) >>> 0 : 0;
-    if (pointer === 0) throw new HeddleError('out_of_memory', `no memory for ${bytes} bytes (the instance holds ${this.byteLength})`);
+    if (pointer === 0) throw new HeddleError('out_of_memory', `no memory for ${counted(bytes, 'byte')} (the instance holds ${this.byteLength})`);
     return pointer;
   }
 
@@ -143,7 +144,7 @@ export class Heap {
     return Array.from(new Float64Array(this.#memory.buffer, this.#transfer, first + n).subarray(first));
   }
 
-  bytes(pointer: number, n: number): Uint8Array {
+  bytes(pointer: number, n: number): Uint8Array<ArrayBuffer> {
     return new Uint8Array(this.#memory.buffer).slice(pointer, pointer + n);
   }
 
@@ -200,7 +201,7 @@ function utf8Length(text: string): number {
  * The system calls a standalone module may ask for. The core itself calls none; the C library's abort and stdio do. A clock
  * is given; files are not there; exit is a trap.
  */
-export function systemCalls(memory: WebAssembly.Memory): Record<string, (...args: (number | bigint)[]) => number> {
+export function systemCalls(memory: WasmMemory): Record<string, (...args: (number | bigint)[]) => number> {
   const badDescriptor = 8;
   return {
     proc_exit(status) {

@@ -35,12 +35,12 @@ function withInstance<T>(core: Core, use: (core: Core) => T): T {
 }
 
 /** A SafeTensors file of a weights.mlx that has its data; each weight in the dtype its label says. */
-export function mlxToSafetensors(core: Core, text: Uint8Array): Uint8Array {
+export function mlxToSafetensors(core: Core, text: Uint8Array): Uint8Array<ArrayBuffer> {
   return withInstance(core, (own) => own.heap.with(text, (p, n) => own.bytes((x) => x.w_mlx_to_safetensors(p, n))));
 }
 
 /** A weights.mlx (UTF-8) of a SafeTensors file of F32, F16 and BF16. */
-export function safetensorsToMlx(core: Core, file: Uint8Array, { pretty = false, config }: MlxOptions): Uint8Array {
+export function safetensorsToMlx(core: Core, file: Uint8Array, { pretty = false, config }: MlxOptions): Uint8Array<ArrayBuffer> {
   const json = config === undefined || typeof config === 'string' ? config : JSON.stringify(config, undefined, pretty ? 2 : undefined);
   const write = (own: Core, p: number, n: number) => (c: number, nConfig: number) => own.bytes((x) => x.w_mlx_from_safetensors(p, n, c, nConfig, pretty ? 1 : 0));
   return withInstance(core, (own) => own.heap.with(file, (p, n) => (json === undefined ? write(own, p, n)(0, 0) : own.heap.withText(json, write(own, p, n)))));

@@ -10,16 +10,17 @@ import { elements } from './core.js';
 import type { Core, CoreExports } from './core.js';
 import { Chat } from './chat.js';
 import type { ChatOptions } from './chat.js';
-import { HeddleError } from './errors.js';
+import { HeddleError, counted } from './errors.js';
 import { classifyTexts, classifyTokens } from './classify.js';
 import { embedTexts } from './embed.js';
 import { generateTokens } from './generate.js';
 import { TokenGeneration } from './generation.js';
-import { writeModel } from './gguf.js';
+import { entriesOf, writeModel } from './gguf.js';
 import { Lease, endWithOwner } from './lifetime.js';
 import { loadBundle } from './load.js';
 import type { TextSettings } from './load.js';
 import { reportOf } from './report.js';
+import { poolingMetadata } from './sentence.js';
 import type { FoundSentence, SentenceSettings } from './sentence.js';
 import { LocalAdapter, LocalSession, localHandle, localSession } from './session.js';
 import { readAll, readText } from './bytes.js';
@@ -27,6 +28,7 @@ import { openFile } from './source.js';
 import { Together } from './together.js';
 import { Tokenizer } from './tokenizer.js';
 import type { FoundTokenizer } from './tokenizer-files.js';
+import { textMetadata } from './tokenizer-gguf-write.js';
 import type {
   Adapter,
   Classification,
@@ -35,6 +37,7 @@ import type {
   FileInput,
   GenerateOptions,
   Generation,
+  GgufMetadataInput,
   LoadReport,
   LoadWeightsOptions,
   MemoryReport,
@@ -83,6 +86,7 @@ export class LocalModel implements Model {
   /** What was said already. */
   readonly #said = new Set<string>();
   #sentence: Promise<SentenceSettings> | undefined;
+  #foundSentence: SentenceSettings | undefined;
   /** The session `forward` keeps. */
   #kept: LocalSession | undefined;
   readonly together: Together;
@@ -311,13 +315,13 @@ export class LocalModel implements Model {
   }
 
   /** `saveWeights`, at once. */
-  saveWeightsSync(options: SaveWeightsOptions = {}): Uint8Array {
+  saveWeightsSync(options: SaveWeightsOptions = {}): Uint8Array<ArrayBuffer> {
     this.#lease.check();
     const dtype = this.#core.dtypeNumber(options.dtype ?? 'F32');
     return this.#core.bytes((x) => x.w_model_save_weights(this.#handle, dtype));
   }
 
-  async saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array> {
+  async saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array<ArrayBuffer>> {
     return this.saveWeightsSync(options);
   }
 
@@ -326,29 +330,43 @@ export class LocalModel implements Model {
     return this.#extras.config;
   }
 
-  /** `saveGguf`, at once. */
-  saveGgufSync(options: SaveGgufOptions = {}): Uint8Array {
+  /** `saveGguf`, at once: with what is known of the texts by now. */
+  saveGgufSync(options: SaveGgufOptions = {}): Uint8Array<ArrayBuffer> {
     this.#lease.check();
     checkOptions(options, saveGgufOptions);
     const config = options.config === undefined ? this.#extras.config : jsonText(options.config, 'config');
     if (config === undefined) throw new HeddleError('bad_argument', 'saveGguf: the model was loaded without a config.json: give it as options.config');
-    return writeModel(this.#core, this.#handle, options.dtype ?? 'F32', config, options.metadata ?? {});
+    const given = entriesOf(options.metadata ?? {});
+    const own = options.tokenizer === false ? [] : Object.entries(this.#textMetadata(config, given.some(([key]) => key === 'tokenizer.ggml.model')));
+    return writeModel(this.#core, this.#handle, options.dtype ?? 'F32', config, new Map([...own, ...given]) as GgufMetadataInput);
   }
 
-  async saveGguf(options?: SaveGgufOptions): Promise<Uint8Array> {
+  /** What a GGUF file says of a model's texts, besides its weights. */
+  #textMetadata(config: string, hasTokenizer: boolean): Record<string, unknown> {
+    const say = (text: string): void => this.say(text, text);
+    const { tokenizer, beginToken, endTokens = [] } = this.#extras;
+    const template = tokenizer?.findTemplate ? this.tokenizer?.chatTemplate : undefined;
+    const text = hasTokenizer ? {} : textMetadata({ files: tokenizer?.files, template, beginToken, endTokens }, say);
+    return { ...text, ...poolingMetadata(config, this.#foundSentence ?? this.#extras.sentence?.settings ?? {}, say) };
+  }
+
+  async saveGguf(options?: SaveGgufOptions): Promise<Uint8Array<ArrayBuffer>> {
+    this.#lease.check();
+    if (options?.tokenizer !== false) await this.#findTemplate();
+    if (options?.tokenizer !== false && this.#extras.config?.includes('"bert"')) this.#foundSentence = await this.sentence();
     return this.saveGgufSync(options);
   }
 
   /** `saveTorch`, at once. */
-  saveTorchSync(options: SaveTorchOptions = {}): Uint8Array {
+  saveTorchSync(options: SaveTorchOptions = {}): Uint8Array<ArrayBuffer> {
     this.#lease.check();
     checkOptions(options, saveTorchOptions);
     const dtype = this.#core.dtypeNumber(options.dtype ?? 'F32');
-    const save = (text: number, n: number): Uint8Array => this.#core.bytes((x) => x.w_model_save_torch(this.#handle, dtype, text, n));
+    const save = (text: number, n: number): Uint8Array<ArrayBuffer> => this.#core.bytes((x) => x.w_model_save_torch(this.#handle, dtype, text, n));
     return options.checkpoint === undefined ? save(0, 0) : this.#core.heap.withText(checkpointText(options.checkpoint), save);
   }
 
-  async saveTorch(options?: SaveTorchOptions): Promise<Uint8Array> {
+  async saveTorch(options?: SaveTorchOptions): Promise<Uint8Array<ArrayBuffer>> {
     return this.saveTorchSync(options);
   }
 
@@ -440,7 +458,7 @@ export class LocalModel implements Model {
     if (own && elements(own) === length) return (this.#kept = this.createSessionSync());
     const rowSize = own ? elements(own.slice(1)) : 1;
     const rows = length / rowSize;
-    if (!Number.isInteger(rows) || rows < 1) throw new HeddleError('bad_argument', `input of ${length} numbers: the model takes rows of ${rowSize}`);
+    if (!Number.isInteger(rows) || rows < 1) throw new HeddleError('bad_argument', `input of ${counted(length, 'number')}: the model takes rows of ${rowSize}`);
     return (this.#kept = this.createSessionSync({ input: { shape: own ? [rows, ...own.slice(1)] : [length] } }));
   }
 

@@ -10,7 +10,7 @@ import { loadBundle, withDialect } from './load.js';
 import { LocalModel } from './model.js';
 import { StepState } from './steps.js';
 import { TweenState } from './tween.js';
-import type { DetectedTensor, FileInput, NumbersInput, QuantizeOptions, SaveWeightsOptions, StoredDtype, TensorInput } from './types.js';
+import type { DetectedTensor, FileInput, NumbersInput, QuantizeOptions, SaveWeightsOptions, StoredDtype, TensorInput, WeightTensor } from './types.js';
 
 /** A network under its Loom names. `model` is the same network under Heddle's. */
 export class Network {
@@ -45,7 +45,7 @@ export class Network {
   }
 
   /** The bytes SaveWeightsToSafetensors writes. */
-  SerializeWeights(options?: SaveWeightsOptions): Uint8Array {
+  SerializeWeights(options?: SaveWeightsOptions): Uint8Array<ArrayBuffer> {
     return this.model.saveWeightsSync(options);
   }
 
@@ -86,13 +86,11 @@ export class Network {
   }
 }
 
-/** A SafeTensors file of these tensors as Loom's tensor writer encodes them: integers are truncated and not scaled. */
-export function serializeSafetensors(lend: InstanceLender, tensors: Readonly<Record<string, TensorInput>>): Uint8Array {
+/** A SafeTensors file of these tensors, given or read, as Loom's tensor writer encodes them: integers are truncated and not scaled. */
+export function serializeSafetensors(lend: InstanceLender, tensors: Readonly<Record<string, TensorInput | WeightTensor>>): Uint8Array<ArrayBuffer> {
   const { core, release } = lend();
   try {
-    const entries = Object.entries(tensors);
-    const json = JSON.stringify(entries.map(([name, { shape, dtype }]) => ({ name, shape, dtype: dtype ?? 'F32' })));
-    const values = joined(entries.map(([, tensor]) => tensor));
+    const { json, values } = joined(tensors);
     return core.heap.withText(json, (p, n) =>
       core.heap.with(new Uint8Array(values.buffer), (v) => core.bytes((x) => x.w_safetensors_serialize(p, n, v, values.length))),
     );

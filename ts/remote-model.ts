@@ -183,7 +183,7 @@ export class RemoteSession implements Session {
     this.#remote.state = state;
   }
 
-  saveState(): Promise<Uint8Array> {
+  saveState(): Promise<Uint8Array<ArrayBuffer>> {
     return this.#remote.call('saveState');
   }
 
@@ -391,15 +391,15 @@ export class RemoteModel implements Model {
     return this.#remote.call('saveToString', [id, options]);
   }
 
-  saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array> {
+  saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array<ArrayBuffer>> {
     return this.#remote.call('saveWeights', [options]);
   }
 
-  saveGguf(options?: SaveGgufOptions): Promise<Uint8Array> {
+  saveGguf(options?: SaveGgufOptions): Promise<Uint8Array<ArrayBuffer>> {
     return this.#remote.call('saveGguf', [options]);
   }
 
-  saveTorch(options?: SaveTorchOptions): Promise<Uint8Array> {
+  saveTorch(options?: SaveTorchOptions): Promise<Uint8Array<ArrayBuffer>> {
     return this.#remote.call('saveTorch', [options]);
   }
 

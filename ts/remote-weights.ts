@@ -39,11 +39,15 @@ export class RemoteWeights implements Weights {
     return found;
   }
 
+  tensor(name: string, options: TensorOptions & { as: 'f32' }): Promise<WeightTensor<Float32Array>>;
+  tensor(name: string, options?: TensorOptions): Promise<WeightTensor>;
   async tensor(name: string, options: TensorOptions = {}): Promise<WeightTensor> {
     checkOptions(options, tensorOptions);
     return this.#remote.call<WeightTensor>('tensor', [name, options]);
   }
 
+  all(options: TensorsOptions & { as: 'f32' }): AsyncGenerator<WeightTensor<Float32Array>>;
+  all(options?: TensorsOptions): AsyncGenerator<WeightTensor>;
   async *all(options: TensorsOptions = {}): AsyncGenerator<WeightTensor> {
     checkOptions(options, tensorsOptions);
     const { names, progress: tell, signal, ...as } = options;

@@ -8,6 +8,7 @@ import { Core, elements } from './core.js';
 import { convertTensors, isTensorSource } from './convert.js';
 import type { Conversion, ConvertOptions, TensorSource, WriteChunk } from './convert.js';
 import { HeddleError } from './errors.js';
+import type { WasmModule } from './globals.js';
 import { processors, whyNoThreads } from './host.js';
 import { fromBytes, readAll, readText } from './bytes.js';
 import { detectFile, inspectFiles } from './directory.js';
@@ -64,7 +65,7 @@ export class LocalRuntime implements Runtime {
   readonly variant: Variant | 'given';
   readonly threads: number;
   readonly notices: readonly string[];
-  readonly #module: WebAssembly.Module;
+  readonly #module: WasmModule;
   readonly #options: InitOptions;
   readonly #platform: Platform;
   readonly #notices: string[];
@@ -72,7 +73,7 @@ export class LocalRuntime implements Runtime {
   #freed = false;
 
   /** Use `init`. */
-  constructor(module: WebAssembly.Module, variant: Variant | 'given', threads: number, options: InitOptions, platform: Platform, notices: string[]) {
+  constructor(module: WasmModule, variant: Variant | 'given', threads: number, options: InitOptions, platform: Platform, notices: string[]) {
     this.#module = module;
     this.variant = variant;
     this.threads = threads;
@@ -228,13 +229,13 @@ export class LocalRuntime implements Runtime {
   }
 
   /** A SafeTensors file of a weights.mlx. Each weight gets the dtype its label says; version and config go into the metadata. Synchronous. */
-  mlxToSafetensors(text: Uint8Array | string): Uint8Array {
+  mlxToSafetensors(text: Uint8Array | string): Uint8Array<ArrayBuffer> {
     checkTextOrBytes(text, 'text');
     return this.#borrow((core) => mlxToSafetensors(core, typeof text === 'string' ? new TextEncoder().encode(text) : text));
   }
 
   /** A weights.mlx (UTF-8) of a SafeTensors file of F32, F16 and BF16 with finite values. Synchronous. */
-  safetensorsToMlx(file: Uint8Array, options: MlxOptions = {}): Uint8Array {
+  safetensorsToMlx(file: Uint8Array, options: MlxOptions = {}): Uint8Array<ArrayBuffer> {
     checkOptions(options, mlxOptions);
     return this.#borrow((core) => safetensorsToMlx(core, file, options));
   }
@@ -358,13 +359,13 @@ export class LocalRuntime implements Runtime {
     }
   }
 
-  /** A SafeTensors file of single tensors, encoded as Loom's writer does. Synchronous. */
-  SerializeSafetensors(tensors: Readonly<Record<string, TensorInput>>): Uint8Array {
+  /** A SafeTensors file of single tensors, or of those LoadSafeTensors gave, encoded as Loom's writer does. Synchronous. */
+  SerializeSafetensors(tensors: Readonly<Record<string, TensorInput | WeightTensor>>): Uint8Array<ArrayBuffer> {
     return serializeSafetensors(() => this.#lend(), tensors);
   }
 
   /** A GGUF file (version 3) of single tensors; block types round as GGML's reference quantisers do. Synchronous. */
-  serializeGguf(tensors: Readonly<Record<string, GgufTensorInput>>, metadata: GgufMetadataInput = {}): Uint8Array {
+  serializeGguf(tensors: Readonly<Record<string, GgufTensorInput | WeightTensor>>, metadata: GgufMetadataInput = {}): Uint8Array<ArrayBuffer> {
     return serializeGguf(() => this.#lend(), tensors, metadata);
   }
 
@@ -449,7 +450,7 @@ async function compileBest(
   asked: 'auto' | Variant,
   threads: boolean,
   get: ModuleGetter,
-): Promise<{ module: WebAssembly.Module; variant: Variant }> {
+): Promise<{ module: WasmModule; variant: Variant }> {
   const name = (variant: Variant): ModuleName => (threads ? `${variant}-threads` : variant);
   try {
     return { module: await compileModule(await get(name(best))), variant: best };

@@ -2,10 +2,10 @@
  * sendable.ts: a model's files on their way into a worker. Buffers and streams are moved; Blobs and addresses are copied, which
  * costs nothing; what cannot cross becomes something that can.
  */
-import { checkFiles, isPlainObject, jsonText, notAFile } from './arguments.js';
+import { isPlainObject, jsonText, notAFile } from './arguments.js';
 import { HeddleError } from './errors.js';
 import { isNode } from './host.js';
-import { isSharedBuffer, pathOf } from './source.js';
+import { filesByName, isSharedBuffer } from './source.js';
 import type { FileInput, SourceInput } from './types.js';
 
 /** `transfer` collects what has to be named to postMessage; `name` is the argument's, for messages. */
@@ -28,14 +28,11 @@ export async function sendableFile(input: FileInput, transfer: Transferable[], n
 }
 
 export async function sendableSource(input: SourceInput, transfer: Transferable[]): Promise<unknown> {
-  if (Array.isArray(input)) {
-    checkFiles(input, 'source');
-    return sendableSource(Object.fromEntries(input.map((file) => [pathOf(file), file])), transfer); // Node's clones of Files have no names
-  }
-  if (!isPlainObject(input) || ('stream' in input && 'size' in input)) return sendableFile(input as FileInput, transfer);
-  const files: Record<string, unknown> = {};
-  for (const [name, file] of Object.entries(input as Record<string, FileInput>)) files[name] = await sendableFile(file, transfer, name);
-  return files;
+  const named = filesByName(input);
+  if (!named) return sendableFile(input as FileInput, transfer);
+  const files: [name: string, file: unknown][] = []; // by name: Node's clones of Files have none
+  for (const [name, file] of named) files.push([name, await sendableFile(file, transfer, name)]);
+  return Object.fromEntries(files);
 }
 
 /** A description: parsed JSON goes as text. */

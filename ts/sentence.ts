@@ -83,6 +83,18 @@ export function sentenceOfGguf(metadata: ReadonlyMap<string, MetadataValue>): Se
   return number === 0 ? {} : { unknown: `${key} is ${number}` };
 }
 
+/** What GGUF calls families whose `model_type` it does not share. */
+const architectures: Readonly<Record<string, string>> = { mistral: 'llama', mixtral: 'llama', qwen3_moe: 'qwen3moe', gemma3_text: 'gemma3' };
+
+/** The settings as GGUF's metadata; `say` takes what GGUF has no place for. */
+export function poolingMetadata(config: string, { pooling, normalize, maxTokens, lowerCase, unknown }: SentenceSettings, say: (text: string) => void): Record<string, number> {
+  const number = ggufPoolings.indexOf(pooling);
+  const lost = Object.entries({ pooling: number < 0 && pooling, normalize, maxTokens, lowerCase, modules: unknown }).filter(([, value]) => value !== undefined && value !== false);
+  if (lost.length > 0) say(`GGUF has no place for how texts become vectors here: ${lost.map(([key, value]) => `${key} ${String(value)}`).join(', ')} left out`);
+  const type = record(parsed(config, 'config.json'), 'config.json')['model_type'];
+  return number > 0 && typeof type === 'string' ? { [`${architectures[type] ?? type}.pooling_type`]: number } : {};
+}
+
 // ---- JSON ----
 
 function parsed(text: string | undefined, file: string): unknown {

@@ -66,7 +66,7 @@ export function localSession(session: Session, model: TextModel, name: string): 
 
 // ---- Saved states: the number of tokens, the tokens, and the core's bytes. Little-endian. ----
 
-function withTokens(tokens: readonly number[], bytes: Uint8Array): Uint8Array {
+function withTokens(tokens: readonly number[], bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   const all = new Uint8Array(4 * (tokens.length + 1) + bytes.byteLength);
   const view = new DataView(all.buffer);
   [tokens.length, ...tokens].forEach((token, i) => view.setInt32(4 * i, token, true));
@@ -357,7 +357,7 @@ export class LocalSession implements Session {
   }
 
   /** `saveState`, at once. */
-  saveStateSync(): Uint8Array {
+  saveStateSync(): Uint8Array<ArrayBuffer> {
     const n = this.#call((x, session) => x.w_session_state_bytes(session)) >>> 0;
     const { heap } = this.#core;
     const pointer = heap.alloc(n);
@@ -369,7 +369,7 @@ export class LocalSession implements Session {
     }
   }
 
-  async saveState(): Promise<Uint8Array> {
+  async saveState(): Promise<Uint8Array<ArrayBuffer>> {
     return this.saveStateSync();
   }
 

@@ -4,7 +4,7 @@
 import { isPlainObject } from './arguments.js';
 import { readJson } from './bytes.js';
 import type { ByteSource } from './bytes.js';
-import { HeddleError } from './errors.js';
+import { HeddleError, counted } from './errors.js';
 import { missingFile } from './source.js';
 import type { FileSet } from './source.js';
 
@@ -36,7 +36,16 @@ export async function openWeightFiles(set: FileSet): Promise<WeightFiles> {
     const found = await take(set, names, choice);
     if (found) return found;
   }
-  throw await missingFile(set, 'model.safetensors');
+  throw severalOf(set, names) ?? (await missingFile(set, 'model.safetensors'));
+}
+
+/** The error for files of a kind of which there should be one. */
+function severalOf(set: FileSet, names: readonly string[] | undefined): HeddleError | undefined {
+  for (const choice of choices) {
+    const found = 'only' in choice ? (names?.filter((name) => choice.only.test(name)) ?? []) : [];
+    if (found.length > 1) return new HeddleError('bad_file', `several ${/\.\w+$/.exec(found[0] ?? '')?.[0] ?? ''} files ${set.where}: name one of ${found.join(', ')}`);
+  }
+  return undefined;
 }
 
 async function take(set: FileSet, names: readonly string[] | undefined, choice: Choice): Promise<WeightFiles | undefined> {
@@ -77,7 +86,7 @@ async function openIndex(set: FileSet, names: readonly string[] | undefined, nam
   const file = await set.open(name, true);
   if (!file) return undefined;
   const wanted = [...readIndex(await readJson(file), name)];
-  return openAll(set, wanted.map(([shard, tensors]) => ({ shard, tensors, why: `: ${name} says it holds ${tensors.length} tensors, ${tensors[0] ?? ''} first` })));
+  return openAll(set, wanted.map(([shard, tensors]) => ({ shard, tensors, why: `: ${name} says it holds ${counted(tensors.length, 'tensor')}, ${tensors[0] ?? ''} first` })));
 }
 
 /** Files "model-00001-of-00003.safetensors" and so on, where nothing says which tensor is where. */

@@ -2,7 +2,7 @@
  * source.ts: where bytes come from. Whatever a caller gives, a file becomes a ByteSource (bytes.ts, http.ts) and a model becomes a FileSet
  * (files by name). gzip is taken off on the way.
  */
-import { checkFiles, checkOptions, fetchOptions, isPlainObject, notAFile } from './arguments.js';
+import { checkFiles, checkOptions, expected, fetchOptions, isPlainObject, notAFile } from './arguments.js';
 import { StreamSource, fromBlob, fromBytes, fromPath, inflated, readAll, readText } from './bytes.js';
 import type { ByteSource } from './bytes.js';
 import { fromCacheOrUrl } from './cache.js';
@@ -127,6 +127,7 @@ async function fileMap(files: Map<string, FileInput>, options: OpenOptions): Pro
   const text = async (path: string): Promise<string> => readText(await openFile(files.get(path) ?? '', options, path));
   const prefix = await snapshotPrefix([...files.keys()], options.revision, text);
   const { revision: _, ...each } = options; // it is the folder's, not that of every address
+  const own = (isThere: boolean): string[] => [...files].filter(([name, file]) => name.startsWith(prefix) && (file !== undefined) === isThere).map(([name]) => name.slice(prefix.length));
   return {
     where: 'among the files given',
     open: async (name, whole = false) => {
@@ -135,14 +136,33 @@ async function fileMap(files: Map<string, FileInput>, options: OpenOptions): Pro
         throw error instanceof HeddleError && !error.message.includes(name) ? new HeddleError(error.code, `${name}: ${error.message}`) : error;
       });
     },
-    list: async () => [...files.keys()].filter((name) => name.startsWith(prefix)).map((name) => name.slice(prefix.length)),
+    list: async () => own(true),
+    why: () => (own(false).length === 0 ? undefined : [...own(true), ...own(false).map((name) => `${name} is undefined`)].join(', ')),
   };
 }
 
 /** A file's path below the folder that was picked, which is the first of it; without a picker its name. */
-export function pathOf(file: File): string {
+function pathOf(file: File): string {
   const path = (file as { webkitRelativePath?: string }).webkitRelativePath ?? '';
   return path === '' ? file.name : path.slice(path.indexOf('/') + 1);
+}
+
+/** Whether it gives things one after the other, and is not the bytes or the text of one file. */
+function isSequence(input: SourceInput): input is Iterable<File> {
+  return typeof input === 'object' && input !== null && Symbol.iterator in input && !ArrayBuffer.isView(input);
+}
+
+/** The files of a source that is several; undefined where it is a single one. */
+export function filesByName(input: SourceInput): Map<string, FileInput> | undefined {
+  if (input instanceof Map) {
+    for (const name of input.keys()) if (typeof name !== 'string') throw expected('source', "files' names as keys of the Map", name);
+    return new Map(input as ReadonlyMap<string, FileInput>);
+  }
+  if (isRecord(input)) return new Map(Object.entries(input));
+  if (!isSequence(input)) return undefined;
+  const files: readonly unknown[] = [...input];
+  checkFiles(files, 'source');
+  return new Map(files.map((file) => [pathOf(file), file]));
 }
 
 async function isFile(path: string): Promise<boolean> {
@@ -192,12 +212,19 @@ export async function openSource(input: SourceInput, options: OpenOptions = {}):
     const { revision: _, ...rest } = options;
     return address.pathname.endsWith('/') ? folderUrl(address, rest) : openFileOrSay(address, rest);
   }
-  if (Array.isArray(input)) {
-    checkFiles(input, 'source');
-    return fileMap(new Map(input.map((file) => [pathOf(file), file])), options);
-  }
-  if (isRecord(input)) return fileMap(new Map(Object.entries(input)), options);
-  return openFile(input as FileInput, options);
+  const files = filesByName(input);
+  return files ? fileMap(files, options) : openFile(input as FileInput, options);
+}
+
+/** The files beside a single one that lies at a path or an address; undefined where it lies nowhere. */
+export function filesBeside(input: SourceInput, options: OpenOptions): { set: FileSet; isAddress: boolean } | undefined {
+  if (!(input instanceof URL) && (typeof input !== 'string' || isText(input))) return undefined;
+  const text = String(input);
+  const path = isFileUrl(input) ? filePath(new URL(text)) : isNode() && !isUrl(text) ? text : undefined;
+  if (path !== undefined) return { set: folderPath(/^(.*)[/\\]/.exec(path)?.[1] || (/^[/\\]/.test(path) ? '/' : '.'), options), isAddress: false };
+  const { revision, ...rest } = options;
+  const address = hubAddress(baseUrl(text), revision);
+  return /^https?:$/.test(address.protocol) ? { set: folderUrl(new URL('.', address), rest), isAddress: true } : undefined;
 }
 
 /** A model's small files, beside its weights. */

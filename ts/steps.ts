@@ -6,7 +6,7 @@
  * kept here.
  */
 import { checkCount, checkNumbers, checkPositive } from './arguments.js';
-import { HeddleError } from './errors.js';
+import { HeddleError, counted } from './errors.js';
 import { seconds } from './host.js';
 import type { LocalModel } from './model.js';
 import type { NumbersInput } from './types.js';
@@ -123,7 +123,7 @@ export class StepState {
   setInput(input: NumbersInput): void {
     this.#check();
     checkNumbers(input, 'input');
-    if (input.length !== this.#input.length) throw new HeddleError('bad_argument', `input: expected ${this.#input.length} numbers, found ${input.length}`);
+    if (input.length !== this.#input.length) throw new HeddleError('bad_argument', `input: expected ${counted(this.#input.length, 'number')}, found ${input.length}`);
     this.#input = Float32Array.from(input);
   }
 
@@ -146,7 +146,7 @@ export class StepState {
     this.#check();
     checkCount(index, 'index');
     const stage = this.#stages[index];
-    if (!stage) throw new HeddleError('bad_argument', `index: there are ${this.#stages.length} layers, no layer ${index}`);
+    if (!stage) throw new HeddleError('bad_argument', `index: no layer ${index} among ${counted(this.#stages.length, 'layer')}`);
     return stage.output.slice();
   }
 

@@ -3,7 +3,7 @@
  * in the ids (id + vocab_size · type: src/layers/text.c).
  */
 import { checkText, checkWholeNumbers, expected } from './arguments.js';
-import { HeddleError } from './errors.js';
+import { HeddleError, counted } from './errors.js';
 import type { Tokenizer } from './tokenizer.js';
 import type { NumbersInput, PairInput, TextInput } from './types.js';
 
@@ -51,9 +51,13 @@ function encodeText(text: string, name: string, rules: InputRules): EncodedInput
   return { ids: kept(ids, [bare], name, rules), text };
 }
 
-function encodePair(pair: PairInput, name: string, rules: InputRules): number[] {
+function checkPair(pair: PairInput, name: string): asserts pair is readonly [string, string] {
   if (pair.length !== 2) throw expected(name, 'two texts', pair);
   pair.forEach((text, i) => checkText(text, `${name}[${i}]`));
+}
+
+function encodePair(pair: PairInput, name: string, rules: InputRules): number[] {
+  checkPair(pair, name);
   const tokenizer = rules.tokenizer();
   const [text, other] = rules.lowerCase ? [pair[0].toLowerCase(), pair[1].toLowerCase()] : pair;
   const { ids, typeIds } = tokenizer.encodePair(text, other);
@@ -70,7 +74,7 @@ function encodePair(pair: PairInput, name: string, rules: InputRules): number[] 
 function kept(ids: number[], parts: readonly (readonly number[])[], name: string, { most, cut, vocabulary, onCut }: InputRules): number[] {
   if (ids.length <= most) return ids;
   const around = ids.length - parts.reduce((sum, part) => sum + part.length, 0);
-  if (!cut || most < around + parts.length) throw new HeddleError('bad_argument', `${name}: ${ids.length} tokens, and the model takes ${most}`);
+  if (!cut || most < around + parts.length) throw new HeddleError('bad_argument', `${name}: ${counted(ids.length, 'token')}, and the model takes ${most}`);
   onCut(name, ids.length);
   const [first = 0, second] = lengthsFor(most - around, parts.map((part) => part.length));
   const out: number[] = [];

@@ -6,7 +6,7 @@
  *   tokens, scores, token_type (as SentencePiece has them), merges, …_token_id, add_bos_token, add_eos_token, add_space_prefix
  *   tokenizer.chat_template, tokenizer.chat_template.<name>
  */
-import { HeddleError } from './errors.js';
+import { HeddleError, counted } from './errors.js';
 import { addedPieces, addedToken, between, betweenClsAndSep, isUncased, pieceModel, pieceType, spaceMarks, spaceMarksBack, vocabulary, wordPiece } from './tokenizer-json.js';
 import type { AddedToken, Piece, TokenizerConfig, TokenizerDescription, TokenizerJson } from './tokenizer-json.js';
 import { byteLevelBpe, ruleBegins } from './tokenizer-split.js';
@@ -50,7 +50,7 @@ class Reader {
     if (value === undefined) return undefined;
     if (!(Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView)))) throw refuse(key, 'an array of numbers', value);
     const list = value as ArrayLike<unknown>;
-    if (list.length !== count) throw refuse(key, `${count} numbers, one for each token`, list.length);
+    if (list.length !== count) throw refuse(key, `${counted(count, 'number')}, one for each token`, list.length);
     return Array.from(list, Number);
   }
 

@@ -2,7 +2,7 @@
  * trace.ts: every value of a forward beside a golden file's: the outputs of every layer as PyTorch traced them, and where ours leave the budget first.
  */
 import { checkNumbers, checkOptions, traceOptions } from './arguments.js';
-import { HeddleError } from './errors.js';
+import { HeddleError, counted } from './errors.js';
 import type { Model, NumbersInput, TensorOptions, WeightTensor } from './types.js';
 
 /** A golden file, opened with `openWeights`: tensors called as the graph's values, `input_ids`, and for `layers.i.input` what enters layer i. */
@@ -104,7 +104,7 @@ export async function traceModel(model: Model, golden: GoldenTrace, ids?: Number
 async function one(name: string, tensor: WeightTensor, ours: ArrayLike<number>, tolerance: number, absolute: boolean): Promise<TracedValue> {
   const golden = inOurOrder(name, tensor);
   if (ours.length === golden.length) return compared(name, tensor.shape, ours, golden, tolerance, absolute);
-  return incomparable(name, tensor.shape, `the model's has ${ours.length} values, the golden file's ${golden.length}`);
+  return incomparable(name, tensor.shape, `the model's has ${counted(ours.length, 'value')}, the golden file's ${golden.length}`);
 }
 
 function incomparable(name: string, shape: readonly number[], problem: string): TracedValue {

@@ -3,7 +3,7 @@
  * (shared/formats/loom.md, section i). Here for networks of dense layers in the loom dialect.
  */
 import { checkCount, checkFinite, checkNumbers, checkPositive } from './arguments.js';
-import { HeddleError } from './errors.js';
+import { HeddleError, counted } from './errors.js';
 import type { LocalModel } from './model.js';
 import type { NumbersInput } from './types.js';
 
@@ -142,7 +142,7 @@ export class TweenState {
     checkFinite(rate, 'rate');
     const layers = this.#layers.map((layer) => ({ ...layer, weight: this.#model.readWeightSync(layer.weightName), bias: this.#model.readWeightSync(layer.biasName) }));
     const outputs = layers.at(-1)?.outputs ?? 0;
-    if (input.length !== layers[0]?.inputs) throw new HeddleError('bad_argument', `input: expected ${layers[0]?.inputs ?? 0} numbers, found ${input.length}`);
+    if (input.length !== layers[0]?.inputs) throw new HeddleError('bad_argument', `input: expected ${counted(layers[0]?.inputs ?? 0, 'number')}, found ${input.length}`);
     if (outputSize !== outputs || targetClass >= outputs) throw new HeddleError('bad_argument', `class ${targetClass} of ${outputSize}: the network has ${outputs} outputs`);
     const values: ArrayLike<number>[] = [input];
     for (const [n, layer] of layers.entries()) values.push(forward(layer, values[n] ?? []));

@@ -7,6 +7,7 @@
  */
 import type { ChatMessage, ChatTemplateOptions } from './chat-template.js';
 import type { Chat, ChatOptions } from './chat.js';
+import type { WasmModule } from './globals.js';
 import type { JsonSchema } from './json-schema.js';
 import type { SamplingOptions } from './sampling.js';
 import type { TokenizerFiles } from './tokenizer-files.js';
@@ -22,8 +23,11 @@ export interface SizedStream {
   size: number;
 }
 
-/** Several files by name: `{ 'config.json': …, 'model.safetensors': … }`, or what a file picker or a drop gives. */
-export type FilesInput = readonly File[] | { readonly [name: string]: FileInput };
+/**
+ * Several files by name: `{ 'config.json': …, 'model.safetensors': … }`, a Map of them, or what a file picker or a drop gives: a FileList, Files in an
+ * array or in anything else that can be gone through.
+ */
+export type FilesInput = ArrayLike<File> | Iterable<File> | ReadonlyMap<string, FileInput> | { readonly [name: string]: FileInput };
 
 /**
  * A model: one file, several, a folder (a path in Node, a URL that ends in `/`, a model's page on huggingface.co). A folder of Hugging Face's cache
@@ -37,7 +41,7 @@ export type SourceInput = FileInput | FilesInput;
 export type ModuleName = 'simd128' | 'simd128-threads' | 'relaxed' | 'relaxed-threads';
 
 /** A module in any form it may come in. A compiled `WebAssembly.Module` is the only one some edge hosts allow. */
-export type WasmInput = string | URL | ArrayBuffer | ArrayBufferView | Response | WebAssembly.Module;
+export type WasmInput = string | URL | ArrayBuffer | ArrayBufferView | Response | WasmModule;
 
 export interface InitOptions {
   /** Which instructions: 'auto' takes the best the host compiles. */
@@ -199,13 +203,13 @@ export type StoredValues =
   | Uint8Array | Uint16Array | Uint32Array | BigUint64Array;
 
 /** A tensor read from a weight file. */
-export interface WeightTensor {
+export interface WeightTensor<Values extends StoredValues = StoredValues> {
   name: string;
   /** What `data` holds: the file's dtype, or "F32" after conversion. */
   dtype: string;
   shape: number[];
   /** A view of the caller's own buffer where the file came as one and the tensor lies aligned in it; else a copy. */
-  data: StoredValues;
+  data: Values;
 }
 
 export interface TensorOptions {
@@ -237,8 +241,10 @@ export interface Weights {
   /** Where a tensor lies; throws `bad_argument` when there is none of that name. */
   info(name: string): TensorInfo;
   /** One tensor, of whose file nothing else is read. */
+  tensor(name: string, options: TensorOptions & { as: 'f32' }): Promise<WeightTensor<Float32Array>>;
   tensor(name: string, options?: TensorOptions): Promise<WeightTensor>;
   /** All of them, or those named, as they arrive: in the order of the file. Leaving the loop stops the reading. */
+  all(options: TensorsOptions & { as: 'f32' }): AsyncIterable<WeightTensor<Float32Array>>;
   all(options?: TensorsOptions): AsyncIterable<WeightTensor>;
   close(): Promise<void>;
 }
@@ -332,7 +338,7 @@ export interface Session {
   /** Most positions it may reach. */
   readonly context: number;
   /** Everything it remembers (the KV cache, the tokens it was given) as bytes, for `loadState` of a session over the same weights. */
-  saveState(): Promise<Uint8Array>;
+  saveState(): Promise<Uint8Array<ArrayBuffer>>;
   /** Goes on from a saved state; there are no logits until the next token. Throws `bad_file` for another model's, and changes nothing then. */
   loadState(state: Uint8Array): Promise<void>;
   /** A session of its own that goes on from the same state, with the same adapter. */
@@ -436,8 +442,8 @@ export interface Generation extends AsyncIterableIterator<GeneratedToken> {
 /** A text, or its token ids with the special tokens around them; BERT's second token type is id + vocab_size. */
 export type TextInput = string | NumbersInput;
 
-/** Two texts that a model looks at together: a question and a passage. */
-export type PairInput = readonly [text: string, other: string];
+/** Two texts that a model looks at together, `[question, passage]`; one or three are refused (`bad_argument`). */
+export type PairInput = readonly string[];
 
 export interface TextBatchOptions {
   /** Tokens that longer texts are cut to; by default sentence_bert_config.json's max_seq_length, at most what the model is made for. */
@@ -491,6 +497,8 @@ export interface WeightInfo {
   /** As weight files have it: of a mixture each expert's matrices are weights of their own. */
   name: string;
   shape: number[];
+  /** Weight files have this matrix the other way around than `shape`, [in, out] (GPT-2's Conv1D); missing where they do not. */
+  inOut?: true;
   /** What it is kept as: "F32", "Q8_0", "INT8". */
   dtype: string;
   /** The order its kernel reads it in. */
@@ -624,8 +632,10 @@ export interface SaveGgufOptions {
   dtype?: GgufDtype;
   /** config.json of the model, where it was not loaded with one. */
   config?: object | string;
-  /** More metadata, for example the tokenizer's; it goes before what the config says. */
+  /** More metadata; it goes before what the config and the model's tokenizer say. With a `tokenizer.ggml.model` it is the whole tokenizer. */
   metadata?: GgufMetadataInput;
+  /** Whether the model's own tokenizer, chat template, ends and pooling are written; true by default. What GGUF cannot say of them is a notice. */
+  tokenizer?: boolean;
 }
 
 /** A tensor to write. */
@@ -725,11 +735,11 @@ export interface Model {
   /** The model as a one-model Loom bundle. */
   saveToString(id: string, options?: SaveOptions): Promise<string>;
   /** All weights as a SafeTensors file; integers, F6 and F4 with scales beside them, F8 as the nearest values it has. */
-  saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array>;
+  saveWeights(options?: SaveWeightsOptions): Promise<Uint8Array<ArrayBuffer>>;
   /** A Llama-style model as a GGUF file, by llama.cpp's names. Throws `unsupported` for other families. */
-  saveGguf(options?: SaveGgufOptions): Promise<Uint8Array>;
+  saveGguf(options?: SaveGgufOptions): Promise<Uint8Array<ArrayBuffer>>;
   /** All weights as a file for PyTorch's `torch.load(weights_only=True)`: the state dict, or a checkpoint. Not in the loom dialect. */
-  saveTorch(options?: SaveTorchOptions): Promise<Uint8Array>;
+  saveTorch(options?: SaveTorchOptions): Promise<Uint8Array<ArrayBuffer>>;
   /**
    * Sets the weights a SafeTensors or PyTorch file has, by name and shape; how many it had. Sessions must be closed. Nothing is changed when it fails:
    * a shape does not fit (`bad_file`, naming both), values of a dtype that cannot become float32, other names in a strict load, no memory.

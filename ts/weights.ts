@@ -78,6 +78,8 @@ export class LocalWeights implements Weights {
     return found;
   }
 
+  tensor(name: string, options: TensorOptions & { as: 'f32' }): Promise<WeightTensor<Float32Array>>;
+  tensor(name: string, options?: TensorOptions): Promise<WeightTensor>;
   async tensor(name: string, options: TensorOptions = {}): Promise<WeightTensor> {
     checkOptions(options, tensorOptions);
     const { tensor, file } = this.#find(name);
@@ -89,6 +91,8 @@ export class LocalWeights implements Weights {
     return this.#made(tensor, file, await readRange(file, tensor.begin, tensor.end), options);
   }
 
+  all(options: TensorsOptions & { as: 'f32' }): AsyncGenerator<WeightTensor<Float32Array>>;
+  all(options?: TensorsOptions): AsyncGenerator<WeightTensor>;
   async *all(options: TensorsOptions = {}): AsyncGenerator<WeightTensor> {
     checkOptions(options, tensorsOptions);
     const { names, progress: tell, signal, ...as } = options;

@@ -8,6 +8,7 @@
 import { checkOptions, fetchOptions, initOptions, jsonText, loadOptions, seedOptions } from './arguments.js';
 import { compileModule } from './compile.js';
 import { HeddleError } from './errors.js';
+import type { PageWorker } from './globals.js';
 import { connect } from './remote.js';
 import type { Answer, Connection } from './remote.js';
 import { RemoteModel } from './remote-model.js';
@@ -18,7 +19,7 @@ import type { FetchOptions, FileInfo, InitOptions, LoadOptions, MemoryEstimate, 
 
 export interface WorkerOptions extends InitOptions {
   /** Where the worker's program lies, when a bundler has moved it, or a worker already made from it (browsers). */
-  worker?: string | URL | Worker;
+  worker?: string | URL | PageWorker;
 }
 
 class RemoteRuntime implements Runtime {

@@ -1,7 +1,7 @@
 /** cache.mjs: what loads with --cache have kept. */
 import { openCache } from 'heddle';
 import { UsageError, jsonOption } from './arguments.mjs';
-import { printJson, say, sizeText, table } from './text.mjs';
+import { counted, printJson, say, sizeText, table } from './text.mjs';
 
 export const about = 'what loads with --cache have kept: list, verify, or clear it';
 export const operands = [{ name: 'ACTION' }, { name: 'URL', optional: true }];
@@ -15,7 +15,7 @@ const actions = {
   async list(cache, _, json) {
     const entries = await cache.list();
     if (json) return printJson({ folder: cache.where, entries });
-    say(`${cache.where}: ${entries.length} files, ${sizeText(entries.reduce((sum, { bytes }) => sum + bytes, 0))}`);
+    say(`${cache.where}: ${counted(entries.length, 'file')}, ${sizeText(entries.reduce((sum, { bytes }) => sum + bytes, 0))}`);
     if (entries.length > 0) say(table(['kept', 'bytes', 'address'], entries.map(({ time, bytes, url }) => [new Date(time).toISOString(), bytes, url])));
     return 0;
   },
@@ -29,7 +29,7 @@ const actions = {
     const removed = url === undefined ? (await cache.list()).length : await cache.evict(url);
     if (url === undefined) await cache.clear();
     if (json) printJson({ removed });
-    else say(`${removed} files removed`);
+    else say(`${counted(removed, 'file')} removed`);
     return 0;
   },
 };

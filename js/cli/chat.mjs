@@ -8,7 +8,8 @@ import { UsageError, jsonOption } from './arguments.mjs';
 import { readMessages } from './chat-input.mjs';
 import { loadingOptions, openModel } from './model.mjs';
 import { samplingOf, samplingOptions } from './sampling.mjs';
-import { say } from './text.mjs';
+import { counted, say } from './text.mjs';
+import { templateOf } from './tokenizer.mjs';
 
 export const about = 'a conversation with a language model';
 export const operands = [{ name: 'MODEL' }];
@@ -52,19 +53,10 @@ export async function run({ MODEL, system, template, set = [], quiet, json, ...r
   const sampling = samplingOf(rest);
   const chat = await model.createChat({ whenFull: 'slide', ...(system !== undefined && { system }), ...(given !== undefined && { template: given }), ...(set.length > 0 && { variables: variablesOf(set) }), ...sampling });
   const talk = { chat, system, sampling, interrupts, json, quiet, answers: 0, tokens: 0 };
-  talk.stats = () => `${chat.messages.length} messages, ${chat.position} tokens held${sampling.context === undefined ? '' : ` of ${sampling.context}`}; ${talk.answers} answers of ${talk.tokens} tokens; ${runtime.variant}, ${model.threads} threads`;
+  talk.stats = () => `${counted(chat.messages.length, 'message')}, ${counted(chat.position, 'token')} held${sampling.context === undefined ? '' : ` of ${sampling.context}`}; ${counted(talk.answers, 'answer')} of ${counted(talk.tokens, 'token')}; ${runtime.variant}, ${counted(model.threads, 'thread')}`;
   await converse(talk);
   await model.free();
   await runtime.free();
-}
-
-/** A file where there is one of that name, else what the package takes: a name, or the template itself. */
-async function templateOf(template) {
-  if (template === undefined) return undefined;
-  return readFile(template, 'utf8').catch((error) => {
-    if (['ENOENT', 'ENAMETOOLONG'].includes(error.code) && !/[\\/.]/.test(template.split(/[{\n]/)[0])) return template;
-    throw error;
-  });
 }
 
 function variablesOf(pairs) {
@@ -165,7 +157,7 @@ async function save({ chat }, file) {
   const there = await readConversation(file).catch((error) => (error.code === 'ENOENT' ? [] : undefined));
   if (!Array.isArray(there)) throw new HeddleError('bad_argument', `${file} is there already, and is no conversation`);
   await writeFile(file, `${JSON.stringify(chat.messages, null, 2)}\n`);
-  note(`${chat.messages.length} messages are in ${file}`);
+  note(`${counted(chat.messages.length, 'message')} ${chat.messages.length === 1 ? 'is' : 'are'} in ${file}`);
 }
 
 async function load(talk, file) {
@@ -177,7 +169,7 @@ async function load(talk, file) {
   }
   const [first] = messages;
   talk.system = first?.role === 'system' ? first.content : undefined;
-  note(`${messages.length} messages of ${file}`);
+  note(`${counted(messages.length, 'message')} of ${file}`);
 }
 
 // ---- Answers ----
@@ -214,7 +206,7 @@ async function report({ json, quiet }, turn, { text, count, seconds }) {
   if (!json) say('');
   if (turn.usage === undefined) {
     if (json) say(JSON.stringify({ ...parseAssistant(text), finishReason: 'interrupted' }));
-    if (!quiet) note(`[stopped after ${count} tokens, ${seconds.toFixed(2)} s]`);
+    if (!quiet) note(`[stopped after ${counted(count, 'token')}, ${seconds.toFixed(2)} s]`);
     return;
   }
   if (json) say(JSON.stringify(await turn.reply()));
@@ -223,7 +215,7 @@ async function report({ json, quiet }, turn, { text, count, seconds }) {
 
 function usageText({ tokens, tokensPerSecond, prefillTokens, reusedTokens, firstTokenSeconds, stop }) {
   const ended = stop === 'max_tokens' || stop === 'context' ? `; cut short: ${stop === 'context' ? 'the context is full (/undo, /reset or a larger --context)' : 'as many as --max-tokens allows'}` : '';
-  return `[${tokens} tokens, ${tokensPerSecond.toFixed(1)} a second; the first after ${firstTokenSeconds.toFixed(2)} s; of the prompt ${reusedTokens} tokens reused, ${prefillTokens} computed${ended}]`;
+  return `[${counted(tokens, 'token')}, ${tokensPerSecond.toFixed(1)} a second; the first after ${firstTokenSeconds.toFixed(2)} s; of the prompt ${counted(reusedTokens, 'token')} reused, ${prefillTokens} computed${ended}]`;
 }
 
 // ---- Ctrl-C ----

@@ -3,12 +3,13 @@
  * rows lie in another order there. A file is written beside its place and moved there when it is whole.
  */
 import { mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
-import { basename, extname, join } from 'node:path';
+import { basename, dirname, extname, join } from 'node:path';
 import { HeddleError, ggufTokenizer, ggufTokenizerMetadata, init, modelTensors, shardsOf } from 'heddle';
 import { UsageError, jsonOption, sourceOptions } from './arguments.mjs';
 import { interruption, progressBar } from './progress.mjs';
 import { openOperand, parsed } from './sources.mjs';
 import { printJson, say, sizeText, warn } from './text.mjs';
+import { isLlama2cTokenizer } from './tokenizer.mjs';
 
 const targets = ['safetensors', 'gguf', 'pt', 'mlx-json', 'bundle', 'hf', 'mlx'];
 
@@ -41,11 +42,14 @@ const defaultShard = 2e9;
 
 export async function run({ IN, OUT, to = targetOf(OUT), force = false, json, ...how }) {
   await checkPlace(IN, OUT, to, force);
-  const runtime = await init({ threads: 1 });
+  await checkFolder(OUT, to);
+  const notices = [];
+  const runtime = await init({ threads: 1, log: (text) => void notices.push(text) });
   const bar = progressBar(`writing ${basename(OUT)}`);
   const work = { runtime, out: OUT, to, how, bar, signal: interruption(), force };
   const operand = await openOperand(runtime, IN, how);
-  const result = await convert(operand, work);
+  const made = await convert(operand, work);
+  const result = { ...made, warnings: [...notices, ...made.warnings] };
   bar.done();
   await runtime.free();
   if (json) printJson({ in: IN, out: OUT, to, ...result });
@@ -71,6 +75,13 @@ async function checkPlace(source, out, to, force) {
   if (there && !isFolder && !force) throw new UsageError(`${out} is there already: --force writes over it`);
 }
 
+/** A folder is made where one is written; a file needs the one it is put into. */
+async function checkFolder(out, to) {
+  const folder = dirname(out);
+  const isThere = to === 'hf' || to === 'mlx' || (await stat(folder).then((found) => found.isDirectory(), () => false));
+  if (!isThere) throw new HeddleError('bad_file', `cannot write ${out}: there is no folder ${folder}`);
+}
+
 function convert(operand, work) {
   if (work.to === 'bundle') return toBundle(operand, work);
   if (work.to === 'hf' || work.to === 'mlx') return toFolder(operand, work);
@@ -86,24 +97,39 @@ const dtypeName = (dtype) => (dtype === undefined || dtype === 'keep' ? 'keep' :
  * model's are the loaded model's, under Hugging Face's names.
  */
 async function openTensors(operand, { runtime, how, signal }) {
-  const { kind, source, fetching, tokenizer, generationConfig } = operand;
+  const { kind, source, fetching, generationConfig, companions = {}, others = [] } = operand;
   if (kind === 'bundle') {
     const model = await runtime.loadModel(source, { ...(how.id && { id: how.id }) });
     const weights = await runtime.openWeights(await model.saveWeights());
     await model.free();
-    return { tensors: weights, metadata: weights.metadata, tokenizer, warnings: [], close: () => weights.close() };
+    return { tensors: weights, metadata: weights.metadata, tokenizer: {}, warnings: [], close: () => weights.close() };
   }
   const config = how.config === undefined ? operand.config : await readFile(how.config, 'utf8');
   const weights = await operand.weights({ signal });
+  const tokenizer = weights.format === 'llama2.c' ? llama2cTokenizer(operand.beside ? await operand.beside() : operand.tokenizer) : { metadata: {}, files: operand.tokenizer };
+  const about = { companions, others, generationConfig };
   const isModel = ['GGUF', 'llama2.c'].includes(weights.format) && !how.plain && weights.metadata['general.architecture'] !== undefined;
-  if (!isModel) return { tensors: weights, config, generationConfig, metadata: weights.metadata ?? {}, tokenizer, warnings: [], close: () => weights.close() };
-  const { metadata } = weights;
+  if (!isModel) return { ...about, tensors: weights, config, metadata: { ...weights.metadata, ...tokenizer.metadata }, tokenizer: tokenizer.files, warnings: [], close: () => weights.close() };
+  const metadata = { ...weights.metadata, ...tokenizer.metadata };
   await weights.close();
-  const model = await runtime.loadModel(source, { ...fetching, signal, ...(config !== undefined && { config: parsedConfig(config, how) }) });
-  return {
-    tensors: modelTensors(model), config: model.config, generationConfig, metadata: {}, tokenizer: { ...ggufTokenizerFiles(metadata), ...tokenizer },
-    warnings: keptAs(model), close: () => model.free(),
-  };
+  const model = await loaded(runtime, source, { ...fetching, signal, ...(config !== undefined && { config: parsedConfig(config, how) }) });
+  return { ...about, tensors: modelTensors(model), config: model.config, metadata: {}, tokenizer: { ...ggufTokenizerFiles(metadata), ...tokenizer.files }, warnings: keptAs(model), close: () => model.free() };
+}
+
+/** A GGUF's model. What its metadata lack is no reason not to have its tensors. */
+async function loaded(runtime, source, options) {
+  return runtime.loadModel(source, options).catch((error) => {
+    if (!(error instanceof HeddleError) || !/^GGUF: /.test(error.message)) throw error;
+    throw new HeddleError(error.code, `${source}: ${error.message}; no model can be made of it: --plain takes its tensors as they are called and lie`, { cause: error });
+  });
+}
+
+/** { metadata, files }: llama2.c's tokenizer as GGUF's metadata, which become a tokenizer.json where a folder is written: its own file only llama2.c and Heddle read. */
+function llama2cTokenizer(files) {
+  const own = Object.keys(files).filter(isLlama2cTokenizer);
+  const name = own.length === 1 ? own[0] : 'tokenizer.bin';
+  if (files['tokenizer.json'] !== undefined || files[name] === undefined) return { metadata: {}, files };
+  return { metadata: ggufTokenizerMetadata({ 'tokenizer.bin': files[name] }), files: Object.fromEntries(Object.entries(files).filter(([each]) => !own.includes(each))) };
 }
 
 /** A GGUF file's tokenizer as Hugging Face's files. */
@@ -182,19 +208,15 @@ function trainingWarnings({ tensors: { tensors } }) {
 async function modelToGguf(operand, config, { runtime, out, how, bar, signal }) {
   const model = await runtime.loadModel(operand.source, { ...operand.fetching, signal, config: parsedConfig(config, how), ...(bar.tell && { progress: bar.tell }) });
   try {
-    const tokenizer = tokenizerMetadata(operand.tokenizer);
-    const ends = endMetadata(parsedConfig(config, how), operand.generationConfig && parsed(operand.generationConfig, 'generation_config.json'));
-    const metadata = { ...tokenizer.metadata, ...ends.metadata };
-    const warnings = [...tokenizer.warnings, ...ends.warnings];
     const stored = new Set(model.weights.map(({ fileDtype, dtype }) => fileDtype ?? dtype));
     const dtype = how.dtype === undefined || how.dtype === 'keep' ? likeMost(stored) : dtypeName(how.dtype);
-    const bytes = await model.saveGguf({ dtype, metadata });
+    const bytes = await model.saveGguf({ dtype });
     await writeFileBy(out, (write) => write(bytes));
     const written = await runtime.inspect(bytes);
     const lossy = [...stored].filter((from) => from !== dtype && !['F32', 'F64'].includes(dtype));
     return {
       format: 'gguf', bytes: bytes.byteLength, tensors: written.tensors.map(({ name, dtype: to, shape }) => ({ name, shape, to })),
-      warnings: [...keptAs(model), ...(lossy.length > 0 ? [`${lossy.join(', ')} → ${dtype}, rounded: matrices`] : []), ...warnings],
+      warnings: [...keptAs(model), ...(lossy.length > 0 ? [`${lossy.join(', ')} → ${dtype}, rounded: matrices`] : []), ...unsaid(written.metadata, operand)],
     };
   } finally {
     await model.free();
@@ -206,24 +228,12 @@ function likeMost(stored) {
   return ['BF16', 'F16', 'Q8_0', 'Q4_0'].find((dtype) => stored.has(dtype) && ![...stored].some((other) => other === 'F32' && dtype !== 'F32' && stored.size === 1)) ?? 'F32';
 }
 
-/** What ends the model's text, which the tokenizer's own end need not be: generation_config.json goes before config.json. GGUF has two places for it. */
-function endMetadata(config, generationConfig) {
-  const value = (key) => generationConfig?.[key] ?? config[key];
-  const [end, turn, ...more] = [value('eos_token_id') ?? []].flat();
-  const metadata = Object.fromEntries([['bos', value('bos_token_id')], ['eos', end], ['eot', turn]].filter(([, id]) => typeof id === 'number').map(([name, id]) => [`tokenizer.ggml.${name}_token_id`, id]));
-  return { metadata, warnings: more.length > 0 ? [`GGUF has room for two end tokens: ${more.join(', ')} left out`] : [] };
+function unsaid(metadata, { others = [] }) {
+  const hasTokenizer = metadata['tokenizer.ggml.model'] !== undefined;
+  return [...(hasTokenizer ? [] : ['the GGUF file has no tokenizer']), ...leftOut(others)];
 }
 
-function tokenizerMetadata(files) {
-  const text = (name) => (files[name] === undefined ? undefined : new TextDecoder().decode(files[name]));
-  if (files['tokenizer.json'] === undefined) return { metadata: {}, warnings: ['there is no tokenizer.json: the GGUF file has no tokenizer'] };
-  try {
-    return { metadata: ggufTokenizerMetadata({ 'tokenizer.json': text('tokenizer.json'), ...(text('tokenizer_config.json') && { 'tokenizer_config.json': text('tokenizer_config.json') }) }), warnings: [] };
-  } catch (error) {
-    if (!(error instanceof HeddleError)) throw error;
-    return { metadata: {}, warnings: [`the GGUF file has no tokenizer: ${error.message}`] };
-  }
-}
+const leftOut = (others) => (others.length === 0 ? [] : [`left where they are: ${others.join(', ')}`]);
 
 // ---- Folders ----
 
@@ -268,8 +278,13 @@ async function writeFolder(opened, rounds, files, work) {
   if (to === 'mlx') await writeJson(join(out, 'weights.mlx'), mlxDirectory(tensors, parsedConfig(opened.config)));
   await writeFile(join(out, 'config.json'), opened.config);
   if (opened.generationConfig !== undefined) await writeFile(join(out, 'generation_config.json'), opened.generationConfig);
-  for (const [name, content] of Object.entries(opened.tokenizer)) await writeFile(join(out, name), content);
-  return { format: to, bytes, files, tensors, warnings };
+  for (const [name, content] of Object.entries({ ...opened.tokenizer, ...opened.companions })) await writeInto(join(out, name), content);
+  return { format: to, bytes, files, tensors, warnings: [...warnings, ...leftOut(opened.others ?? [])] };
+}
+
+async function writeInto(path, content) {
+  await mkdir(dirname(path), { recursive: true });
+  await writeFile(path, content);
 }
 
 const numbered = (i) => String(i).padStart(5, '0');

@@ -53,6 +53,17 @@ function print(text) {
   return exitCodes.ok;
 }
 
+const flagOf = (option) => `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+
+/** An error of the package in the command line's words: options are flags there, and a dtype that does not exist is wrong usage. */
+function worded(error, { options = {} } = {}) {
+  if (!(error instanceof HeddleError)) return error;
+  const has = (flag) => Object.hasOwn(options, flag.slice(2));
+  const message = error.message.replace(/\boptions\.(\w+)/g, (whole, option) => (has(flagOf(option)) ? flagOf(option) : whole));
+  const isDtype = error.code === 'bad_argument' && has('--dtype') && /^dtype\b/.test(message);
+  return isDtype ? new UsageError(`--${message}`) : new HeddleError(error.code, message, { cause: error });
+}
+
 /** The code of an error; the message has been put into words already where it is one of ours. */
 function codeOf(error) {
   if (error instanceof UsageError) return exitCodes.usage;
@@ -70,7 +81,8 @@ process.stdout.on('error', (error) => {
 const args = process.argv.slice(2);
 try {
   process.exitCode = (await run(args)) ?? exitCodes.ok;
-} catch (error) {
+} catch (thrown) {
+  const error = worded(thrown, Object.hasOwn(commands, args[0]) ? commands[args[0]] : {});
   const isOurs = error instanceof UsageError || error instanceof HeddleError || error?.name === 'AbortError' || error?.code !== undefined;
   process.stderr.write(`heddle: ${isOurs ? error.message : (error?.stack ?? error)}\n`);
   if (error instanceof UsageError) process.stderr.write(`try: heddle ${Object.hasOwn(commands, args[0]) ? `${args[0]} ` : ''}--help\n`);

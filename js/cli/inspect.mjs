@@ -2,7 +2,7 @@
 import { init } from 'heddle';
 import { jsonOption, sourceOptions } from './arguments.mjs';
 import { openOperand } from './sources.mjs';
-import { printJson, say, shapeText, sizeText, table } from './text.mjs';
+import { counted, printJson, say, shapeText, sizeText, table } from './text.mjs';
 
 export const about = 'formats, tensors, dtypes, sizes, metadata, config and warnings of a model; no weights are read';
 export const operands = [{ name: 'MODEL' }];
@@ -80,7 +80,7 @@ function warningsOf(tensors, config) {
   if (config?.unreadable !== undefined) warnings.push(`config.json is no JSON: ${config.unreadable}`);
   const layers = new Set(tensors.map(({ name }) => /(?:^|\.)(?:layers|h|blk)\.(\d+)\./.exec(name)?.[1]).filter((number) => number !== undefined));
   const declared = config?.num_hidden_layers ?? config?.n_layer;
-  if (declared !== undefined && layers.size > 0 && layers.size !== declared) warnings.push(`config.json says ${declared} layers, the tensors have ${layers.size}`);
+  if (declared !== undefined && layers.size > 0 && layers.size !== declared) warnings.push(`config.json says ${counted(declared, 'layer')}, the tensors have ${layers.size}`);
   const embedding = tensors.find(({ name }) => /(embed_tokens|wte|word_embeddings)\.weight$/.test(name));
   if (config?.vocab_size !== undefined && embedding && embedding.shape[0] !== config.vocab_size) warnings.push(`config.json says ${config.vocab_size} tokens, ${embedding.name} has ${embedding.shape[0]}`);
   return warnings;
@@ -91,14 +91,14 @@ function warningsOf(tensors, config) {
 function report(found, all) {
   const { source, format, bytes, warnings } = found;
   say(`${source}: ${format}${bytes === undefined ? '' : `, ${sizeText(bytes)}`}`);
-  if (found.models) for (const { id, layers, types } of found.models) say(`  model ${id}: ${layers} layers (${types.join(', ')})`);
+  if (found.models) for (const { id, layers, types } of found.models) say(`  model ${id}: ${counted(layers, 'layer')} (${types.join(', ')})`);
   else reportWeights(found, all);
   for (const warning of warnings) say(`warning: ${warning}`);
 }
 
 function reportWeights({ count, parameters, dtypes, files, config, tokenizer, metadata, tensors }, all) {
-  say(`${count} tensors (${parameters} parameters)`);
-  for (const [dtype, row] of Object.entries(dtypes)) say(`  ${dtype}: ${row.tensors} tensors, ${sizeText(row.bytes)}`);
+  say(`${counted(count, 'tensor')} (${counted(parameters, 'parameter')})`);
+  for (const [dtype, row] of Object.entries(dtypes)) say(`  ${dtype}: ${counted(row.tensors, 'tensor')}, ${sizeText(row.bytes)}`);
   if (files?.length > 1) say(`files: ${files.join(', ')}`);
   if (tokenizer.length > 0) say(`tokenizer: ${tokenizer.join(', ')}`);
   reportPairs('config', config ?? {});

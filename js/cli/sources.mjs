@@ -3,14 +3,19 @@
  * read to tell.
  */
 import { open, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { HeddleError, openFolder } from 'heddle';
 import { opening } from './arguments.mjs';
+import { isLlama2cTokenizer } from './tokenizer.mjs';
 
 const tokenizerNames = [
   'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja', 'chat_template.json', 'tokenizer.model', 'spiece.model',
-  'vocab.json', 'merges.txt', 'vocab.txt', 'added_tokens.json',
+  'vocab.json', 'encoder.json', 'merges.txt', 'vocab.bpe', 'vocab.txt', 'added_tokens.json',
 ];
+/** What else a model's folder says beside its weights: how texts become vectors, how inputs are made. */
+const companionNames = ['sentence_bert_config.json', 'config_sentence_transformers.json', 'preprocessor_config.json', 'processor_config.json'];
+/** What a folder has that is its weights, or says how they lie: a conversion writes its own. */
+const isOfWeights = (name) => /\.(safetensors|gguf|bin|pt|pth|mlx|index\.json)$/.test(name) || ['config.json', 'generation_config.json'].includes(name);
 
 /** Whether the file's begin is text, as JSON's is. */
 async function firstText(path) {
@@ -33,18 +38,40 @@ export function parsed(text, name) {
   }
 }
 
-/** A folder's small files: what describes the model, and its tokenizer's. */
+/** A folder's small files: what describes the model, its tokenizer's, and what else belongs to it; `others`: the rest, as far as that can be known. */
 async function describeFolder(folder) {
   const read = async (name) => folder.text(name);
   const [config, generationConfig] = [await read('config.json'), await read('generation_config.json')];
   const listed = await folder.list();
-  const names = tokenizerNames.filter((name) => !listed || listed.includes(name));
-  const tokenizer = {};
-  for (const name of names) {
+  const tokenizer = await filesOf(folder, [...tokenizerNames, ...(listed ?? []).filter(isLlama2cTokenizer)], listed);
+  const companions = { ...(await filesOf(folder, companionNames, listed)), ...(await sentenceFiles(folder, listed)) };
+  const taken = new Set([...Object.keys(tokenizer), ...Object.keys(companions).map((name) => name.split('/')[0])]);
+  const others = (listed ?? []).filter((name) => !taken.has(name) && !isOfWeights(name) && !/^(\.|readme|licen[cs]e|notice)/i.test(name));
+  return { config, generationConfig, tokenizer, companions, others, listed };
+}
+
+async function filesOf(folder, names, listed) {
+  const found = {};
+  for (const name of names.filter((each) => !listed || listed.includes(each))) {
     const bytes = await folder.bytes(name);
-    if (bytes) tokenizer[name] = bytes;
+    if (bytes) found[name] = bytes;
   }
-  return { config, generationConfig, tokenizer, listed };
+  return found;
+}
+
+/** The modules of a sentence encoder, each with a config.json in a folder of its own. */
+async function sentenceFiles(folder, listed) {
+  const modules = listed && !listed.includes('modules.json') ? undefined : await folder.bytes('modules.json');
+  if (!modules) return {};
+  const paths = [parsed(new TextDecoder().decode(modules), 'modules.json')].flat().map((module) => module?.path).filter((path) => typeof path === 'string' && /^[\w-][\w.-]*$/.test(path));
+  return { 'modules.json': modules, ...(await filesOf(folder, paths.map((path) => `${path}/config.json`))) };
+}
+
+/** The tokenizer's files beside a llama2.c checkpoint: any other file alone has none, or has it in itself. */
+async function besideFile(source, fetching) {
+  const folder = await openFolder(dirname(source), fetching);
+  const listed = folder && (await folder.list());
+  return folder && /\.bin$/.test(source) ? filesOf(folder, [...tokenizerNames, ...listed.filter(isLlama2cTokenizer)].filter((name) => name !== basename(source)), listed) : {};
 }
 
 /**
@@ -62,7 +89,7 @@ export async function openOperand(runtime, source, options) {
     return { kind: 'mlx-json', source, fetching, ...small, weights: (more) => runtime.openWeights(join(source, 'weights.mlx'), { ...fetching, ...more }) };
   }
   const isLocal = !/^[a-z][a-z0-9+.-]+:/i.test(source);
-  if (!isLocal || !(await firstText(source))) return { kind: 'file', source, fetching, weights, tokenizer: {} };
+  if (!isLocal || !(await firstText(source))) return { kind: 'file', source, fetching, weights, tokenizer: {}, ...(isLocal && { beside: () => besideFile(source, fetching) }) };
   const text = await readFile(source, 'utf8');
   const json = parsed(text, source);
   if (Array.isArray(json.models)) return { kind: 'bundle', source, fetching, bundle: json, text, tokenizer: {} };

@@ -8,6 +8,9 @@ export function sizeText(bytes) {
   return `${Number((bytes / 1000 ** step).toPrecision(3))} ${units[step]}`;
 }
 
+/** So many of something: "1 file", "2 files". */
+export const counted = (n, what) => `${n} ${what}${n === 1 ? '' : 's'}`;
+
 /** Rows of texts as lines with columns; numbers stand at the right. */
 export function table(head, rows) {
   const all = [head, ...rows].map((row) => row.map(String));

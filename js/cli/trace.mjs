@@ -2,7 +2,7 @@
 import { init, traceModel } from 'heddle';
 import { UsageError, jsonOption, opening, sourceOptions } from './arguments.mjs';
 import { interruption, progressBar } from './progress.mjs';
-import { printJson, say, shapeText, table } from './text.mjs';
+import { counted, printJson, say, shapeText, table } from './text.mjs';
 
 export const about = "compare every layer's output with a golden file";
 export const operands = [{ name: 'MODEL' }];
@@ -45,5 +45,5 @@ function print({ values, first, ok }) {
     value.name, shapeText(value.shape), short(value.maxAbs), short(value.maxRel), short(value.budget), value.problem ?? (value.ok ? 'ok' : 'OUT'),
   ])));
   const out = values.filter((value) => !value.ok).length;
-  say(ok ? `${values.length} values, all within their budgets` : `${out} of ${values.length} values out of budget, ${first.name} first`);
+  say(ok ? `${values.length} values, all within their budgets` : `${out} of ${counted(values.length, 'value')} out of budget, ${first.name} first`);
 }

@@ -220,6 +220,7 @@ static bool add_weight(cJSON *list, const hd_piece *piece, hd_arena *names) {
   hd_piece_shape(piece, shape);
   cJSON_AddStringToObject(w, "name", name);
   add_shape(w, "shape", p->slot.n_dims, shape);
+  if (p->slot.in_out) cJSON_AddBoolToObject(w, "inOut", true);
   cJSON_AddStringToObject(w, "dtype", hd_dtype_name(p->value.layout->dtype));
   cJSON_AddStringToObject(w, "layout", p->value.layout->name);
   cJSON_AddNumberToObject(w, "bytes", (double)bytes);

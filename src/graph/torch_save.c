@@ -39,7 +39,7 @@ static hd_status add_piece(saving *s, const hd_piece *piece) {
   hd_stored tensor = {.dtype = s->dtype, .n_dims = p->slot.n_dims};
   const char *name = hd_piece_name(&s->arena, piece);
   if (!name) return hd_fail(s->err, HD_OUT_OF_MEMORY, "no memory for the names of weights");
-  hd_piece_shape(piece, tensor.shape);
+  hd_piece_file_shape(piece, tensor.shape);
   hd_torch_write_text(&s->writer, name);
   return add_tensor(s, &tensor, (source){.weight = *piece});
 }
@@ -158,7 +158,7 @@ static hd_status write_weight(const hd_piece *piece, hd_dtype dtype, uint8_t *to
   size_t n = hd_piece_count(piece);
   float *values = hd_alloc(n * sizeof *values);
   if (!values) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory to save weight %s", piece->parameter->name);
-  hd_status status = hd_piece_get(piece, values, false, err);
+  hd_status status = hd_piece_get(piece, values, piece->parameter->slot.in_out, err);
   if (status == HD_OK) hd_dtype_get(dtype)->from_f32(values, to, n);
   hd_free(values);
   return status;

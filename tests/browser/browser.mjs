@@ -88,3 +88,11 @@ export async function dropFiles(page, files) {
     }
   }, plain);
 }
+
+/** Drops a folder of this machine on the page, as a file manager does. */
+export async function dropFolder(page, folder) {
+  const client = await page.context().newCDPSession(page);
+  const data = { items: [], files: [folder], dragOperationsMask: 1 };
+  for (const type of ['dragEnter', 'dragOver', 'drop']) await client.send('Input.dispatchDragEvent', { type, x: 200, y: 200, data });
+  await client.detach();
+}

@@ -10,7 +10,7 @@ import { after, before, describe, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import { demoFolders } from '../../tools/serve.mjs';
 import { projectDir } from '../../tools/step.mjs';
-import { dropFiles, launch, packageDir, screenshot, sharedDir, skip, startServer, withPage } from './browser.mjs';
+import { dropFiles, dropFolder, launch, packageDir, screenshot, sharedDir, skip, startServer, withPage } from './browser.mjs';
 import { errors, figure, findFaults, overflow, settle, tell, untilTokens } from './demo-page.mjs';
 
 const storyDir = join(projectDir, 'demo/models/story');
@@ -234,6 +234,48 @@ describe('the demo with models of one\'s own', { skip }, () => {
       }));
   }
 
+  for (const [typed, scheme] of [['127.0.0.1:8123/x.gguf', 'http'], ['localhost:8123/', 'http'], ['host.example/model', 'https'], ['host.example:8080/a/b.gguf', 'https']]) {
+    test(`an address without its scheme is no path and no name (${typed})`, () =>
+      onDemo({ expected: [] }, async (page) => {
+        await loadFrom(page, typed);
+        await errors(page).waitFor();
+        assert.match(await errors(page).locator('p').textContent(), new RegExp(`^“${typed}” lacks its scheme: write ${scheme}://${typed}, or ./`));
+      }));
+  }
+
+  test('a server that does not answer is said in words', () => {
+    const prepare = (page) => page.route('https://host.example/**', (route) => route.abort());
+    return onDemo({ prepare, expected: [/host\.example/] }, async (page) => {
+      await loadFrom(page, 'https://host.example/model.gguf');
+      await errors(page).waitFor();
+      assert.equal(await errors(page).locator('p').textContent(), 'https://host.example/model.gguf could not be fetched: the server does not answer, or does not allow this page to read it (CORS).');
+    });
+  });
+
+  // ---- What makes no text ----
+
+  for (const [name, words] of [['bert', /^This is a model of the family bert, .*no tokenizer/], ['llama-mild', /^This is a model of the family llama, .*no tokenizer/]]) {
+    test(`a model that makes no text is said to be one, with its weights (${name})`, () =>
+      onDemo({}, async (page) => {
+        await dropFolder(page, join(projectDir, 'tests/golden/transformers', name));
+        await page.locator('#tensors').waitFor();
+        assert.match(await page.locator('#tensors-needs').textContent(), words);
+        assert.equal(await page.locator('#tensors-title').textContent(), name);
+        assert.equal(await figure(page, 'model'), name);
+        assert.ok((await page.locator('#tensor-rows tr').count()) > 10);
+        assert.deepEqual(await page.evaluate(findFaults), []);
+      }));
+  }
+
+  test('a checkpoint of llama2.c and its vocabulary are a model', { skip: existsSync(stories260k) ? false : `no ${stories260k}` }, () =>
+    onDemo({ expected: [] }, async (page) => {
+      await dropFiles(page, [file(stories260k, 'stories260K.bin')]);
+      await page.locator('#tensors-needs').filter({ hasText: 'drop tokenizer.bin as well' }).waitFor();
+      await dropFiles(page, [file(stories260k, 'tok512.bin')]);
+      await page.locator('#story-title').filter({ hasText: 'Continue a text' }).waitFor();
+      assert.equal(await figure(page, 'model'), 'stories260K.bin');
+    }));
+
   test('a link to nothing is said, and leads to the story teller', () =>
     onPage({ at: '?model=brought/nothing.gguf' }, async (page) => {
       await errors(page).filter({ hasText: '404' }).waitFor();
@@ -375,6 +417,29 @@ describe('the demo with models of one\'s own', { skip }, () => {
         assert.equal(await page.locator('.turn').count(), 4);
       }));
   }
+
+  test('a full memory is said, with the button that clears it, however it became full', () =>
+    onDemo({ expected: [] }, async (page) => {
+      const changes = { 'config.json': { eos_token_id: 767, max_position_embeddings: 40 }, 'generation_config.json': { eos_token_id: 767 } };
+      await dropFiles(page, chatFiles(weaverDir).map(({ name, content }) => ({ name, content: changes[name] ? JSON.stringify({ ...JSON.parse(content), ...changes[name] }) : content })));
+      await page.locator('#conversation').waitFor();
+      const full = page.locator('#talk-status').filter({ hasText: 'The model’s memory is full: clear it, or send something shorter.' });
+      await converse(page, weaver.prompt); // the answer fills it
+      await full.waitFor();
+      assert.ok(await page.locator('#talk-full').isVisible());
+      await say(page, 'And then?'); // there is no room for a message
+      await full.waitFor();
+      assert.equal(await errors(page).count(), 0);
+      assert.equal(await page.locator('#say').inputValue(), 'And then?');
+      await page.locator('#talk-full').click();
+      assert.equal(await page.locator('.turn').count(), 0);
+      assert.equal(await page.locator('#talk-full').isVisible(), false);
+      await say(page, 'thread '.repeat(100).trim()); // nor for one alone
+      await page.locator('#talk-status').filter({ hasText: 'longer than the model’s memory' }).waitFor();
+      assert.equal(await page.locator('#talk-full').isVisible(), false);
+      await converse(page, weaver.prompt);
+      assert.equal(await page.locator('.turn').count(), 2);
+    }));
 
   test('a message that is stopped before its answer begins is as if it had not been sent', () =>
     endless(async (page) => {

@@ -22,7 +22,7 @@ export const errors = (page) => page.locator('.message-error');
 
 /** Waits until a story has at least so many tokens. */
 export async function untilTokens(page, least) {
-  await page.waitForFunction((n) => Number(document.querySelector('#figure-tokens').textContent) >= n, least);
+  await page.waitForFunction((n) => Number(document.querySelector('#figure-tokens').textContent.replaceAll(',', '')) >= n, least);
 }
 
 /** The width that does not fit, in pixels. */

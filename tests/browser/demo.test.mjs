@@ -1,11 +1,12 @@
 /** The demo, driven as a user drives it. */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { projectDir } from '../../tools/step.mjs';
 import { errors, figure, findFaults, overflow, settle, tell, untilTokens } from './demo-page.mjs';
-import { dropFiles, launch, screenshot, skip, startServer, withPage } from './browser.mjs';
+import { dropFiles, dropFolder, launch, screenshot, skip, startServer, withPage } from './browser.mjs';
 
 const golden = (name) => readFileSync(join(projectDir, 'tests/golden', name));
 const storyFile = (name) => ({ name, content: readFileSync(join(projectDir, 'demo/models/story', name)) });
@@ -114,6 +115,17 @@ describe('the demo', { skip }, () => {
       }));
   }
 
+  test('a story that is stopped before its first word is not said to be told again', () =>
+    onDemo({}, async (page) => {
+      await settle(page, { temperature: 1 });
+      await page.evaluate(() => {
+        document.querySelector('#tell').click();
+        document.querySelector('#stop').click();
+      });
+      await page.locator('#tale-status').filter({ hasText: 'Stopped before the text began.' }).waitFor();
+      assert.equal(await page.locator('#tale-text').textContent(), '');
+    }));
+
   // ---- Files ----
 
   test('a Loom bundle that is dropped runs and gives Loom\'s numbers', () =>
@@ -211,7 +223,7 @@ describe('the demo', { skip }, () => {
           await page.locator('#story').waitFor();
         }
         await dropFiles(page, modelFiles.map(storyFile));
-        await page.waitForFunction(() => document.querySelector('#figure-model').textContent === 'model.safetensors');
+        await page.waitForFunction(() => document.querySelector('#figure-model').textContent === 'llama');
         await page.locator('#story').waitFor();
         assert.equal(await figure(page, 'parameters'), '557,088');
         await settle(page);
@@ -223,6 +235,40 @@ describe('the demo', { skip }, () => {
       }));
   }
 
+  test('what lies beside a model on Hugging Face is passed over, and what may be its is not', () =>
+    onDemo({}, async (page) => {
+      const beside = ['README.md', '.gitattributes', 'LICENSE', 'modeling.py', 'picture.png', 'training_args.bin'].map((name) => ({ name, content: 'nothing of the kind' }));
+      const spare = ['merges.txt', 'vocab.json', 'added_tokens.json'].map((name) => ({ name, content: '{}' }));
+      await dropFiles(page, beside);
+      await errors(page).filter({ hasText: 'None of these files is a model’s: README.md, .gitattributes, LICENSE, modeling.py, picture.png, …' }).waitFor();
+      await dropFiles(page, [...beside, ...spare, ...modelFiles.map(storyFile)]);
+      await page.waitForFunction(() => document.querySelector('#figure-model').textContent === 'llama');
+      await page.locator('#story').waitFor();
+      await settle(page);
+      assert.equal(await tell(page, storyCases[1].prompt), storyCases[1].prompt + storyCases[1].greedy_text);
+    }));
+
+  for (const how of ['dropped', 'chosen']) {
+    test(`a folder that is ${how} is the model in it, by its name`, () =>
+      onDemo({}, async (page) => {
+        const folder = join(mkdtempSync(join(tmpdir(), 'heddle-folder-')), 'my-teller');
+        mkdirSync(join(folder, '.git'), { recursive: true });
+        mkdirSync(join(folder, '1_Pooling'));
+        for (const name of modelFiles) writeFileSync(join(folder, name), storyFile(name).content);
+        for (const name of ['README.md', '.gitattributes', '.git/pack.safetensors', '1_Pooling/config.json', '1_Pooling/model.safetensors']) writeFileSync(join(folder, name), 'nothing of the kind');
+        try {
+          if (how === 'dropped') await dropFolder(page, folder);
+          else await page.locator('#folder').setInputFiles(folder);
+          await page.waitForFunction(() => document.querySelector('#figure-model').textContent === 'my-teller');
+          await page.locator('#story').waitFor();
+          await settle(page);
+          assert.equal(await tell(page, storyCases[1].prompt), storyCases[1].prompt + storyCases[1].greedy_text);
+        } finally {
+          rmSync(join(folder, '..'), { recursive: true });
+        }
+      }));
+  }
+
   test('weights alone show what is in them, and become a model when the rest follows', () =>
     onDemo({}, async (page) => {
       await dropFiles(page, [storyFile('model.safetensors')]);
@@ -230,6 +276,7 @@ describe('the demo', { skip }, () => {
       assert.match(await page.locator('#tensors-needs').textContent(), /config\.json and tokenizer\.json/);
       const names = await page.locator('#tensor-rows td:first-child').allTextContents();
       assert.ok(names.includes('model.embed_tokens.weight') && names.length > 40, names.join());
+      assert.deepEqual(await Promise.all(['model', 'parameters', 'memory', 'threads'].map((name) => figure(page, name))), ['model.safetensors', '557,088', '–', '–']);
       await dropFiles(page, [storyFile('config.json')]);
       await page.locator('#tensors-needs').filter({ hasText: 'drop tokenizer.json as well' }).waitFor();
       await page.locator('#files').setInputFiles(['tokenizer.json', 'tokenizer_config.json'].map((name) => join(projectDir, 'demo/models/story', name)));
@@ -297,7 +344,7 @@ describe('the demo', { skip }, () => {
   test('everything can be done by keyboard alone', () =>
     onDemo({}, async (page) => {
       const focused = () => page.evaluate(() => document.activeElement.id || document.activeElement.name || document.activeElement.textContent.trim());
-      for (const expected of ['prompt', 'temperature', 'length', 'seed', 'tell', 'pace', 'tale', 'dtype', 'choose', 'address', 'fetch']) {
+      for (const expected of ['prompt', 'temperature', 'length', 'seed', 'tell', 'pace', 'tale', 'dtype', 'choose', 'choose-folder', 'address', 'fetch']) {
         await page.keyboard.press('Tab');
         assert.equal(await focused(), expected);
         assert.notEqual(await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle), 'none', `${expected} shows that it has the focus`);

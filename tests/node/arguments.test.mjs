@@ -51,11 +51,14 @@ for (const [where, runtime] of [['in this thread', here], ['in a worker', there]
 
   test(`a model given as nothing, an empty string or anything else that is no file is refused (${where})`, async () => {
     const what = 'expected a URL, text, bytes, a Blob, a Response or a stream, found';
-    for (const [source, found] of [[undefined, 'undefined'], [null, 'null'], ['', "''"], [17, '17'], [() => 1, 'a function'], [new Map(), 'Map'], [Promise.resolve(), 'Promise']]) {
+    for (const [source, found] of [[undefined, 'undefined'], [null, 'null'], ['', "''"], [17, '17'], [() => 1, 'a function'], [Promise.resolve(), 'Promise']]) {
       await refused(runtime.loadModel(source), `source: ${what} ${found}`);
       await refused(runtime.inspect(source), `source: ${what} ${found}`);
     }
     await refused(runtime.loadModel([null]), 'source[0]: expected a File, found null');
+    await refused(runtime.loadModel(new Set([5])), 'source[0]: expected a File, found 5');
+    await refused(runtime.loadModel(new Map([[5, '{}']])), "source: expected files' names as keys of the Map, found 5");
+    await refused(runtime.loadModel(new Map([['config.json', 5]])), `config.json: ${what} 5`);
     await refused(runtime.loadModel(['config.json']), "source[0]: expected a File, found 'config.json'");
     await refused(runtime.loadModel({ 'config.json': 5 }), `config.json: ${what} 5`);
     await refused(runtime.loadModel(file('model.safetensors'), { config: null }), `config: ${what} null`);

@@ -80,6 +80,16 @@ test('heddle/edge runs from a compiled module', async () => {
   check(runtime);
 });
 
+test('heddle/bundle is the whole of heddle in one file', async () => {
+  const bundle = await entry('./bundle');
+  assert.deepEqual(Object.keys(bundle).sort(), Object.keys(heddle).sort());
+  const runtime = await bundle.init({ threads: 2 });
+  assert.equal(runtime.threads, 2);
+  check(runtime);
+  assert.throws(() => runtime.LoadNetworkFromString('{', 'x'), (error) => error instanceof bundle.HeddleError && error.name === 'HeddleError');
+  await runtime.free();
+});
+
 test('heddle/inline has its module inside', async () => {
   const { init, HeddleError } = await entry('./inline');
   assert.equal(HeddleError, heddle.HeddleError);

@@ -53,6 +53,8 @@ const sources = {
   'folder: URL': () => pathToFileURL(`${single}/`),
   'files by name': () => ({ 'model.safetensors': bytes }),
   'a list of Files': () => [new File([bytes], 'model.safetensors'), new File(['{}'], 'config.json')],
+  'Files that are no array': () => new Set([new File([bytes], 'model.safetensors'), new File(['{}'], 'config.json')]),
+  'a Map of files': () => new Map([['model.safetensors', new Uint8Array(bytes)], ['config.json', '{}']]),
   'gzip in memory': () => gzipSync(bytes),
   'gzip as a stream': () => new Blob([gzipSync(bytes)]).stream(),
 };
@@ -209,6 +211,29 @@ testOnEveryModule('F20 LoadSafeTensors gives tensors by name, whatever the name'
   assert.equal(Object.keys(tensors).length, wanted.size);
   const file = oneTensor('F32', [1], Float32Array.of(7), '__proto__');
   assert.deepEqual((await runtime.LoadSafeTensors(file)).__proto__.data, Float32Array.of(7));
+});
+
+testOnEveryModule('F20 what LoadSafeTensors gave is written as it was', async (runtime) => {
+  const tensors = await runtime.LoadSafeTensors(path);
+  const written = await runtime.LoadSafeTensors(runtime.SerializeSafetensors(tensors));
+  assert.deepEqual(Object.keys(written).sort(), Object.keys(tensors).sort());
+  for (const name of Object.keys(tensors)) assert.deepEqual(written[name], tensors[name]);
+  const gguf = runtime.serializeGguf({ w: tensors['model.norm.weight'] });
+  assert.deepEqual((await runtime.LoadSafeTensors(gguf)).w.data, tensors['model.norm.weight'].data);
+});
+
+testOnEveryModule('F20 what cannot be written as a tensor is refused by name', async (runtime) => {
+  const half = await runtime.LoadSafeTensors(oneTensor('F16', [2], Uint16Array.of(0x3c00, 0x4000), 'w'), { as: 'stored' });
+  for (const [tensor, message] of [
+    [half.w, /^w\.data: expected numbers, found the bits of F16: read it with \{ as: 'f32' \}$/],
+    [{ shape: [2] }, /^w\.values: expected an array of numbers, found undefined$/],
+    [{ values: [1, 2] }, /^w\.shape: expected an array of sizes, found undefined$/],
+    [{ values: [1, 2], shape: [1] }, /^w: shape \[1\] wants 1 value, found 2$/],
+    [null, /^w: expected a tensor, \{ values, shape \}, found null$/],
+  ]) {
+    assert.throws(() => runtime.SerializeSafetensors({ w: tensor }), heddleError('bad_argument', message));
+    assert.throws(() => runtime.serializeGguf({ w: tensor }), heddleError('bad_argument', message));
+  }
 });
 
 test('F36 what is no tensor and no option is refused', async () => {

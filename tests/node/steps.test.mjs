@@ -74,7 +74,7 @@ testOnEveryModule('a step state refuses what does not fit, and use after free', 
   const state = network.createStepState(4);
   assert.throws(() => state.setInput([1, 2, 3]), heddleError('bad_argument', /^input: expected 4 numbers, found 3/));
   assert.throws(() => state.setInput('1, 2, 3, 4'), heddleError('bad_argument', /^input: expected an array of numbers/));
-  assert.throws(() => state.getLayerOutput(3), heddleError('bad_argument', /^index: there are 3 layers, no layer 3/));
+  assert.throws(() => state.getLayerOutput(3), heddleError('bad_argument', /^index: no layer 3 among 3 layers/));
   const orphan = network.createStepState(4);
   state.free();
   state.free();

@@ -187,6 +187,8 @@ const weights = file('model.safetensors');
 const small = () => Object.fromEntries(['config.json', 'generation_config.json', 'tokenizer.json', 'tokenizer_config.json'].map((name) => [name, readFileSync(file(name))]));
 const webStream = () => Readable.toWeb(createReadStream(weights, { highWaterMark: 10_007 }));
 
+const files = () => ['config.json', 'generation_config.json', 'tokenizer.json', 'tokenizer_config.json', 'model.safetensors'].map((name) => new File([readFileSync(file(name))], name));
+
 const sources = {
   'a folder as a file: URL': () => pathToFileURL(`${storyFolder}/`),
   'a folder as a file: URL without its slash': () => pathToFileURL(storyFolder),
@@ -195,7 +197,9 @@ const sources = {
   'a Blob': async () => ({ ...small(), 'model.safetensors': await openAsBlob(weights) }),
   'a stream of odd pieces, with its size': () => ({ ...small(), 'model.safetensors': { stream: webStream(), size: statSync(weights).size } }),
   'a Response': () => ({ ...small(), 'model.safetensors': new Response(webStream(), { headers: { 'content-length': String(statSync(weights).size) } }) }),
-  'a list of Files': () => ['config.json', 'generation_config.json', 'tokenizer.json', 'tokenizer_config.json', 'model.safetensors'].map((name) => new File([readFileSync(file(name))], name)),
+  'a list of Files': () => files(),
+  'Files that are no array': () => new Set(files()),
+  'a Map of files': () => new Map([...Object.entries(small()), ['model.safetensors', readFileSync(weights)]]),
 };
 
 for (const [what, source] of Object.entries(sources)) {

@@ -152,7 +152,7 @@ testOnEveryModule('decodeTogether says what does not fit, and changes nothing th
   const [a, b] = [await model.createSession({ context: 8, input: { shape: [4] } }), await model.createSession()];
   const cases = [
     [[], [], /^sessions: expected at least one$/],
-    [[a, b], [[1]], /^tokens: 1 lists for 2 sessions$/],
+    [[a, b], [[1]], /^tokens: 1 list for 2 sessions$/],
     [[a, b], [[1], []], /^tokens\[1\]: expected at least one token$/],
     [[a, a], [[1], [2]], /^sessions: expected each of them once$/],
     [[a, 5], [[1], [2]], /^sessions\[1\]: expected a session, found 5$/],
