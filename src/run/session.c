@@ -68,9 +68,12 @@ static hd_status prepare(hd_session *s, const hd_session_options *o, hd_error *e
   hd_sequence largest;
   s->has_state = hd_model_remembers(s->model);
   HD_TRY(largest_call(&input, &largest, s->model, o, err));
-  const hd_run run = run_of(o, &largest);
   s->max_context = largest.context;
   s->kept = kept_of(s->model, o);
+  /* Without kept values a call's are no larger for what lies behind it; scratch, which is, comes with the positions that are reserved. */
+  const size_t rows = largest.rows;
+  if (o->mode == HD_INFER) largest = (hd_sequence){.rows = rows, .context = rows, .window = rows};
+  const hd_run run = run_of(o, &largest);
   HD_TRY(hd_steps_make(&s->steps, s->model, &input, s->model->output, &run, err));
   s->sequence.state = hd_alloc_zero(s->model->n_nodes * sizeof *s->sequence.state);
   if (!s->sequence.state) return hd_fail(err, HD_OUT_OF_MEMORY, "no memory for a session's state");

@@ -70,7 +70,7 @@ export async function runBare({ program, address, steps, after }) {
   });
   await new Promise((done) => line.listen(0, 'localhost', done));
   const page = `${address}bare.html?${line.address().port}`;
-  const browser = spawn(program, ['--headless', `--user-data-dir=${profile}`, '--no-first-run', ...flags, page], { stdio: 'ignore' });
+  const browser = spawn(program, ['--headless', `--user-data-dir=${profile}`, '--no-first-run', ...flags, page], { stdio: 'ignore', detached: true });
   browser.once('error', (error) => finish.fail(error));
   browser.once('exit', (code) => finish.fail(new Error(`the browser ended with ${code}`)));
   try {
@@ -80,9 +80,19 @@ export async function runBare({ program, address, steps, after }) {
     const gone = new Promise((done) => browser.once('exit', done));
     browser.kill();
     await gone;
+    endGroup(browser.pid);
     line.closeAllConnections();
     line.close();
     rmSync(profile, { recursive: true, force: true, maxRetries: 30, retryDelay: 200 });
+  }
+}
+
+/** Ends what a browser left behind: its processes write into its folder for as long as they live. */
+function endGroup(pid) {
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch {
+    // none is left
   }
 }
 

@@ -409,13 +409,15 @@ TEST(buffers_of_a_recurrent_layer_that_no_memory_holds_are_refused) {
 }
 
 /* A block of 4 rows of scores for each of 16 threads: 256 bytes a position. */
-TEST(a_context_whose_scores_no_memory_holds_is_refused) {
+TEST(positions_whose_scores_no_memory_holds_are_refused_when_they_are_reserved) {
   hd_model *model = test_network("{\"type\":\"multi_head_attention\",\"d_model\":2,\"num_heads\":1,\"cache\":true}", "[1,2]");
   const hd_session_options options = {.context = SIZE_MAX / 256 + 2};
   hd_session *s = NULL;
   hd_error err;
-  CHECK(model && hd_session_new(&s, model, &options, &err) == HD_BAD_ARGUMENT && !s);
-  CHECK(strstr(err.message, "too large"));
+  CHECK(model && hd_session_new(&s, model, &options, &err) == HD_OK);
+  CHECK(s && hd_session_reserve(s, options.context, &err) == HD_BAD_ARGUMENT && strstr(err.message, "too large"));
+  CHECK(s && hd_session_reserve(s, 300, &err) == HD_OK);
+  hd_session_free(s);
   check_scratch_refused(model, "attention", 1, SIZE_MAX / 256 + 2, 2);
   CHECK(hd_model_free(model, &err) == HD_OK);
 }
