@@ -402,7 +402,7 @@ void hd_batch_free(hd_batch *batch);
 hd_status hd_batch_input(const hd_batch *batch, hd_tensor *out, hd_error *err);
 /* One call: the input is the parts' rows, in order. Sessions go on as after hd_decode: their positions advance, and where the batch
  * computes the model's output its last row of each becomes that session's output. They need room reserved (hd_session_reserve), and one
- * adapter for all. Nothing has advanced when it fails. */
+ * adapter for all. The first call after a session's room grew may allocate: scratch grows with it. Nothing has advanced when it fails. */
 hd_status hd_batch_forward(hd_batch *batch, const hd_tensor *input, const hd_batch_part *parts, size_t n_parts, hd_error *err);
 /* The value of all parts, one after the other. How many rows a part has of it depends on the layers: as many as it had in the
  * input, the last output_rows of them, or one. */

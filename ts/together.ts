@@ -50,10 +50,7 @@ export class Together {
   decodeSync(sessions: readonly LocalSession[], tokens: readonly (readonly number[])[]): void {
     if (new Set(sessions).size < sessions.length) throw new HeddleError('bad_argument', 'sessions: expected each of them once');
     sessions.forEach((session, i) => session.reserveSync(session.position + (tokens[i]?.length ?? 0)));
-    const adapters = new Set(sessions.map((session) => session.adapter));
-    for (const adapter of adapters) {
-      this.#decodeAlike(sessions.map((session, i) => ({ session, ids: tokens[i] ?? [] })).filter(({ session }) => session.adapter === adapter));
-    }
+    for (const alike of byAdapter(sessions.map((session, i) => ({ session, ids: tokens[i] ?? [] })))) this.#decodeAlike(alike);
   }
 
   /** Of sessions with one adapter: calls of as many rows as fit, until all is computed. */
@@ -129,8 +126,7 @@ export class Together {
     this.#round++;
     const alive = waiting.filter(({ session }) => session.alive);
     for (const { session, fail } of waiting) if (!session.alive) fail(new HeddleError('bad_state', 'the session was freed'));
-    const adapters = new Set<Adapter | null>(alive.map(({ session }) => session.adapter));
-    for (const adapter of adapters) this.#computeAlike(alive.filter(({ session }) => session.adapter === adapter));
+    for (const alike of byAdapter(alive)) this.#computeAlike(alike);
   }
 
   #computeAlike(waiting: readonly Waiting[]): void {
@@ -163,6 +159,12 @@ export class Together {
       return false;
     }
   }
+}
+
+/** A call is of sessions with one adapter. */
+function byAdapter<T extends { session: LocalSession }>(all: readonly T[]): T[][] {
+  const adapters = new Set<Adapter | null>(all.map(({ session }) => session.adapter));
+  return [...adapters].map((adapter) => all.filter(({ session }) => session.adapter === adapter));
 }
 
 /** Gives each part one row, and of the spare ones as many as it has ids for, first come first served. */

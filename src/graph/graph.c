@@ -137,6 +137,13 @@ static bool grow_table(hd_model *m) {
 
 int hd_parameter_find(const hd_model *model, const char *name) { return model->n_table ? *table_place(model, name) - 1 : -1; }
 
+hd_status hd_value_find(hd_value *out, const hd_model *model, const char *name, hd_error *err) {
+  char room[HD_NAME_ROOM];
+  for (*out = 0; (size_t)*out < model->n_values; ++*out)
+    if (strcmp(model->values[*out].name, name) == 0) return HD_OK;
+  return hd_fail(err, HD_BAD_ARGUMENT, "there is no value %s", hd_short_name(room, name));
+}
+
 static bool same_shape(const hd_slot *a, const hd_slot *b) {
   if (a->n_dims != b->n_dims) return false;
   for (int d = 0; d < a->n_dims; d++)

@@ -106,6 +106,8 @@ size_t hd_graph_most_inputs(const hd_model *model);
 hd_status hd_graph_check_shapes(const hd_model *model, hd_error *err);
 
 int hd_parameter_find(const hd_model *model, const char *name); /* −1: none */
+/* A value by its name in traces; bad_argument: there is none. */
+hd_status hd_value_find(hd_value *out, const hd_model *model, const char *name, hd_error *err);
 size_t hd_parameter_count(const hd_parameter *p);               /* elements */
 /* The shape that a weight file has it in. */
 void hd_parameter_file_shape(const hd_parameter *p, size_t shape[HD_MAX_DIMS]);

@@ -17,11 +17,11 @@ hd_status hd_shape_check(const char *name, const hd_shape *shape, hd_error *err)
 /* Whether the layer can tell the call's sequences apart, and do without a state where one has none. */
 static hd_status check_sequences(const hd_node *node, const hd_run *run, hd_error *err) {
   char room[HD_NAME_ROOM];
-  const bool keeps = node->layer->state_bytes && node->layer->state_bytes(node->config, 1) > 0;
   if (node->layer->many_sequences) return HD_OK;
   if (run->n_sequences > 1)
     return hd_fail(err, HD_UNSUPPORTED, "layer %s: type '%s' takes one sequence at a time",
                    hd_short_name(room, node->name), node->layer->name);
+  const bool keeps = node->layer->state_bytes && node->layer->state_bytes(node->config, 1) > 0;
   if (keeps && run->sequences[0].context == 0)
     return hd_fail(err, HD_UNSUPPORTED, "layer %s: type '%s' needs a session that keeps its state",
                    hd_short_name(room, node->name), node->layer->name);

@@ -4,8 +4,6 @@
 #include "base/status.h"
 #include "run/session.h"
 
-#include <string.h>
-
 struct hd_batch {
   hd_model *model;
   hd_steps steps;
@@ -22,15 +20,10 @@ static hd_status find_output(hd_value *out, const hd_model *model, const char *n
   char room[HD_NAME_ROOM];
   *out = model->output;
   if (!name) return HD_OK;
-  for (size_t v = 0; v < model->n_values; v++) {
-    const hd_value_info *info = &model->values[v];
-    if (strcmp(info->name, name) != 0) continue;
-    if (info->node < 0 || (info->output > 0 && model->nodes[info->node].layer->extra_outputs_optional))
-      return hd_fail(err, HD_BAD_ARGUMENT, "value %s is computed in sessions made for tracing alone", hd_short_name(room, name));
-    *out = (hd_value)v;
-    return HD_OK;
-  }
-  return hd_fail(err, HD_BAD_ARGUMENT, "there is no value %s", hd_short_name(room, name));
+  HD_TRY(hd_value_find(out, model, name, err));
+  const hd_value_info *info = &model->values[*out];
+  if (info->node >= 0 && !(info->output > 0 && model->nodes[info->node].layer->extra_outputs_optional)) return HD_OK;
+  return hd_fail(err, HD_BAD_ARGUMENT, "value %s is computed in sessions made for tracing alone", hd_short_name(room, name));
 }
 
 /* Rows shared out evenly, so much context behind each: no other call has more rows of output. */
@@ -164,10 +157,10 @@ static size_t output_rows(const hd_batch *b, const hd_batch_part *part, size_t n
 
 static void advance(hd_batch *b, const hd_batch_part *parts, size_t n) {
   const hd_value output = b->steps.plan.output;
+  const size_t width = hd_shape_last(&b->steps.plan.shapes[output]);
   const float *end = hd_steps_data(&b->steps, output);
   for (size_t i = 0; i < n; i++) {
     hd_session *s = parts[i].session;
-    size_t width = hd_shape_last(&b->steps.plan.shapes[output]);
     end += output_rows(b, &parts[i], n) * width;
     if (!s) continue;
     if (s->has_state) s->sequence.past += parts[i].rows;

@@ -4,8 +4,6 @@
 #include "base/memory.h"
 #include "base/status.h"
 
-#include <string.h>
-
 /* ---- Making ---- */
 
 static hd_status check_input(const hd_model *model, const hd_shape *shape, hd_error *err) {
@@ -144,15 +142,12 @@ hd_status hd_session_output(const hd_session *s, hd_tensor *out, hd_error *err) 
 }
 
 hd_status hd_session_value(const hd_session *s, const char *name, hd_tensor *out, hd_error *err) {
-  char room[HD_NAME_ROOM];
+  hd_value v;
   if (s->mode == HD_INFER) return hd_fail(err, HD_BAD_STATE, "values are kept only in sessions made for tracing or training");
   if (!s->has_output) return hd_fail(err, HD_BAD_STATE, "there are no values before a forward");
-  for (size_t v = 0; v < s->model->n_values; v++) {
-    if (strcmp(s->model->values[v].name, name) != 0) continue;
-    hd_steps_view(&s->steps, (hd_value)v, out);
-    return HD_OK;
-  }
-  return hd_fail(err, HD_BAD_ARGUMENT, "there is no value %s", hd_short_name(room, name));
+  HD_TRY(hd_value_find(&v, s->model, name, err));
+  hd_steps_view(&s->steps, v, out);
+  return HD_OK;
 }
 
 const char *hd_session_value_name(const hd_session *s, size_t index) {

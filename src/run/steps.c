@@ -1,4 +1,4 @@
-/* steps.c: everything is planned and allocated when the steps are made; a call walks the list. */
+/* steps.c: everything is planned and allocated when the steps are made, scratch when its size is known; a call walks the list. */
 #include "run/steps.h"
 
 #include "base/memory.h"
@@ -22,8 +22,7 @@ size_t hd_steps_input_count(const hd_model *model) {
 static void fill_call(hd_steps *s, size_t n, hd_view *in) {
   const hd_node *node = &s->model->nodes[n];
   hd_call *c = &s->calls[n];
-  *c = (hd_call){.config = node->config, .name = node->name, .node = n, .run = &s->run, .in = in, .n_in = node->n_in,
-                  .scratch = s->scratch};
+  *c = (hd_call){.config = node->config, .name = node->name, .node = n, .run = &s->run, .in = in, .n_in = node->n_in};
   for (size_t k = 0; k < node->n_in; k++) in[k] = (hd_view){&s->plan.shapes[node->in[k]], hd_steps_data(s, node->in[k])};
   for (size_t o = 0; o < node->n_out; o++) {
     hd_value v = node->out[o];

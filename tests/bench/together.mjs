@@ -5,25 +5,12 @@
  *   node tests/bench/together.mjs [module] [dtype] [layers] [threads]     after `node tools/build.mjs`; a Node with relaxed SIMD for `relaxed`
  */
 import { init } from '../../dist/index.js';
-import { checkpointOf, published } from '../node/published-shapes.mjs';
+import { checkpointOf, published, streamed } from '../node/published-shapes.mjs';
 
 const [variant = 'simd128', dtype = 'q8_0', layers = '6'] = process.argv.slice(2);
 const config = { ...published['Qwen2.5-0.5B'].config, num_hidden_layers: Number(layers), max_window_layers: Number(layers) };
-const { size, part } = checkpointOf(config);
-
-function streamed() {
-  let at = 0;
-  const pull = (controller) => {
-    if (at >= size) return controller.close();
-    const end = Math.min(size, at + (1 << 20));
-    controller.enqueue(new Uint8Array(part(at, end)));
-    at = end;
-  };
-  return { stream: new ReadableStream({ pull }, { highWaterMark: 1 }), size };
-}
-
 const runtime = await init({ variant, threads: Number(process.argv[5] ?? 1) });
-const model = await runtime.loadModel({ 'config.json': JSON.stringify(config), 'model.safetensors': streamed() }, { dtype, context: 256 });
+const model = await runtime.loadModel({ 'config.json': JSON.stringify(config), 'model.safetensors': streamed(checkpointOf(config)) }, { dtype, context: 256 });
 const nTokens = 24;
 
 /** Tokens a second of all generations together. */

@@ -80,3 +80,16 @@ export function assertSameBits(got, want, what) {
   const isSame = Buffer.from(got.buffer, got.byteOffset, got.byteLength).equals(Buffer.from(want.buffer, want.byteOffset, want.byteLength));
   if (!isSame) assert.fail(`${what}: off by ${distance(got, want)}`);
 }
+
+/** Greedy tokens over the key/value cache, each decoded by itself, are those of an expected.json. */
+export async function assertGreedy(model, { prompt_ids: prompt, greedy_ids_ignore_eos: want }) {
+  const session = await model.createSession({ context: prompt.length + want.length, input: { shape: [prompt.length] }, outputRows: 1 });
+  await session.decode(prompt);
+  const got = [];
+  for (let i = 0; i < want.length; i++) {
+    got.push(await session.argmax());
+    await session.decode([got.at(-1)]);
+  }
+  assert.deepEqual(got, want);
+  await session.free();
+}

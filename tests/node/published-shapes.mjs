@@ -50,3 +50,15 @@ export function tensorsOf(config) {
 
 /** The file, made as it is read. */
 export const checkpointOf = (config) => madeFile(tensorsOf(config));
+
+/** A made file as a stream, for one load. */
+export function streamed({ size, part }) {
+  let at = 0;
+  const pull = (controller) => {
+    if (at >= size) return controller.close();
+    const end = Math.min(size, at + (1 << 20));
+    controller.enqueue(new Uint8Array(part(at, end)));
+    at = end;
+  };
+  return { stream: new ReadableStream({ pull }, { highWaterMark: 1 }), size };
+}

@@ -6,18 +6,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { distance, largest } from './golden.mjs';
 import { modules, runtimeWith } from './heddle.mjs';
-import { checkpointOf, published } from './published-shapes.mjs';
-
-function streamed({ size, part }) {
-  let at = 0;
-  const pull = (controller) => {
-    if (at >= size) return controller.close();
-    const end = Math.min(size, at + (1 << 20));
-    controller.enqueue(new Uint8Array(part(at, end)));
-    at = end;
-  };
-  return { stream: new ReadableStream({ pull }, { highWaterMark: 1 }), size };
-}
+import { checkpointOf, published, streamed } from './published-shapes.mjs';
 
 for (const [id, name] of [['T9 P9 G5', 'Qwen2.5-0.5B'], ['T12 P1', 'Qwen3-0.6B']]) {
   test(`${id} ${name} as q8_0, streamed: it decodes, in the memory that was estimated (seeded weights in the exact published shape stand in)`, async () => {
